@@ -1,0 +1,265 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plan works out what one container gets: it joins the machine
+// (package sysfs and its driver), the container's wishes and its
+// configuration (package spec) and its root filesystem (spec/rootfs).
+//
+// [ReadMachine] and [ReadImage] read, [Make] decides and does nothing else,
+// [Image.Write] and the caller's spec.Document write.
+package plan
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
+	"github.com/nvsysfs/nvidia-container-runtime/spec"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
+)
+
+// Changes is all that is done for one container.
+type Changes struct {
+	Edits   spec.Edits // of config.json
+	Links   []Link     // in the root filesystem, sorted
+	Files   []File     // in the root filesystem
+	LibDirs []string   // directories of the root filesystem that hold our links
+	Notes   []string
+}
+
+// Link is a symbolic link in the container.
+type Link struct {
+	Dir, Name, Target string
+	Source            string // file of the host that it leads to: what to mount if it cannot be made
+}
+
+// File is a file written into the root filesystem.
+type File struct {
+	Path string
+	Data []byte
+}
+
+func (c *Changes) note(format string, args ...any) {
+	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
+}
+
+// legacyHooks are the prestart hooks of the classic runtime, which would
+// inject everything a second time.
+var legacyHooks = []string{"nvidia-container-runtime-hook", "nvidia-container-toolkit"}
+
+// Policy is the part of the configuration that decides who may ask for what.
+func (c Config) Policy() spec.Policy {
+	return spec.Policy{
+		EnvWhenUnprivileged: c.EnvWhenUnprivileged,
+		VolumeMounts:        c.VolumeMounts,
+		SwarmResources:      c.SwarmResources,
+		Supported:           c.SupportedCapabilities,
+		DisableRequire:      c.DisableRequire,
+		IgnoreIMEX:          c.IgnoreIMEX,
+		RefuseUnprivileged:  c.RefuseUnprivileged,
+	}
+}
+
+// Make decides what is changed for a container. It reads nothing and changes
+// nothing; the same arguments give the same changes.
+func Make(cfg Config, req spec.Request, facts spec.Facts, m Machine, img *Image) Changes {
+	c := Changes{}
+	c.Edits.NoCgroups = cfg.NoCgroups
+	c.Edits.RemoveHooks = legacyHooks
+	c.Edits.RemoveMounts = req.MarkerMounts
+	c.Edits.MaskedPaths = m.Hidden
+	for _, n := range m.Nodes {
+		c.Edits.Devices = append(c.Edits.Devices, linuxDevice(n))
+		// Others may not open it: the group that may has to be the container's.
+		if n.Mode.Perm()&0o006 != 0o006 && n.GID != 0 && !cfg.NoAdditionalGIDs && !slices.Contains(c.Edits.AdditionalGIDs, n.GID) {
+			c.Edits.AdditionalGIDs = append(c.Edits.AdditionalGIDs, n.GID)
+		}
+	}
+	slices.Sort(c.Edits.AdditionalGIDs)
+	c.fence(cfg, facts, m)
+	c.place(m, img)
+	c.cache(m, img)
+	c.applicationProfile(req, m, img)
+	return c
+}
+
+func linuxDevice(n sysfs.Node) specs.LinuxDevice {
+	mode := n.Mode.Perm()
+	return specs.LinuxDevice{
+		Path: n.Path, Type: "c", Major: int64(n.Major), Minor: int64(n.Minor),
+		FileMode: (*fs.FileMode)(&mode), UID: &n.UID, GID: &n.GID,
+	}
+}
+
+// Notes puts into words what of the edits did not go as asked.
+func Notes(r spec.Report) []string {
+	var notes []string
+	for _, what := range []struct {
+		format string
+		list   []string
+	}{
+		{"the container's own mounts stay at %q", r.KeptMounts},
+		{"devices of other numbers replaced at %q", r.ReplacedDevices},
+		{"mounts of an earlier driver removed from %q", r.StaleMounts},
+		{"hooks of the classic runtime removed: %q", r.RemovedHooks},
+		{"the seccomp profile still lets some device nodes be made: %q", r.Unfenced},
+	} {
+		if len(what.list) > 0 {
+			notes = append(notes, fmt.Sprintf(what.format, what.list))
+		}
+	}
+	return notes
+}
+
+// fence keeps a container that may make device nodes from making those of
+// GPUs that it was not given: NVIDIA's own tools do so unasked. The nodes
+// would be useless, but confuse. A privileged container has them anyway.
+func (c *Changes) fence(cfg Config, facts spec.Facts, m Machine) {
+	if cfg.Fence == FenceOff || !facts.HasCapability("CAP_MKNOD") || facts.HasCapability("CAP_SYS_ADMIN") {
+		return
+	}
+	majors := m.Inventory.Majors
+	for _, major := range []int{majors.Nvidia, majors.UVM, majors.Caps} {
+		if major > 0 && !slices.Contains(c.Edits.FenceMajors, int64(major)) {
+			c.Edits.FenceMajors = append(c.Edits.FenceMajors, int64(major))
+		}
+	}
+	slices.Sort(c.Edits.FenceMajors)
+	c.Edits.FenceAlways = cfg.Fence == FenceAlways
+}
+
+// place gives each file of the driver its place in the container.
+func (c *Changes) place(m Machine, img *Image) {
+	for _, f := range m.Files {
+		source := m.DriverRoot.Path(f.Path)
+		switch f.Kind {
+		case driver.Library:
+			base := img.Layout.LibDir
+			if f.Bits == 32 {
+				base = img.Layout.LibDir32
+			}
+			if base == "" {
+				c.note("%s left out: the image has no directory for 32-bit libraries", f.Path)
+				continue
+			}
+			if !slices.Contains(c.LibDirs, base) {
+				c.LibDirs = append(c.LibDirs, base)
+			}
+			dir := path.Join(base, f.Subdir)
+			c.Edits.Mounts = append(c.Edits.Mounts, bindMount(source, path.Join(dir, f.Name), fileOptions))
+			for _, l := range f.Links {
+				name := path.Join(dir, l.Name)
+				c.Links = append(c.Links, Link{Dir: path.Dir(name), Name: path.Base(name), Target: l.Target, Source: source})
+			}
+		case driver.Socket, driver.Directory:
+			c.Edits.Mounts = append(c.Edits.Mounts, bindMount(source, f.Dest, socketOptions))
+		default:
+			c.Edits.Mounts = append(c.Edits.Mounts, bindMount(source, f.Dest, fileOptions))
+			for _, l := range f.Links {
+				name := path.Join(path.Dir(f.Dest), l.Name)
+				c.Links = append(c.Links, Link{Dir: path.Dir(name), Name: path.Base(name), Target: l.Target, Source: source})
+			}
+		}
+	}
+	for _, name := range m.GDS {
+		c.Edits.Mounts = append(c.Edits.Mounts, bindMount(m.Root.Path(name), name, fileOptions))
+	}
+	sortMounts(c.Edits.Mounts)
+	slices.SortFunc(c.Links, func(a, b Link) int { return strings.Compare(a.Dir+"/"+a.Name, b.Dir+"/"+b.Name) })
+	c.Links = slices.CompactFunc(c.Links, func(a, b Link) bool { return a.Dir == b.Dir && a.Name == b.Name })
+	slices.Sort(c.LibDirs)
+}
+
+func sortMounts(mounts []specs.Mount) {
+	slices.SortStableFunc(mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+}
+
+// candidate tells whether a name in a library directory may be a link of
+// ours: the name of a library of the driver.
+func (c *Changes) candidate(name string) bool {
+	_, ok := driver.ClassOf(name)
+	return ok && strings.Contains(name, ".so")
+}
+
+// cache merges the driver's libraries into the image's loader cache. An
+// image without one gets none: its loader searches the library directory
+// anyway.
+func (c *Changes) cache(m Machine, img *Image) {
+	if img.Cache == nil {
+		return
+	}
+	var entries []ldcache.Entry
+	for _, f := range m.Files {
+		if f.Kind != driver.Library || f.Subdir != "" {
+			continue // ldconfig does not look into subdirectories either
+		}
+		dir, class := img.Layout.LibDir, elf.ELFCLASS64
+		if f.Bits == 32 {
+			dir, class = img.Layout.LibDir32, elf.ELFCLASS32
+		}
+		flags, ok := ldcache.Flags(m.Elf, class)
+		if !ok || dir == "" {
+			continue
+		}
+		entries = append(entries, ldcache.Entry{Name: f.SONAME, Path: path.Join(dir, f.SONAME), Flags: flags})
+		for _, l := range f.Links {
+			// ldconfig lists a development link too, under its own name.
+			if l.Target == f.SONAME && !strings.Contains(l.Name, "/") {
+				entries = append(entries, ldcache.Entry{Name: l.Name, Path: path.Join(dir, l.Name), Flags: flags})
+			}
+		}
+	}
+	if img.Compat != nil {
+		flags, _ := ldcache.Flags(m.Elf, elf.ELFCLASS64)
+		for _, name := range img.Compat.Libraries {
+			entries = slices.DeleteFunc(entries, func(e ldcache.Entry) bool { return e.Name == name && e.Flags == flags })
+			entries = append(entries, ldcache.Entry{Name: name, Path: path.Join(img.Compat.Dir, name), Flags: flags})
+		}
+		c.note("CUDA forward-compatibility libraries of %s in the image come first in the loader cache", img.Compat.Version)
+	}
+	merged := *img.Cache
+	merged.Entries = slices.DeleteFunc(slices.Clone(merged.Entries), func(e ldcache.Entry) bool {
+		return slices.Contains(img.dead, e.Path)
+	})
+	merged.Merge(entries)
+	data, err := merged.Encode()
+	if err != nil {
+		c.note("the image's loader cache is left as it is: %v", err)
+		return
+	}
+	if !bytes.Equal(data, img.cache) {
+		c.Files = append(c.Files, File{Path: ldCachePath, Data: data})
+	}
+}
+
+// applicationProfile limits EGL and Vulkan to the container's GPUs, as the
+// classic runtime does: they otherwise find every GPU of the machine through
+// the driver and fail on the first that they may not open. The bits of the
+// mask are device minors.
+func (c *Changes) applicationProfile(req spec.Request, m Machine, img *Image) {
+	if img.FS == nil || !slices.Contains(req.Capabilities, "graphics") && !slices.Contains(req.Capabilities, "display") {
+		return
+	}
+	var mask uint64
+	for _, g := range m.Selection.GPUs {
+		if g.GPU.Minor >= 64 {
+			return // not expressible
+		}
+		mask |= 1 << g.GPU.Minor
+	}
+	if mask == 0 {
+		return
+	}
+	c.Files = append(c.Files, File{
+		Path: "/etc/nvidia/nvidia-application-profiles-rc.d/10-container.conf",
+		Data: fmt.Appendf(nil, `{"profiles": [{"name": "_container_", "settings": ["EGLVisibleDGPUDevices", 0x%x]}], "rules": [{"pattern": [], "profile": "_container_"}]}`+"\n", mask),
+	})
+}

@@ -1,0 +1,216 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
+	"github.com/nvsysfs/nvidia-container-runtime/spec"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
+)
+
+// ldCachePath is the loader's cache in a container.
+const ldCachePath = "/etc/ld.so.cache"
+
+// maxCacheSize bounds the ld.so.cache of an image. That of a large desktop
+// has 250 KiB; a larger one than this is treated as absent.
+const maxCacheSize = 16 << 20
+
+// Image is what is learnt from the container's root filesystem.
+type Image struct {
+	FS     *rootfs.FS // nil: there is none, or it cannot be opened
+	Layout rootfs.Layout
+	Cache  *ldcache.Cache // nil: none that can be used
+	Compat *rootfs.Compat // CUDA forward-compatibility libraries that this driver may run with
+	Owner  rootfs.Owner
+
+	cache []byte // Cache as it stands in the image
+	dead  []string
+	Notes []string
+}
+
+// ReadImage looks at the container's root filesystem. Whatever is odd about
+// it counts as absent: it is the image's, and no reason to fail.
+func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) *Image {
+	img := &Image{Owner: rootfs.Owner{UID: int(facts.ContainerUID), GID: int(facts.ContainerGID)}}
+	if err := img.open(bundle, facts); err != nil {
+		img.note("nothing is written into the container's root filesystem: %v", err)
+		img.Layout = rootfs.Layout{LibDir: "/usr/lib64", LibDir32: "/usr/lib"}
+		return img
+	}
+	flags, _ := ldcache.Flags(m.Elf, elf.ELFCLASS64)
+	flags32, _ := ldcache.Flags(m.Elf, elf.ELFCLASS32)
+	var libc, libc32 string
+	data, err := img.FS.ReadFile(ldCachePath, maxCacheSize)
+	if err == nil {
+		img.Cache, err = ldcache.Parse(data)
+	}
+	switch {
+	case err == nil:
+		img.cache = data
+		libc, libc32 = libcPath(img.Cache, flags), libcPath(img.Cache, flags32)
+	default:
+		img.note("the image's loader cache is not used: %v", err)
+	}
+	img.Layout = img.FS.Layout(m.Elf, libc, libc32)
+	if img.Cache != nil {
+		img.findDead()
+	}
+	if cfg.CUDACompat && img.Cache != nil {
+		img.findCompat(m)
+	}
+	return img
+}
+
+func (img *Image) note(format string, args ...any) {
+	img.Notes = append(img.Notes, fmt.Sprintf(format, args...))
+}
+
+func (img *Image) open(bundle string, facts spec.Facts) error {
+	if facts.RootPath == "" {
+		return errors.New("config.json names none")
+	}
+	dir := facts.RootPath
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(bundle, dir)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	img.FS, err = rootfs.Open(dir)
+	return err
+}
+
+// Close gives up the handle of the root filesystem.
+func (img *Image) Close() {
+	if img.FS != nil {
+		_ = img.FS.Close()
+	}
+}
+
+// libcPath is where the image's own C library is, by its cache.
+func libcPath(c *ldcache.Cache, flags int32) string {
+	for _, e := range c.Lookup("libc.so.6", flags) {
+		return e.Path
+	}
+	return ""
+}
+
+// findDead lists the cache's entries for libraries of the driver whose file
+// is not there any more, or is the empty file that a mount leaves behind:
+// they are left from a start under another driver.
+func (img *Image) findDead() {
+	for _, e := range img.Cache.Entries {
+		dir, name := path.Split(e.Path)
+		if dir = path.Clean(dir); dir != img.Layout.LibDir && dir != img.Layout.LibDir32 {
+			continue
+		}
+		if _, ours := driver.ClassOf(name); !ours {
+			continue
+		}
+		if size, err := img.FS.Size(e.Path); err != nil || size == 0 {
+			img.dead = append(img.dead, e.Path)
+		}
+	}
+}
+
+// findCompat looks for CUDA forward-compatibility libraries.
+func (img *Image) findCompat(m Machine) {
+	compat, err := img.FS.Compat()
+	if err != nil {
+		return
+	}
+	cuda, _ := sysfs.CUDAVersion(m.Inventory.Driver.Version)
+	if !rootfs.CompatUsable(m.Inventory.Driver.Version, cuda, compat) {
+		img.note("CUDA forward-compatibility libraries %s in the image's %s are not for driver %s", compat.Version, compat.Dir, m.Inventory.Driver.Version)
+		return
+	}
+	img.Compat = &compat
+}
+
+// Write makes the links and files of the changes in the root filesystem. A
+// link that cannot be made becomes one more mount of the same file; the rest
+// is dispensable. Nothing here fails a container.
+func (img *Image) Write(c *Changes) {
+	dirs := map[string]error{}
+	for _, l := range c.Links {
+		err := errors.New("there is no root filesystem")
+		if img.FS != nil {
+			var known bool
+			if err, known = dirs[l.Dir]; !known {
+				err = img.FS.MkdirAll(l.Dir, img.Owner)
+				dirs[l.Dir] = err
+			}
+			if err == nil {
+				_, err = img.FS.Symlink(l.Dir, l.Name, l.Target, img.Owner)
+			}
+		}
+		if err == nil {
+			continue
+		}
+		c.note("%s is mounted instead of linked: %v", path.Join(l.Dir, l.Name), err)
+		c.Edits.Mounts = append(c.Edits.Mounts, bindMount(l.Source, path.Join(l.Dir, l.Name), fileOptions))
+	}
+	sortMounts(c.Edits.Mounts)
+	if img.FS == nil {
+		return
+	}
+	for _, dir := range c.LibDirs {
+		removed, err := img.FS.RemoveLinks(dir, c.candidate, func(name, target string) bool { return img.stale(c, dir, name, target) })
+		switch {
+		case err != nil:
+			c.note("links of an earlier driver in %s: %v", dir, err)
+		case len(removed) > 0:
+			c.note("links of an earlier driver removed from %s: %q", dir, removed)
+		}
+	}
+	if _, err := img.FS.WriteMuslPath(img.Layout, img.Owner); err != nil {
+		c.note("musl's search path: %v", err)
+	}
+	for _, f := range c.Files {
+		if err := img.FS.WriteFile(f.Path, f.Data, 0o644, img.Owner); err != nil {
+			c.note("%s is not written: %v", f.Path, err)
+		}
+	}
+}
+
+// stale tells whether a link in a library directory was made for another
+// version of the driver: it is not one of ours, its name and target are
+// those of a library of the driver, and the target is gone or empty.
+func (img *Image) stale(c *Changes, dir, name, target string) bool {
+	if _, driverLibrary := driver.ClassOf(path.Base(target)); !driverLibrary {
+		return false
+	}
+	if slices.ContainsFunc(c.Links, func(l Link) bool { return l.Dir == dir && l.Name == name }) {
+		return false
+	}
+	if path.IsAbs(target) || path.Dir(target) != "." {
+		return false
+	}
+	size, err := img.FS.Size(path.Join(dir, target))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && size == 0
+}
+
+// Options of the mounts that are added. A file keeps nothing but the right
+// to be read and run; through a socket a container may talk.
+var (
+	fileOptions   = []string{"ro", "nosuid", "nodev", "rbind", "rprivate"}
+	socketOptions = []string{"nosuid", "nodev", "rbind", "rprivate", "noexec"}
+)
+
+func bindMount(source, destination string, options []string) specs.Mount {
+	return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: options}
+}

@@ -1,0 +1,137 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func TestParseArgs(t *testing.T) {
+	tests := []struct {
+		args string // words separated by blanks; ” stands for an empty word
+		runc invocation
+		crun *invocation // nil: the same
+	}{
+		{args: "", runc: invocation{}},
+		{args: "create id", runc: invocation{command: "create"}},
+		{args: "run id", runc: invocation{command: "run"}},
+		{args: "create --bundle /b id", runc: invocation{command: "create", bundle: "/b"}},
+		{args: "create --bundle=/b id", runc: invocation{command: "create", bundle: "/b"}},
+		{args: "create -b /b id", runc: invocation{command: "create", bundle: "/b"}},
+		{args: "create --bundle /a --bundle /b id", runc: invocation{command: "create", bundle: "/b"}},
+		{args: "create --bundle= id", runc: invocation{command: "create"}},
+		{
+			args: "create -b=/b id", runc: invocation{command: "create", bundle: "/b"},
+			crun: &invocation{command: "create", bundle: "=/b"},
+		},
+		{
+			args: "create -bundle /b id", runc: invocation{command: "create", bundle: "/b"},
+			crun: &invocation{command: "create", bundle: "undle"},
+		},
+		{
+			args: "create -b/b id", runc: invocation{command: "create"},
+			crun: &invocation{command: "create", bundle: "/b"},
+		},
+		{
+			args: "run -db/b id", runc: invocation{command: "run"},
+			crun: &invocation{command: "run", bundle: "/b"},
+		},
+		{
+			args: "create --bun /b id", runc: invocation{command: "create"},
+			crun: &invocation{command: "create", bundle: "/b"},
+		},
+		{
+			args: "create id --bundle /b", runc: invocation{command: "create", bundle: "/b"},
+			crun: &invocation{command: "create"},
+		},
+		{args: "create -- --bundle /b", runc: invocation{command: "create"}},
+		{args: "create --console-socket --bundle --bundle /b id", runc: invocation{command: "create", bundle: "/b"}},
+		{args: "create id --pid-file -b", runc: invocation{command: "create"}},
+		{args: "create --pid-file -b id", runc: invocation{command: "create"}},
+		{args: "create --bundle", runc: invocation{command: "create"}},
+		{args: "create --no-pivot --bundle /b id", runc: invocation{command: "create", bundle: "/b"}},
+		{
+			args: "create --config /c.json id", runc: invocation{command: "create"},
+			crun: &invocation{command: "create", config: "/c.json"},
+		},
+		{args: "--root create state id", runc: invocation{command: "state"}},
+		{args: "--log create delete x", runc: invocation{command: "delete", log: "create"}},
+		{args: "exec id create", runc: invocation{command: "exec"}},
+		{args: "kill create", runc: invocation{command: "kill"}},
+		{args: "state create", runc: invocation{command: "state"}},
+		{args: "--root=create state id", runc: invocation{command: "state"}},
+		{
+			args: "--root /r --log /l --log-format json --systemd-cgroup create --bundle /b --pid-file /p id",
+			runc: invocation{command: "create", bundle: "/b", log: "/l", logFormat: "json", systemdCgroup: true},
+		},
+		{args: "--debug --systemd-cgroup=false run id", runc: invocation{command: "run", debug: true}},
+		{args: "--rootless=true create id", runc: invocation{command: "create"}},
+		{args: "--rootless true create id", runc: invocation{command: "create"}},
+		{args: "--criu /criu create id", runc: invocation{command: "create"}},
+		{args: "--cgroup-manager systemd create id", runc: invocation{command: "create", systemdCgroup: true}},
+		{args: "--cgroup-manager=cgroupfs create id", runc: invocation{command: "create"}},
+		// Options of tomorrow: with a value, without one, with one that is joined.
+		{args: "--new value create id", runc: invocation{command: "create"}},
+		{args: "--new create id", runc: invocation{command: "create"}},
+		{args: "--new=create state id", runc: invocation{command: "state"}},
+		{args: "--version", runc: invocation{help: true, version: true}},
+		{args: "-v", runc: invocation{help: true, version: true}},
+		{args: "--version create id", runc: invocation{command: "create", help: true, version: true}},
+		{args: "--help", runc: invocation{help: true}},
+		{args: "create --help", runc: invocation{command: "create", help: true}},
+		{args: "-- create id", runc: invocation{command: "create"}},
+		{args: "” create id", runc: invocation{command: ""}},
+		{args: "- create id", runc: invocation{command: "-"}},
+		{
+			args: "-log /l create id", runc: invocation{command: "create", log: "/l"},
+			crun: &invocation{command: "/l"},
+		},
+		{args: "--log", runc: invocation{}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.args, func(t *testing.T) {
+			args := strings.Fields(tt.args)
+			for i := range args {
+				args[i] = strings.ReplaceAll(args[i], "”", "")
+			}
+			want := tt.runc
+			assert.Equal(t, want, parseArgs(runcDialect, args), "runc")
+			if tt.crun != nil {
+				want = *tt.crun
+			}
+			assert.Equal(t, want, parseArgs(crunDialect, args), "crun")
+		})
+	}
+}
+
+// Whatever the words are, parsing ends, leaves them alone, and finds the
+// command among them.
+func FuzzParseArgs(f *testing.F) {
+	for _, s := range []string{
+		"create\x00id", "--root\x00create\x00state\x00id", "--log=x\x00run\x00-b\x00/b\x00id",
+		"create\x00-db/b\x00id", "--\x00create", "create\x00--\x00-b", "-", "--=", "-=",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		args := strings.Split(s, "\x00")
+		before := slices.Clone(args)
+		for _, d := range []dialect{runcDialect, crunDialect} {
+			inv := parseArgs(d, args)
+			if !slices.Equal(before, args) {
+				t.Fatalf("arguments changed: %q", args)
+			}
+			if !slices.Contains(args, inv.command) && inv.command != "" {
+				t.Fatalf("command %q is not among %q", inv.command, args)
+			}
+			if inv.intercepted() && !slices.Contains(args, "create") && !slices.Contains(args, "run") {
+				t.Fatalf("intercepted: %q", args)
+			}
+		}
+	})
+}

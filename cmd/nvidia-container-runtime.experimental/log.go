@@ -1,0 +1,63 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// openLog returns the logger behind the debug key of config.toml. A log
+// that cannot be opened is no reason not to start a container: then, and
+// when there is none, what is logged goes nowhere.
+func openLog(path, level string, debug bool) *logrus.Logger {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	if l, err := logrus.ParseLevel(level); err == nil {
+		log.SetLevel(l)
+	}
+	if debug {
+		log.SetLevel(logrus.DebugLevel)
+	}
+	if path == "" || path == "/dev/null" {
+		return log
+	}
+	if f, err := openAppend(path, 0o640); err == nil {
+		log.SetOutput(f)
+	}
+	return log
+}
+
+// report appends err to the low-level runtime's log, where engines look for
+// the reason of a failure: runc's --log FILE with --log-format text or json,
+// crun's --log [file:]FILE. Its other destinations, journald:ID and
+// syslog:ID, are no files.
+func report(inv invocation, err error) {
+	path := strings.TrimPrefix(inv.log, "file:")
+	if path == "" || strings.HasPrefix(path, "journald:") || strings.HasPrefix(path, "syslog:") {
+		return
+	}
+	f, openErr := openAppend(path, 0o644)
+	if openErr != nil {
+		return
+	}
+	defer f.Close()
+	log := logrus.New()
+	log.SetOutput(f)
+	if inv.logFormat == "json" {
+		log.SetFormatter(&logrus.JSONFormatter{})
+	}
+	log.Error(err)
+}
+
+// openAppend opens a log as the low-level runtimes do. It does not wait for
+// a reader on a FIFO, and a directory or device is refused by the caller
+// failing to write.
+func openAppend(path string, perm os.FileMode) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NONBLOCK|unix.O_NOCTTY, perm)
+}

@@ -1,0 +1,113 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// usualDirs are searched after PATH: podman starts its runtime with no PATH
+// at all.
+var usualDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
+// findRuntime returns the low-level runtime to hand over to: the one
+// configured, or the first of candidates that is there. A name without a
+// slash is searched in pathVar, the caller's PATH, and then in the usual
+// directories. Our own executable is never the answer, under whatever name.
+func findRuntime(configured string, candidates []string, pathVar string) (string, error) {
+	if configured != "" {
+		candidates = []string{configured}
+	}
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("looking for the low-level runtime: %w", err)
+	}
+	defer self.Close()
+
+	var dirs []string
+	for _, dir := range filepath.SplitList(pathVar) {
+		// A relative entry would let the bundle's directory name the runtime.
+		if filepath.IsAbs(dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	dirs = append(dirs, usualDirs...)
+
+	var tried []string
+	for _, name := range candidates {
+		var paths []string
+		switch {
+		case filepath.IsAbs(name):
+			paths = []string{name}
+		case strings.Contains(name, "/"):
+			tried = append(tried, name+": neither a name nor an absolute path")
+		default:
+			for _, dir := range dirs {
+				paths = append(paths, filepath.Join(dir, name))
+			}
+		}
+		for _, path := range paths {
+			err := usable(path, self)
+			if err == nil {
+				return path, nil
+			}
+			if filepath.IsAbs(name) || !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+				tried = append(tried, fmt.Sprintf("%s: %v", path, err))
+			}
+		}
+	}
+	msg := fmt.Sprintf("no low-level runtime found: looked for %s", strings.Join(candidates, ", "))
+	if !strings.Contains(configured, "/") {
+		msg += fmt.Sprintf(" in %s", strings.Join(dirs, ":"))
+	}
+	if len(tried) > 0 {
+		msg += " (" + strings.Join(tried, "; ") + ")"
+	}
+	return "", errors.New(msg + "; install runc or crun, or set runtime-path in config.toml")
+}
+
+var errSelf = errors.New("is this program itself")
+
+// usable tells whether path can be executed and is not this program.
+func usable(path string, self *os.File) error {
+	var st, own unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return errors.New("is not a regular file")
+	}
+	if err := unix.Access(path, unix.X_OK); err != nil {
+		return err
+	}
+	if err := unix.Fstat(int(self.Fd()), &own); err != nil {
+		return err
+	}
+	if st.Dev == own.Dev && st.Ino == own.Ino {
+		return errSelf
+	}
+	// A copy of this program under the runtime's name would exec itself for
+	// ever.
+	if st.Size == own.Size {
+		other, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		mine, err := os.ReadFile("/proc/self/exe")
+		if err != nil {
+			return err
+		}
+		if bytes.Equal(other, mine) {
+			return errSelf
+		}
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/version"
+	"github.com/nvsysfs/nvidia-container-runtime/spec"
+)
+
+const program = "nvidia-container-runtime.experimental"
+
+// run is the whole program. It returns only when something is wrong: else
+// the low-level runtime has taken its place. On success nothing is printed,
+// because engines read what a runtime prints.
+func run(args, environ []string, stdout, stderr io.Writer) int {
+	inv := parseArgs(runcDialect, args)
+	if inv.version {
+		fmt.Fprintln(stdout, version.Line(program))
+	}
+	err := start(inv, args, environ)
+	fmt.Fprintf(stderr, "%s: %v\n", program, err)
+	report(inv, err)
+	return 1
+}
+
+// start prepares the container, if this invocation creates one, and execs
+// the low-level runtime.
+func start(inv invocation, args, environ []string) error {
+	cfg, err := plan.LoadConfig(environ)
+	if err != nil {
+		return err
+	}
+	runtime, err := findRuntime(cfg.RuntimePath, cfg.Runtimes, lookup(environ, "PATH"))
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(filepath.Base(runtime), "crun") {
+		inv = parseArgs(crunDialect, args)
+	}
+	if inv.intercepted() {
+		log := openLog(cfg.Debug, cfg.LogLevel, inv.debug)
+		if err := prepare(cfg, inv, environ, log); err != nil {
+			log.Error(err)
+			return err
+		}
+	}
+	err = syscall.Exec(runtime, slices.Concat([]string{runtime}, args), environ)
+	return fmt.Errorf("executing the low-level runtime %s: %w", runtime, err)
+}
+
+// prepare gives the container of this invocation what it asks for. A
+// container that asks for nothing is left as it is.
+func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logger) error {
+	doc, err := open(inv)
+	if err != nil {
+		return err
+	}
+	defer doc.Close()
+	facts, err := doc.Facts()
+	if err != nil {
+		return err
+	}
+	request, asked, err := spec.NewRequest(facts, cfg.Policy())
+	for _, note := range request.Notes {
+		log.Warn(note)
+	}
+	if err != nil || !asked {
+		return err
+	}
+
+	machine, err := plan.ReadMachine(cfg, request, facts, lookup(environ, "PATH"))
+	if err != nil {
+		return err
+	}
+	image := plan.ReadImage(cfg, inv.bundle, facts, machine)
+	defer image.Close()
+
+	changes := plan.Make(cfg, request, facts, machine, image)
+	if err := machine.MakeNodes(); err != nil {
+		log.Warn(err)
+	}
+	image.Write(&changes)
+	report, err := doc.Apply(changes.Edits)
+	if err != nil {
+		return err
+	}
+	for _, note := range slices.Concat(machine.Notes, image.Notes, changes.Notes, plan.Notes(report)) {
+		log.Info(note)
+	}
+	return doc.Save()
+}
+
+// open reads the config.json of this invocation: that of the bundle, or the
+// file that crun's --config names.
+func open(inv invocation) (*spec.Document, error) {
+	if inv.config == "" || inv.config == "config.json" {
+		return spec.Open(inv.bundle)
+	}
+	return spec.OpenFile(inv.config)
+}
+
+// lookup returns the value that environ, a list of name=value, gives name.
+func lookup(environ []string, name string) string {
+	for _, e := range slices.Backward(environ) {
+		if v, ok := strings.CutPrefix(e, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}

@@ -1,0 +1,238 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mig reads the Multi-Instance GPU part of the NVIDIA driver's files: which instances exist,
+// and which device node stands for the right to use each of them. It also parses the names that
+// users give to instances.
+//
+// Most callers want [ReadInstances] and [ParseName].
+//
+// GPUs are known here by their device minor alone, the N of /dev/nvidiaN. File systems are
+// rooted at the machine's "/".
+package mig
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Limits of the driver: minors exist for GPUs 0 to 31 only, each with GPU instances 0 to 14 and
+// 8 compute instances in each of these. They are the bounds of /proc/driver/nvidia-caps/mig-minors.
+const (
+	maxGPUs             = 32
+	maxGPUInstances     = 15
+	maxComputeInstances = 8
+)
+
+const (
+	capabilities = "proc/driver/nvidia/capabilities"
+	minorsFile   = "proc/driver/nvidia-caps/mig-minors"
+)
+
+// Instance is one MIG device: a compute instance within a GPU instance.
+type Instance struct {
+	GI, CI int        // ids of the GPU instance and of the compute instance in it
+	GICap  Capability // from /proc/driver/nvidia/capabilities/gpuN/mig/gi<GI>/access
+	CICap  Capability // from /proc/driver/nvidia/capabilities/gpuN/mig/gi<GI>/ci<CI>/access
+}
+
+// Compare orders instances as the n of the "g:n" names counts them: by GI, then CI, as numbers.
+func (i Instance) Compare(other Instance) int {
+	return cmp.Or(cmp.Compare(i.GI, other.GI), cmp.Compare(i.CI, other.CI))
+}
+
+// Control are the capabilities that belong to no instance. A nil one does not exist on this machine.
+type Control struct {
+	Config  *Capability // right to create and destroy instances, from /proc/driver/nvidia/capabilities/mig/config
+	Monitor *Capability // right to watch all instances, from /proc/driver/nvidia/capabilities/mig/monitor
+}
+
+// ReadInstances lists the instances that exist on the GPU with the given device minor, in the order of
+// [Instance.Compare]. They are the directories gi<M>/ci<K> of
+//
+//	/proc/driver/nvidia/capabilities/gpu<minor>/mig
+//
+// A GPU without that directory, and one without instances, gives nil: the directory is there for every
+// GPU that was opened once, MIG mode or not. A GPU instance without a compute instance is no MIG device.
+//
+// The driver's 450 branch could leave the access files empty. Then the minors are taken from
+// /proc/driver/nvidia-caps/mig-minors, or computed if that is absent too, and [Capability.Empty] is set.
+func ReadInstances(fsys fs.FS, gpuMinor int) ([]Instance, error) {
+	gpu := fmt.Sprintf("%s/gpu%d/mig", capabilities, gpuMinor)
+	gis, err := numbered(fsys, gpu, "gi")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var (
+		instances []Instance
+		table     *minors
+	)
+	access := func(name string, gi, ci int) (Capability, error) {
+		capability, err := readCapability(fsys, name)
+		if err != nil || !capability.Empty {
+			return capability, err
+		}
+		if table == nil {
+			if table, err = readMinors(fsys); err != nil {
+				return Capability{}, err
+			}
+		}
+		if capability.Minor, err = table.minor(gpuMinor, gi, ci); err != nil {
+			return Capability{}, fmt.Errorf("%s: empty, and %w", name, err)
+		}
+		return capability, nil
+	}
+	for _, gi := range gis {
+		dir := fmt.Sprintf("%s/gi%d", gpu, gi)
+		cis, err := numbered(fsys, dir, "ci")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // destroyed while we look
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(cis) == 0 {
+			continue
+		}
+		giCap, err := access(dir+"/access", gi, -1)
+		if err != nil {
+			return nil, err
+		}
+		for _, ci := range cis {
+			ciCap, err := access(fmt.Sprintf("%s/ci%d/access", dir, ci), gi, ci)
+			if err != nil {
+				return nil, err
+			}
+			instances = append(instances, Instance{GI: gi, CI: ci, GICap: giCap, CICap: ciCap})
+		}
+	}
+	return instances, nil
+}
+
+// Directories lists the directories of GPU instances and of their compute instances below
+// /proc/driver/nvidia/capabilities/gpu<minor>/mig: names as "gi1" and "gi1/ci0", in numeric order,
+// a GPU instance before its compute instances. No file is read.
+func Directories(fsys fs.FS, gpuMinor int) ([]Directory, error) {
+	gpu := fmt.Sprintf("%s/gpu%d/mig", capabilities, gpuMinor)
+	gis, err := numbered(fsys, gpu, "gi")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var dirs []Directory
+	for _, gi := range gis {
+		dir := Directory{GI: gi, CI: -1, Path: fmt.Sprintf("%s/gi%d", gpu, gi)}
+		cis, err := numbered(fsys, dir.Path, "ci")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+		for _, ci := range cis {
+			dirs = append(dirs, Directory{GI: gi, CI: ci, Path: fmt.Sprintf("%s/ci%d", dir.Path, ci)})
+		}
+	}
+	return dirs, nil
+}
+
+// Directory is one directory of the capability tree of a GPU.
+type Directory struct {
+	GI, CI int    // CI is -1 for the directory of the GPU instance itself
+	Path   string // without a leading slash
+}
+
+// ReadControl reads /proc/driver/nvidia/capabilities/mig/config and mig/monitor.
+func ReadControl(fsys fs.FS) (Control, error) {
+	var control Control
+	for _, file := range []struct {
+		name       string
+		capability **Capability
+	}{
+		{"config", &control.Config},
+		{"monitor", &control.Monitor},
+	} {
+		capability, err := readCapability(fsys, capabilities+"/mig/"+file.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Control{}, err
+		}
+		if capability.Empty {
+			table, err := readMinors(fsys)
+			if err != nil {
+				return Control{}, err
+			}
+			capability.Minor = table.control(file.name)
+		}
+		*file.capability = &capability
+	}
+	return control, nil
+}
+
+// PossibleMinors are the minors of all instances that the GPU with the given device minor can ever have,
+// ascending: 15 GPU instances with 8 compute instances each. It is nil for GPUs that cannot have any,
+// those with a minor above 31.
+func PossibleMinors(gpuMinor int) []int {
+	if gpuMinor < 0 || gpuMinor >= maxGPUs {
+		return nil
+	}
+	all := make([]int, 0, maxGPUInstances*(1+maxComputeInstances))
+	for gi := range maxGPUInstances {
+		for ci := -1; ci < maxComputeInstances; ci++ {
+			all = append(all, formula(gpuMinor, gi, ci))
+		}
+	}
+	return all
+}
+
+// numbered lists the directories of dir that are called prefix and a number, as numbers, ascending.
+// Everything else is not ours to judge.
+func numbered(fsys fs.FS, dir, prefix string) ([]int, error) {
+	entries, err := fs.ReadDir(fsys, dir)
+	if err != nil {
+		return nil, err
+	}
+	var numbers []int
+	for _, entry := range entries {
+		digits, ok := strings.CutPrefix(entry.Name(), prefix)
+		if !ok || !entry.IsDir() {
+			continue
+		}
+		if number, ok := parseNumber(digits); ok {
+			numbers = append(numbers, number)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// parseNumber parses what the kernel prints for %u and what we accept from users for it: digits only,
+// no sign, no leading zero, at most 9 of them.
+func parseNumber(s string) (int, bool) {
+	if s == "" || len(s) > 9 || s[0] == '0' && s != "0" {
+		return 0, false
+	}
+	for _, c := range []byte(s) {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+	}
+	number, err := strconv.Atoi(s)
+	return number, err == nil
+}
+
+// quote quotes text that we did not write, and shortens it to what one reads in a message.
+func quote(s string) string {
+	const limit = 100
+	if len(s) > limit {
+		return fmt.Sprintf("%q… (%d bytes)", s[:limit], len(s))
+	}
+	return strconv.Quote(s)
+}

@@ -1,0 +1,92 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mig
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Name is how drivers before R470 called an instance, MIG-GPU-<uuid>/<gi>/<ci>. Everything in it can be found
+// in procfs.
+type Name struct {
+	GPU    string // "GPU-" and the lower-case UUID of the GPU, or the beginning of it
+	GI, CI int
+}
+
+// ParseName parses MIG-GPU-<uuid>/<gi>/<ci>, as in
+//
+//	MIG-GPU-cd9ee947-34d2-d0fe-93e0-2195b3f2fd52/1/0
+//	MIG-GPU-cd9ee947/1/0
+//
+// in upper or lower case. Of the UUID the beginning is enough, at least one digit of it.
+func ParseName(s string) (Name, error) {
+	uuid, ids, ok := strings.Cut(s, "/")
+	if !ok || !hasPrefix(uuid, "MIG-GPU-") {
+		return Name{}, errors.New("not of the form MIG-GPU-<uuid>/<gi>/<ci>")
+	}
+	gpu, ok := UUIDPrefix(uuid[len("MIG-"):], "GPU-")
+	if !ok {
+		return Name{}, fmt.Errorf("%s is no beginning of a GPU's UUID", quote(uuid[len("MIG-"):]))
+	}
+	gi, ci, ok := strings.Cut(ids, "/")
+	if !ok {
+		return Name{}, errors.New("not of the form MIG-GPU-<uuid>/<gi>/<ci>")
+	}
+	name := Name{GPU: gpu}
+	if name.GI, ok = parseNumber(gi); !ok {
+		return Name{}, fmt.Errorf("GPU instance %s is not a number", quote(gi))
+	}
+	if name.CI, ok = parseNumber(ci); !ok {
+		return Name{}, fmt.Errorf("compute instance %s is not a number", quote(ci))
+	}
+	return name, nil
+}
+
+// String is the name as [ParseName] takes it.
+func (n Name) String() string {
+	return fmt.Sprintf("MIG-%s/%d/%d", n.GPU, n.GI, n.CI)
+}
+
+// ParseUUID parses MIG-<uuid>, how drivers since R470 call an instance, and returns it with the UUID in lower
+// case. It is a hash over numbers that procfs and sysfs do not have (the die's identifier and
+// the instance's place on it), so nothing here can say which instance it is.
+func ParseUUID(s string) (string, error) {
+	uuid, ok := UUIDPrefix(s, "MIG-")
+	if !ok || len(uuid) != len("MIG-")+len(uuidForm) {
+		return "", errors.New("not of the form MIG-<uuid>")
+	}
+	return uuid, nil
+}
+
+// uuidForm has an x where a UUID has a hexadecimal digit.
+const uuidForm = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
+
+// UUIDPrefix tells whether s is prefix, such as "GPU-", and after it a UUID or the beginning of one with at
+// least one digit, both in upper or lower case. It returns s with the prefix as given and the digits in lower case.
+func UUIDPrefix(s, prefix string) (string, bool) {
+	if !hasPrefix(s, prefix) {
+		return "", false
+	}
+	digits := s[len(prefix):]
+	if digits == "" || len(digits) > len(uuidForm) {
+		return "", false
+	}
+	for i := range len(digits) {
+		if uuidForm[i] == '-' != (digits[i] == '-') || digits[i] != '-' && !hex(digits[i]) {
+			return "", false
+		}
+	}
+	return prefix + strings.ToLower(digits), true
+}
+
+// hasPrefix is strings.HasPrefix for either case of ASCII letters.
+func hasPrefix(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}
+
+func hex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}

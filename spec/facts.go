@@ -1,0 +1,369 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package spec
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
+)
+
+// Facts is what config.json says about the container, as far as GPUs are concerned. A part that the file
+// does not have gives zero fields.
+type Facts struct {
+	// Env is process.env as it stands: "NAME=value", perhaps several of one name, perhaps without "=".
+	Env []string
+	// Bounding is process.capabilities.bounding, or the plain list that process.capabilities was in
+	// runtime-spec 1.0.0-rc1 to rc4.
+	Bounding []string
+	// User is process.user.
+	User User
+	// NoFile is the RLIMIT_NOFILE of process.rlimits, nil where there is none.
+	NoFile *Limit
+
+	// HasRoot tells whether there is a root at all. RootPath is root.path as it stands, perhaps relative
+	// to the bundle; RootReadonly is root.readonly.
+	HasRoot      bool
+	RootPath     string
+	RootReadonly bool
+
+	// Mounts is mounts, in order.
+	Mounts []Mount
+	// Annotations is annotations; for equal keys the last one.
+	Annotations map[string]string
+
+	// UserNS tells whether linux.namespaces has a user namespace. UserNSPath is the one to be joined.
+	UserNS     bool
+	UserNSPath string
+	// ContainerUID and ContainerGID are the host's numbers of the container's root by linux.uidMappings
+	// and linux.gidMappings, 0 where these do not say.
+	ContainerUID, ContainerGID uint32
+
+	// HasLinux, HasSeccomp and HasMaskedPaths tell whether linux, linux.seccomp and linux.maskedPaths are
+	// there (an empty list is there).
+	HasLinux, HasSeccomp, HasMaskedPaths bool
+	// CgroupsPath is linux.cgroupsPath: "/a/b", or "slice:prefix:name" for systemd.
+	CgroupsPath string
+	// Devices is linux.devices[].path, in order.
+	Devices []string
+}
+
+// User is process.user.
+type User struct {
+	UID, GID       uint32
+	AdditionalGIDs []uint32
+}
+
+// Limit is one of process.rlimits.
+type Limit struct {
+	Soft, Hard uint64
+}
+
+// Mount is what we read of one of mounts.
+type Mount struct {
+	Destination, Type, Source string
+	Options                   []string
+}
+
+// HasCapability tells whether a capability, "CAP_SYS_ADMIN", is in the bounding set.
+func (f Facts) HasCapability(name string) bool {
+	return slices.Contains(f.Bounding, name)
+}
+
+// HasMount tells whether something is mounted at destination, as spelled.
+func (f Facts) HasMount(destination string) bool {
+	return slices.ContainsFunc(f.Mounts, func(m Mount) bool { return m.Destination == destination })
+}
+
+// field gets the one named member of an object, of the given kind or null. A member that is missing is
+// the zero Value, and so are all members of an object that is missing or null.
+func field(object rawjson.Value, name string, kind rawjson.Kind) (rawjson.Value, error) {
+	var v rawjson.Value
+	err := fields(object, want{name, kind, &v})
+	return v, err
+}
+
+type want struct {
+	name string
+	kind rawjson.Kind
+	into *rawjson.Value
+}
+
+// fields is field for several members, at most eight.
+func fields(object rawjson.Value, wants ...want) error {
+	// On the stack: this is called for each of what may be thousands of mounts.
+	var (
+		names [8]string
+		into  [8]*rawjson.Value
+	)
+	for i, w := range wants {
+		*w.into = rawjson.Value{}
+		names[i], into[i] = w.name, w.into
+	}
+	if !object.Present() {
+		return nil
+	}
+	if err := object.Fields(names[:len(wants)], into[:len(wants)]...); err != nil {
+		return err
+	}
+	for _, w := range wants {
+		if !w.into.Present() || w.kind == rawjson.Absent {
+			continue // null, or any kind will do
+		}
+		if err := w.into.Want(w.kind); err != nil {
+			return fmt.Errorf("%q: %w", w.name, err)
+		}
+	}
+	return nil
+}
+
+// texts reads an array of strings; none for an array that is not there.
+func texts(array rawjson.Value) ([]string, error) {
+	var list []string
+	for e := range array.Elements() {
+		if err := e.Want(rawjson.String); err != nil {
+			return nil, err
+		}
+		list = append(list, e.Text())
+	}
+	return list, nil
+}
+
+// decode stores a value that may be missing.
+func decode(v rawjson.Value, into any) error {
+	if !v.Present() {
+		return nil
+	}
+	return v.Decode(into)
+}
+
+// Facts reads the document as it is now. It fails where a part that it reads has another type than the
+// runtime-spec says, or is there twice.
+func (d *Document) Facts() (Facts, error) {
+	var f Facts
+	if err := d.facts(&f); err != nil {
+		return Facts{}, fmt.Errorf("reading %s: %w", d.label(), err)
+	}
+	return f, nil
+}
+
+// label is what messages call the document.
+func (d *Document) label() string {
+	if d.path == "" {
+		return "config.json"
+	}
+	return fmt.Sprintf("%q", d.path)
+}
+
+func (d *Document) facts(f *Facts) error {
+	var process, root, mounts, annotations, linux rawjson.Value
+	err := fields(d.top,
+		want{"process", rawjson.Object, &process},
+		want{"root", rawjson.Object, &root},
+		want{"mounts", rawjson.Array, &mounts},
+		want{"annotations", rawjson.Object, &annotations},
+		want{"linux", rawjson.Object, &linux})
+	if err != nil {
+		return err
+	}
+	if err := f.process(process); err != nil {
+		return fmt.Errorf("process: %w", err)
+	}
+	if err := f.root(root); err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	if f.Mounts, err = readMounts(mounts); err != nil {
+		return fmt.Errorf("mounts: %w", err)
+	}
+	for m := range annotations.Members() {
+		if m.Value.Kind() != rawjson.String {
+			continue
+		}
+		if f.Annotations == nil {
+			f.Annotations = make(map[string]string)
+		}
+		f.Annotations[m.Key.Text()] = m.Value.Text()
+	}
+	if err := f.linux(linux); err != nil {
+		return fmt.Errorf("linux: %w", err)
+	}
+	return nil
+}
+
+func (f *Facts) process(process rawjson.Value) error {
+	var env, capabilities, user, rlimits rawjson.Value
+	err := fields(process,
+		want{"env", rawjson.Array, &env},
+		want{"capabilities", rawjson.Absent, &capabilities},
+		want{"user", rawjson.Object, &user},
+		want{"rlimits", rawjson.Array, &rlimits})
+	if err != nil {
+		return err
+	}
+	if f.Env, err = texts(env); err != nil {
+		return fmt.Errorf("env: %w", err)
+	}
+	bounding := capabilities
+	if bounding.Kind() != rawjson.Array {
+		if bounding, err = field(capabilities, "bounding", rawjson.Array); err != nil {
+			return fmt.Errorf("capabilities: %w", err)
+		}
+	}
+	if f.Bounding, err = texts(bounding); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
+	if err := f.user(user); err != nil {
+		return fmt.Errorf("user: %w", err)
+	}
+	for e := range rlimits.Elements() {
+		var kind, soft, hard rawjson.Value
+		if err := fields(e, want{"type", rawjson.String, &kind}, want{"soft", rawjson.Number, &soft}, want{"hard", rawjson.Number, &hard}); err != nil {
+			return fmt.Errorf("rlimits: %w", err)
+		}
+		if kind.Text() != "RLIMIT_NOFILE" {
+			continue
+		}
+		limit := Limit{}
+		if err := decode(soft, &limit.Soft); err != nil {
+			return fmt.Errorf("rlimits: soft: %w", err)
+		}
+		if err := decode(hard, &limit.Hard); err != nil {
+			return fmt.Errorf("rlimits: hard: %w", err)
+		}
+		f.NoFile = &limit
+	}
+	return nil
+}
+
+func (f *Facts) user(user rawjson.Value) error {
+	var uid, gid, more rawjson.Value
+	err := fields(user,
+		want{"uid", rawjson.Number, &uid},
+		want{"gid", rawjson.Number, &gid},
+		want{"additionalGids", rawjson.Array, &more})
+	if err != nil {
+		return err
+	}
+	if err := decode(uid, &f.User.UID); err != nil {
+		return fmt.Errorf("uid: %w", err)
+	}
+	if err := decode(gid, &f.User.GID); err != nil {
+		return fmt.Errorf("gid: %w", err)
+	}
+	if f.User.AdditionalGIDs, err = readGIDs(more); err != nil {
+		return fmt.Errorf("additionalGids: %w", err)
+	}
+	return nil
+}
+
+func readGIDs(array rawjson.Value) ([]uint32, error) {
+	var list []uint32
+	for e := range array.Elements() {
+		var gid uint32
+		if err := e.Decode(&gid); err != nil {
+			return nil, err
+		}
+		list = append(list, gid)
+	}
+	return list, nil
+}
+
+func (f *Facts) root(root rawjson.Value) error {
+	var path, readonly rawjson.Value
+	if err := fields(root, want{"path", rawjson.String, &path}, want{"readonly", rawjson.Bool, &readonly}); err != nil {
+		return err
+	}
+	f.HasRoot = root.Present()
+	f.RootPath = path.Text()
+	return decode(readonly, &f.RootReadonly)
+}
+
+func readMounts(array rawjson.Value) ([]Mount, error) {
+	var list []Mount
+	for e := range array.Elements() {
+		var destination, kind, source, options rawjson.Value
+		err := fields(e,
+			want{"destination", rawjson.String, &destination},
+			want{"type", rawjson.String, &kind},
+			want{"source", rawjson.String, &source},
+			want{"options", rawjson.Array, &options})
+		if err != nil {
+			return nil, err
+		}
+		m := Mount{Destination: destination.Text(), Type: kind.Text(), Source: source.Text()}
+		if m.Options, err = texts(options); err != nil {
+			return nil, fmt.Errorf("options: %w", err)
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+func (f *Facts) linux(linux rawjson.Value) error {
+	var namespaces, uids, gids, seccomp, masked, cgroups, devices rawjson.Value
+	err := fields(linux,
+		want{"namespaces", rawjson.Array, &namespaces},
+		want{"uidMappings", rawjson.Array, &uids},
+		want{"gidMappings", rawjson.Array, &gids},
+		want{"seccomp", rawjson.Object, &seccomp},
+		want{"maskedPaths", rawjson.Array, &masked},
+		want{"cgroupsPath", rawjson.String, &cgroups},
+		want{"devices", rawjson.Array, &devices})
+	if err != nil {
+		return err
+	}
+	f.HasLinux, f.HasSeccomp, f.HasMaskedPaths = linux.Present(), seccomp.Present(), masked.Present()
+	f.CgroupsPath = cgroups.Text()
+	for e := range namespaces.Elements() {
+		var kind, path rawjson.Value
+		if err := fields(e, want{"type", rawjson.String, &kind}, want{"path", rawjson.String, &path}); err != nil {
+			return fmt.Errorf("namespaces: %w", err)
+		}
+		if kind.Text() == "user" {
+			f.UserNS, f.UserNSPath = true, path.Text()
+		}
+	}
+	if f.ContainerUID, err = hostID(uids); err != nil {
+		return fmt.Errorf("uidMappings: %w", err)
+	}
+	if f.ContainerGID, err = hostID(gids); err != nil {
+		return fmt.Errorf("gidMappings: %w", err)
+	}
+	for e := range devices.Elements() {
+		path, err := field(e, "path", rawjson.String)
+		if err != nil {
+			return fmt.Errorf("devices: %w", err)
+		}
+		f.Devices = append(f.Devices, path.Text())
+	}
+	return nil
+}
+
+// hostID gives the host's number of the container's 0; 0 where the mappings have none.
+func hostID(mappings rawjson.Value) (uint32, error) {
+	for e := range mappings.Elements() {
+		var container, host, size rawjson.Value
+		err := fields(e,
+			want{"containerID", rawjson.Number, &container},
+			want{"hostID", rawjson.Number, &host},
+			want{"size", rawjson.Number, &size})
+		if err != nil {
+			return 0, err
+		}
+		var c, h, n uint32
+		for _, p := range []struct {
+			v    rawjson.Value
+			into *uint32
+		}{{container, &c}, {host, &h}, {size, &n}} {
+			if err := decode(p.v, p.into); err != nil {
+				return 0, err
+			}
+		}
+		if c == 0 && n > 0 {
+			return h, nil
+		}
+	}
+	return 0, nil
+}

@@ -1,0 +1,296 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rawjson reads JSON as ranges of bytes, so that a document can be edited in a few places
+// while everything else stays as it was written: order, blanks, number spellings, unknown fields.
+//
+// [Parse] checks the whole text once; after that a [Value] is no more than a range of it, and looking
+// into objects and arrays neither copies nor allocates. [Splices] collects replacements and makes the
+// new text in one go.
+//
+// The accepted language is exactly that of encoding/json's Valid, except that values nested deeper than
+// [MaxDepth] are refused. A byte order mark is refused by both, here with words that say so.
+package rawjson
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxDepth is how deep arrays and objects may be nested.
+const MaxDepth = 1000
+
+// Kind is the type of a JSON value.
+type Kind uint8
+
+// The kinds. Absent is the kind of the zero [Value].
+const (
+	Absent Kind = iota
+	Null
+	Bool
+	Number
+	String
+	Array
+	Object
+)
+
+var kindNames = [...]string{"absent", "null", "a boolean", "a number", "a string", "an array", "an object"}
+
+// String names the kind with its article, for messages: "an array".
+func (k Kind) String() string {
+	return kindNames[k]
+}
+
+// Error is a text that is not JSON, or a value that is not what the caller needs.
+type Error struct {
+	Offset int    // in bytes, from 0
+	Line   int    // from 1
+	Column int    // in bytes, from 1
+	Reason string // lower case, without position
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("line %d, column %d (byte %d): %s", e.Line, e.Column, e.Offset, e.Reason)
+}
+
+// Value is one value of a text that [Parse] accepted. The zero Value stands for "not there".
+// It stays valid as long as nobody changes the bytes.
+type Value struct {
+	text       []byte
+	start, end int
+}
+
+// Member is one key and its value, in an object.
+type Member struct {
+	Key   Value // a string
+	Value Value
+}
+
+// Parse checks that data is one JSON value with nothing but blanks around it, and returns that value.
+// The error, if any, is an [*Error].
+func Parse(data []byte) (Value, error) {
+	s := scanner{text: data}
+	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
+		s.reason = "the text starts with a UTF-8 byte order mark, which JSON does not allow"
+		return Value{}, s.failure()
+	}
+	start := blanks(data, 0)
+	end := s.value(start, 0)
+	if end < 0 {
+		return Value{}, s.failure()
+	}
+	if i := blanks(data, end); i < len(data) {
+		s.fail(i, fmt.Sprintf("unexpected %q after the end of the value", data[i]))
+		return Value{}, s.failure()
+	}
+	return Value{data, start, end}, nil
+}
+
+// Kind tells what v is.
+func (v Value) Kind() Kind {
+	if v.start >= v.end {
+		return Absent
+	}
+	switch v.text[v.start] {
+	case '{':
+		return Object
+	case '[':
+		return Array
+	case '"':
+		return String
+	case 't', 'f':
+		return Bool
+	case 'n':
+		return Null
+	}
+	return Number
+}
+
+// Present tells whether v is there and not null. Go's decoder and libocispec's (crun) both treat
+// a null as a field that is not there.
+func (v Value) Present() bool {
+	k := v.Kind()
+	return k != Absent && k != Null
+}
+
+// Raw returns the bytes of v, which belong to the text.
+func (v Value) Raw() []byte {
+	return v.text[v.start:v.end:v.end]
+}
+
+// Start is the offset of the first byte of v in the text.
+func (v Value) Start() int {
+	return v.start
+}
+
+// End is the offset after the last byte of v in the text.
+func (v Value) End() int {
+	return v.end
+}
+
+// Errorf makes an [*Error] at the place of v.
+func (v Value) Errorf(format string, args ...any) error {
+	return newError(v.text, v.start, fmt.Sprintf(format, args...))
+}
+
+// Want returns an error unless v is of kind k.
+func (v Value) Want(k Kind) error {
+	if got := v.Kind(); got != k {
+		return v.Errorf("%v where %v is expected", got, k)
+	}
+	return nil
+}
+
+// Text returns the string that v, a [String], stands for. Bytes that are not UTF-8 and lone surrogates
+// become U+FFFD, as in encoding/json. For other kinds it returns "".
+func (v Value) Text() string {
+	if v.Kind() != String {
+		return ""
+	}
+	inner := v.text[v.start+1 : v.end-1]
+	if bytes.IndexByte(inner, '\\') < 0 && utf8.Valid(inner) {
+		return string(inner)
+	}
+	var s string
+	if err := json.Unmarshal(v.Raw(), &s); err != nil {
+		return ""
+	}
+	return s
+}
+
+// Decode stores v in the value that into points to, as encoding/json does.
+func (v Value) Decode(into any) error {
+	if err := json.Unmarshal(v.Raw(), into); err != nil {
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			return newError(v.text, v.start, fmt.Sprintf("%s does not fit here", wrong.Value))
+		}
+		return newError(v.text, v.start, err.Error())
+	}
+	return nil
+}
+
+// Members yields the members of v in order. For anything but an object there are none.
+func (v Value) Members() iter.Seq[Member] {
+	return func(yield func(Member) bool) {
+		if v.Kind() != Object {
+			return
+		}
+		i := blanks(v.text, v.start+1)
+		for v.text[i] != '}' {
+			keyEnd := skip(v.text, i)
+			start := blanks(v.text, blanks(v.text, keyEnd)+1)
+			end := skip(v.text, start)
+			if !yield(Member{Value{v.text, i, keyEnd}, Value{v.text, start, end}}) {
+				return
+			}
+			i = blanks(v.text, end)
+			if v.text[i] == ',' {
+				i = blanks(v.text, i+1)
+			}
+		}
+	}
+}
+
+// Elements yields the elements of v in order. For anything but an array there are none.
+func (v Value) Elements() iter.Seq[Value] {
+	return func(yield func(Value) bool) {
+		if v.Kind() != Array {
+			return
+		}
+		i := blanks(v.text, v.start+1)
+		for v.text[i] != ']' {
+			end := skip(v.text, i)
+			if !yield(Value{v.text, i, end}) {
+				return
+			}
+			i = blanks(v.text, end)
+			if v.text[i] == ',' {
+				i = blanks(v.text, i+1)
+			}
+		}
+	}
+}
+
+// Fields stores the values of the named members of the object v into the pointers of the same places;
+// those that v lacks become the zero Value. Other members are not looked at.
+//
+// Two readers of one file must not understand it differently: Go's decoder (runc) takes the last of
+// equal keys and does not mind upper and lower case, a C reader (crun) takes the first, minds case,
+// and ends a key at U+0000. So a named member that is there twice, or is spelled in another case, or
+// continues after a U+0000, is an error.
+func (v Value) Fields(names []string, into ...*Value) error {
+	if err := v.Want(Object); err != nil {
+		return err
+	}
+	for i := range into {
+		*into[i] = Value{}
+	}
+	for m := range v.Members() {
+		i, exact := match(m.Key, names)
+		if i < 0 {
+			continue
+		}
+		if !exact {
+			return m.Key.Errorf("the key %s is a second spelling of %q: runtimes differ in what they make of it", shortened(m.Key), names[i])
+		}
+		if into[i].Kind() != Absent {
+			return m.Key.Errorf("the key %q is here a second time: runtimes differ in which one counts", names[i])
+		}
+		*into[i] = m.Value
+	}
+	return nil
+}
+
+// match finds key among names, by the rules of Fields; -1 for none.
+func match(key Value, names []string) (index int, exact bool) {
+	inner := key.text[key.start+1 : key.end-1]
+	plain := true
+	for _, c := range inner {
+		if c >= 0x80 || c == '\\' {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		for i, name := range names {
+			if len(name) == len(inner) && strings.EqualFold(name, string(inner)) {
+				return i, name == string(inner)
+			}
+		}
+		return -1, false
+	}
+	text := key.Text()
+	short, _, _ := strings.Cut(text, "\x00")
+	for i, name := range names {
+		if strings.EqualFold(name, short) {
+			return i, name == text
+		}
+	}
+	return -1, false
+}
+
+// shortened is the key as a message may show it.
+func shortened(key Value) string {
+	text := key.Text()
+	if len(text) > 100 {
+		text = text[:100] + "…"
+	}
+	return fmt.Sprintf("%q", text)
+}
+
+// newError finds line and column of an offset.
+func newError(text []byte, offset int, reason string) *Error {
+	before := text[:min(offset, len(text))]
+	return &Error{
+		Offset: offset,
+		Line:   bytes.Count(before, []byte("\n")) + 1,
+		Column: offset - bytes.LastIndexByte(before, '\n'),
+		Reason: reason,
+	}
+}

@@ -1,0 +1,131 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package rootfs
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// inPrivateMounts runs a test in a mount namespace of its own, which ends with it.
+func inPrivateMounts(t *testing.T, test func()) {
+	t.Helper()
+	needRoot(t, "mounts in a private mount namespace")
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked, so that the thread ends here
+		err := unix.Unshare(unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err != nil {
+			t.Logf("making a mount namespace: %v", err)
+			done <- false
+			return
+		}
+		test()
+	}()
+	if made, ok := <-done; ok && !made {
+		t.Skip("NOT TESTED, no private mount namespace to be had: mounts")
+	}
+}
+
+func bind(t *testing.T, from, to string) {
+	t.Helper()
+	assert.NoError(t, unix.Mount(from, to, "", unix.MS_BIND, ""))
+}
+
+// TestReadOnlyRoot: on a read-only root filesystem nothing can be written, and reading works.
+func TestReadOnlyRoot(t *testing.T) {
+	root, _ := machine(t, tree{"d/l": "-> old", "d/f": "old"})
+	inPrivateMounts(t, func() {
+		bind(t, root, root)
+		assert.NoError(t, unix.Mount("", root, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		refused(t, root, unix.EROFS)
+		f, err := Open(root)
+		if assert.NoError(t, err) {
+			defer f.Close()
+			data, err := f.ReadFile("d/f", 100)
+			assert.NoError(t, err)
+			assert.Equal(t, "old", string(data))
+			changed, err := f.Symlink("d", "l", "old", self())
+			assert.NoError(t, err, "a link that is there already needs no writing")
+			assert.False(t, changed)
+		}
+	})
+}
+
+// TestMountInRoot: a directory of the host is mounted in the root. It may be read, and is never
+// written, neither by its name nor through links.
+func TestMountInRoot(t *testing.T) {
+	for _, d := range []string{"-> m/d", "-> /m/d", "-> other/../m/d"} {
+		root, host := machine(t, tree{"m": "dir", "other": "dir", "d": d})
+		build(t, filepath.Join(host, "empty"), host, tree{"d/l": "-> old", "d/f": "old"})
+		t.Cleanup(func() { assert.NoError(t, os.RemoveAll(filepath.Join(host, "empty/d"))) })
+		inPrivateMounts(t, func() {
+			bind(t, filepath.Join(host, "empty"), filepath.Join(root, "m"))
+			refused(t, root, unix.EXDEV)
+			f, err := Open(root)
+			if assert.NoError(t, err) {
+				defer f.Close()
+				data, err := f.ReadFile("d/f", 100)
+				assert.NoError(t, err)
+				assert.Equal(t, "old", string(data))
+			}
+		})
+	}
+}
+
+// TestMountOnFile: a file that something is mounted on is not replaced.
+func TestMountOnFile(t *testing.T) {
+	root, host := machine(t, tree{"etc/ld.so.cache": "old"})
+	inPrivateMounts(t, func() {
+		bind(t, filepath.Join(host, "etc/secret"), filepath.Join(root, "etc/ld.so.cache"))
+		f, err := Open(root)
+		if assert.NoError(t, err) {
+			defer f.Close()
+			assert.ErrorIs(t, f.WriteFile("etc/ld.so.cache", []byte("new"), 0o644, self()), unix.EBUSY)
+		}
+	})
+	assert.Equal(t, tree{"etc/ld.so.cache": "old"}, dump(t, root))
+}
+
+// TestHostRootMounted: the machine's root is known under the name of a bind mount too.
+func TestHostRootMounted(t *testing.T) {
+	root, _ := machine(t, nil)
+	inPrivateMounts(t, func() {
+		bind(t, "/", root)
+		f, err := Open(root)
+		if assert.NoError(t, err) {
+			defer f.Close()
+			assert.True(t, f.IsHost())
+			assert.ErrorIs(t, f.WriteFile("tmp/x", nil, 0o644, self()), ErrHostRoot)
+		}
+	})
+}
+
+// TestFalseProc: without a procfs at /proc no file is opened for reading.
+func TestFalseProc(t *testing.T) {
+	root, host := machine(t, tree{"x": "inside"})
+	inPrivateMounts(t, func() {
+		build(t, filepath.Join(host, "empty"), host, tree{"self/fd/3": "false", "self/fd/7": "false"})
+		bind(t, filepath.Join(host, "empty"), "/proc")
+		f, err := Open(root)
+		if assert.NoError(t, err) {
+			_, err := f.ReadFile("x", 100)
+			assert.ErrorContains(t, err, "/proc is not a procfs")
+			f.Close()
+		}
+		assert.NoError(t, unix.Unmount("/proc", unix.MNT_DETACH))
+		assert.NoError(t, os.RemoveAll(filepath.Join(host, "empty/self")))
+	})
+	require.DirExists(t, host)
+}

@@ -1,0 +1,483 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package rootfs
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+func TestSymlink(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		content   tree
+		dir, link string
+		target    string
+		changes   tree // to content
+		err       string
+		is        error
+		occupied  *OccupiedError
+	}{
+		{
+			name: "new", content: tree{"usr/lib/x": "x"},
+			dir: "/usr/lib", link: "libcuda.so.1", target: "libcuda.so.550.54.15",
+			changes: tree{"usr/lib/libcuda.so.1": "-> libcuda.so.550.54.15"},
+		},
+		{
+			name: "there already", content: tree{"usr/lib/libcuda.so.1": "-> libcuda.so.550.54.15"},
+			dir: "/usr/lib", link: "libcuda.so.1", target: "libcuda.so.550.54.15",
+		},
+		{
+			name: "of an older driver", content: tree{"usr/lib/libcuda.so.1": "-> libcuda.so.470.1", "usr/lib/libcuda.so.470.1": "x"},
+			dir: "/usr/lib", link: "libcuda.so.1", target: "libcuda.so.550.54.15",
+			changes: tree{"usr/lib/libcuda.so.1": "-> libcuda.so.550.54.15"},
+		},
+		{
+			name: "link to the host's file", content: tree{"usr/lib/l": "-> HOST/etc/secret"},
+			dir: "/usr/lib", link: "l", target: "new", changes: tree{"usr/lib/l": "-> new"},
+		},
+		{
+			name: "link to a directory", content: tree{"usr/lib/l": "-> d", "usr/lib/d": "dir"},
+			dir: "/usr/lib", link: "l", target: "new", changes: tree{"usr/lib/l": "-> new"},
+		},
+		{
+			name: "link to itself", content: tree{"usr/lib/l": "-> l"},
+			dir: "/usr/lib", link: "l", target: "new", changes: tree{"usr/lib/l": "-> new"},
+		},
+		{
+			name: "target of any kind is but text", content: tree{"d/x": "x"},
+			dir: "d", link: "l", target: "../../../../HOST/etc/../\n", changes: tree{"d/l": "-> ../../../../HOST/etc/../\n"},
+		},
+		{
+			name: "directory is a link in the root", content: tree{"usr/lib/x": "x", "lib": "-> /usr/lib", "lib64": "-> lib"},
+			dir: "/lib64", link: "l", target: "new", changes: tree{"usr/lib/l": "-> new"},
+		},
+		{
+			name: "in the root itself", content: tree{"x": "x"},
+			dir: "/", link: "l", target: "new", changes: tree{"l": "-> new"},
+		},
+		{
+			name: "directory leads up and out", content: tree{"usr/lib": "-> ../../../../../..", "x": "x"},
+			dir: "/usr/lib", link: "l", target: "new", changes: tree{"l": "-> new"},
+		},
+		{
+			name: "directory is a link to the host", content: tree{"usr/lib": "-> HOST/lib"},
+			dir: "/usr/lib", link: "l", target: "new", is: fs.ErrNotExist,
+		},
+		{
+			name: "directory is a relative link to the host", content: tree{"usr/lib": "-> ../../host/lib"},
+			dir: "/usr/lib", link: "l", target: "new", is: fs.ErrNotExist,
+		},
+		{
+			name: "usr is a link to the host", content: tree{"usr": "-> HOST/usr"},
+			dir: "/usr/lib", link: "l", target: "new", is: fs.ErrNotExist,
+		},
+		{
+			name: "directory is missing", content: tree{"usr/x": "x"},
+			dir: "/usr/lib", link: "l", target: "new", is: fs.ErrNotExist,
+		},
+		{
+			name: "directory is a file", content: tree{"usr/lib": "x"},
+			dir: "/usr/lib", link: "l", target: "new", is: unix.ENOTDIR,
+		},
+		{
+			name: "directory is a FIFO", content: tree{"usr/lib": "fifo"},
+			dir: "/usr/lib", link: "l", target: "new", is: unix.ENOTDIR,
+		},
+		{
+			name: "directory is a loop", content: tree{"usr/lib": "-> lib"},
+			dir: "/usr/lib", link: "l", target: "new", is: unix.ELOOP,
+		},
+		{
+			name: "file of that name", content: tree{"d/l": "x"},
+			dir: "d", link: "l", target: "new", occupied: &OccupiedError{Name: "/d/l", Mode: 0o644, Size: 1},
+		},
+		{
+			name: "empty file left by a mount", content: tree{"d/l": ""},
+			dir: "d", link: "l", target: "new", occupied: &OccupiedError{Name: "/d/l", Mode: 0o644},
+		},
+		{
+			name: "directory of that name", content: tree{"d/l/x": "x"},
+			dir: "d", link: "l", target: "new", occupied: &OccupiedError{Name: "/d/l", Mode: fs.ModeDir | 0o755},
+		},
+		{
+			name: "FIFO of that name", content: tree{"d/l": "fifo"},
+			dir: "d", link: "l", target: "new", occupied: &OccupiedError{Name: "/d/l", Mode: fs.ModeNamedPipe | 0o644},
+		},
+		{name: "name with a slash", content: tree{"d/x": "x"}, dir: "d", link: "../l", target: "new", err: `"../l" is not the name of a file`},
+		{name: "name is up", content: tree{"d/x": "x"}, dir: "d", link: "..", target: "new", err: `".." is not the name of a file`},
+		{name: "name is here", content: tree{"d/x": "x"}, dir: "d", link: ".", target: "new", err: `"." is not the name of a file`},
+		{name: "no name", content: tree{"d/x": "x"}, dir: "d", link: "", target: "new", err: `"" is not the name of a file`},
+		{name: "NUL in the name", content: tree{"d/x": "x"}, dir: "d", link: "a\x00b", target: "new", err: `"a\x00b" is not the name of a file`},
+		{name: "NUL in the target", content: tree{"d/x": "x"}, dir: "d", link: "l", target: "a\x00b", is: unix.EINVAL},
+		{name: "NUL in the directory", content: tree{"d/x": "x"}, dir: "d\x00", link: "l", target: "new", is: unix.EINVAL},
+		{name: "no target", content: tree{"d/x": "x"}, dir: "d", link: "l", target: "", is: unix.ENOENT},
+		{name: "target of 5000 bytes", content: tree{"d/x": "x"}, dir: "d", link: "l", target: strings.Repeat("x", 5000), is: unix.ENAMETOOLONG},
+		{name: "name of 300 bytes", content: tree{"d/x": "x"}, dir: "d", link: strings.Repeat("x", 300), target: "new", is: unix.ENAMETOOLONG},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, open func(string) *FS) {
+				root, _ := machine(t, tt.content)
+				want := dump(t, root).with(tt.changes)
+				f := open(root)
+				changed, err := f.Symlink(tt.dir, tt.link, tt.target, self())
+				assert.Equal(t, tt.changes != nil, changed)
+				assert.Equal(t, want, dump(t, root))
+				var occupied *OccupiedError
+				switch {
+				case tt.occupied != nil:
+					require.ErrorAs(t, err, &occupied)
+					if occupied.Mode.IsDir() {
+						occupied.Size = 0 // not the same on all file systems
+					}
+					assert.Equal(t, tt.occupied, occupied)
+				case tt.is != nil:
+					require.ErrorIs(t, err, tt.is)
+				case tt.err != "":
+					require.ErrorContains(t, err, tt.err)
+				default:
+					require.NoError(t, err)
+				}
+			})
+		})
+	}
+}
+
+// TestSymlinkTwice: the second time there is nothing to do.
+func TestSymlinkTwice(t *testing.T) {
+	root, _ := machine(t, tree{"a/x": "x", "b/x": "x"})
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+	for _, want := range []bool{true, false} {
+		for _, dir := range []string{"a", "b", "a"} {
+			changed, err := f.Symlink(dir, "of-"+dir, "new", self())
+			require.NoError(t, err)
+			assert.Equal(t, want, changed)
+			want = want && dir != "b"
+		}
+	}
+	assert.Equal(t, tree{"a/x": "x", "a/of-a": "-> new", "b/x": "x", "b/of-b": "-> new"}, dump(t, root))
+}
+
+func TestWriteFile(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		content  tree
+		file     string
+		perm     fs.FileMode
+		changes  tree
+		err      string
+		is       error
+		occupied *OccupiedError
+	}{
+		{name: "new", content: tree{"etc/x": "x"}, file: "/etc/ld.so.cache", perm: 0o644, changes: tree{"etc/ld.so.cache": "new"}},
+		{name: "permissions", content: tree{"etc/x": "x"}, file: "etc/f", perm: 0o666, changes: tree{"etc/f": "-rw-rw-rw- new"}},
+		{name: "only permissions", content: tree{"etc/x": "x"}, file: "etc/f", perm: fs.ModeSetuid | 0o644, changes: tree{"etc/f": "new"}},
+		{name: "in the root", content: tree{"x": "x"}, file: "f", perm: 0o644, changes: tree{"f": "new"}},
+		{name: "directories made", content: tree{"x": "x"}, file: "/etc/a/b/f", perm: 0o644, changes: tree{"etc/a/b/f": "new"}},
+		{name: "replaced", content: tree{"etc/f": "old"}, file: "etc/f", perm: 0o644, changes: tree{"etc/f": "new"}},
+		{name: "link to the host's file", content: tree{"etc/ld.so.cache": "-> HOST/etc/ld.so.cache"}, file: "etc/ld.so.cache", perm: 0o644, changes: tree{"etc/ld.so.cache": "new"}},
+		{name: "relative link to the host's file", content: tree{"etc/f": "-> ../../host/etc/secret"}, file: "etc/f", perm: 0o644, changes: tree{"etc/f": "new"}},
+		{name: "link in the root", content: tree{"etc/f": "-> g", "etc/g": "old"}, file: "etc/f", perm: 0o644, changes: tree{"etc/f": "new"}},
+		{name: "link that leads nowhere", content: tree{"etc/f": "-> g"}, file: "etc/f", perm: 0o644, changes: tree{"etc/f": "new"}},
+		{name: "hard link to the host's file", content: tree{"etc/f": "= HOST/etc/secret"}, file: "etc/f", perm: 0o644, changes: tree{"etc/f": "new"}},
+		{name: "directory is a link in the root", content: tree{"etc": "-> /data/etc", "data/etc/x": "x"}, file: "etc/f", perm: 0o644, changes: tree{"data/etc/f": "new"}},
+		{name: "directory leads up and out", content: tree{"etc": "-> ../../..", "x": "x"}, file: "etc/f", perm: 0o644, changes: tree{"f": "new"}},
+		{name: "directory is a link to the host", content: tree{"etc": "-> HOST/etc"}, file: "etc/ld.so.cache", perm: 0o644, is: fs.ErrNotExist},
+		{name: "directory is a relative link to the host", content: tree{"etc": "-> ../host/etc"}, file: "etc/ld.so.cache", perm: 0o644, is: fs.ErrNotExist},
+		{name: "directory above is a link to the host", content: tree{"etc": "-> HOST/etc"}, file: "etc/a/b/f", perm: 0o644, is: fs.ErrNotExist},
+		{name: "directory is a file", content: tree{"etc": "x"}, file: "etc/f", perm: 0o644, is: unix.ENOTDIR},
+		{name: "directory is a loop", content: tree{"etc": "-> etc"}, file: "etc/f", perm: 0o644, is: unix.ELOOP},
+		{name: "FIFO of that name", content: tree{"etc/f": "fifo"}, file: "etc/f", perm: 0o644, occupied: &OccupiedError{Name: "/etc/f", Mode: fs.ModeNamedPipe | 0o644}},
+		{name: "directory of that name", content: tree{"etc/f": "dir"}, file: "etc/f", perm: 0o644, occupied: &OccupiedError{Name: "/etc/f", Mode: fs.ModeDir | 0o755}},
+		{name: "the root", content: tree{"x": "x"}, file: "/", perm: 0o644, err: `"" is not the name of a file`},
+		{name: "NUL in the name", content: tree{"x": "x"}, file: "a\x00b", perm: 0o644, err: `"a\x00b" is not the name of a file`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, open func(string) *FS) {
+				root, _ := machine(t, tt.content)
+				want := dump(t, root).with(tt.changes)
+				old := syscall.Umask(0o077)
+				err := open(root).WriteFile(tt.file, []byte("new"), tt.perm, self())
+				syscall.Umask(old)
+				assert.Equal(t, want, dump(t, root))
+				var occupied *OccupiedError
+				switch {
+				case tt.occupied != nil:
+					require.ErrorAs(t, err, &occupied)
+					occupied.Size = 0 // not the same on all file systems
+					assert.Equal(t, tt.occupied, occupied)
+				case tt.is != nil:
+					assert.ErrorIs(t, err, tt.is)
+				case tt.err != "":
+					assert.ErrorContains(t, err, tt.err)
+				default:
+					assert.NoError(t, err)
+				}
+			})
+		})
+	}
+}
+
+func TestMkdirAll(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		content tree
+		dir     string
+		changes tree
+		is      error
+	}{
+		{name: "new", content: tree{"usr/x": "x"}, dir: "/usr/lib/x86_64-linux-gnu", changes: tree{"usr/lib/x86_64-linux-gnu": "dir"}},
+		{name: "there", content: tree{"usr/lib/x": "x"}, dir: "usr/lib"},
+		{name: "there, through a link", content: tree{"usr/lib/x": "x", "usr/lib64": "-> lib"}, dir: "usr/lib64"},
+		{name: "the root", content: tree{"x": "x"}, dir: "/"},
+		{name: "below a link", content: tree{"usr/lib/x": "x", "lib": "-> /usr/lib"}, dir: "lib/a/b", changes: tree{"usr/lib/a/b": "dir"}},
+		{name: "link that leads nowhere", content: tree{"usr/lib": "-> /nowhere"}, dir: "usr/lib", is: fs.ErrNotExist},
+		{name: "below a link that leads nowhere", content: tree{"usr/lib": "-> /nowhere"}, dir: "usr/lib/a", is: fs.ErrNotExist},
+		{name: "below a link to the host", content: tree{"usr": "-> HOST/usr"}, dir: "usr/new", is: fs.ErrNotExist},
+		{name: "below a relative link to the host", content: tree{"usr": "-> ../host"}, dir: "usr/new", is: fs.ErrNotExist},
+		{name: "below a file", content: tree{"usr": "x"}, dir: "usr/lib", is: unix.ENOTDIR},
+		{name: "a file", content: tree{"usr/lib": "x"}, dir: "usr/lib", is: unix.ENOTDIR},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, open func(string) *FS) {
+				root, _ := machine(t, tt.content)
+				want := dump(t, root).with(tt.changes)
+				old := syscall.Umask(0o077)
+				err := open(root).MkdirAll(tt.dir, self())
+				syscall.Umask(old)
+				assert.Equal(t, want, dump(t, root))
+				if tt.is != nil {
+					assert.ErrorIs(t, err, tt.is)
+					return
+				}
+				assert.NoError(t, err)
+			})
+		})
+	}
+}
+
+func TestRemoveLinks(t *testing.T) {
+	content := tree{
+		"lib/libcuda.so.1":         "-> libcuda.so.470.1",
+		"lib/libcuda.so":           "-> libcuda.so.1",
+		"lib/libnvidia-ml.so.1":    "-> libnvidia-ml.so.550.1",
+		"lib/libcuda.so.470.1":     "", // a file
+		"lib/libnvidia-x.so.470.1": "fifo",
+		"lib/libcuda.so.d/x":       "-> libcuda.so.470.1",
+		"lib/libc.so.6":            "-> libc.so.470.1",
+		"lib/host":                 "-> HOST/etc/libcuda.so.470.1",
+		"out":                      "-> HOST/lib",
+		"file":                     "x",
+	}
+	candidate := func(name string) bool { return name != "libc.so.6" }
+	stale := func(_, target string) bool { return strings.HasSuffix(target, ".so.470.1") }
+	for _, tt := range []struct {
+		name, dir string
+		want      []string
+		changes   tree
+		is        error
+	}{
+		{
+			name: "links of an older driver", dir: "/lib", want: []string{"host", "libcuda.so.1"},
+			changes: tree{"lib/host": "gone", "lib/libcuda.so.1": "gone"},
+		},
+		{name: "missing directory", dir: "/lib64"},
+		{name: "directory is a link to the host", dir: "/out"},
+		{name: "directory is a file", dir: "/file", is: unix.ENOTDIR},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, open func(string) *FS) {
+				root, _ := machine(t, content)
+				want := dump(t, root).with(tt.changes)
+				got, err := open(root).RemoveLinks(tt.dir, candidate, stale)
+				assert.ErrorIs(t, err, tt.is)
+				assert.Equal(t, tt.want, got)
+				assert.Equal(t, want, dump(t, root))
+			})
+		})
+	}
+}
+
+// TestTemporaryNames: leftovers of runs that were killed are passed by, and cannot become more
+// than there are names.
+func TestTemporaryNames(t *testing.T) {
+	content := tree{"d/l": "-> old", "d/f": "old"}
+	for i := range 64 {
+		content["d/.nvidia-container-runtime-"+strconv.Itoa(i)] = "-> leftover"
+	}
+	root, _ := machine(t, content)
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+	before := dump(t, root)
+	_, err = f.Symlink("d", "l", "new", self())
+	assert.ErrorIs(t, err, fs.ErrExist)
+	assert.ErrorIs(t, f.WriteFile("d/f", []byte("new"), 0o644, self()), fs.ErrExist)
+	assert.Equal(t, before, dump(t, root))
+
+	require.NoError(t, os.Remove(filepath.Join(root, "d/.nvidia-container-runtime-17")))
+	want := dump(t, root).with(tree{"d/l": "-> new", "d/f": "new"})
+	_, err = f.Symlink("d", "l", "new", self())
+	require.NoError(t, err)
+	require.NoError(t, f.WriteFile("d/f", []byte("new"), 0o644, self()))
+	assert.Equal(t, want, dump(t, root))
+}
+
+// TestOwner: what is created belongs to the owner asked for. Who may not do that creates nothing.
+func TestOwner(t *testing.T) {
+	o := Owner{UID: 100000, GID: 100001}
+	root, _ := machine(t, tree{"d/old": "-> old", "d/f": "old"})
+	before := dump(t, root)
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+
+	_, new := f.Symlink("d", "new", "target", o)
+	_, replaced := f.Symlink("d", "old", "target", o)
+	written := f.WriteFile("d/f", []byte("new"), 0o640, o)
+	if os.Geteuid() != 0 {
+		for _, err := range []error{new, replaced, written} {
+			assert.ErrorIs(t, err, fs.ErrPermission)
+		}
+		assert.Equal(t, before, dump(t, root))
+		return
+	}
+	for _, err := range []error{new, replaced, written, f.MkdirAll("d/a/b", o)} {
+		require.NoError(t, err)
+	}
+	assert.Equal(t, tree{"d/new": "-> target", "d/old": "-> target", "d/f": "-rw-r----- new", "d/a/b": "dir"}, dump(t, root))
+	for _, name := range []string{"d/new", "d/old", "d/f", "d/a", "d/a/b"} {
+		info, err := os.Lstat(filepath.Join(root, name))
+		require.NoError(t, err)
+		st := info.Sys().(*syscall.Stat_t)
+		assert.Equal(t, o, Owner{UID: int(st.Uid), GID: int(st.Gid)}, name)
+	}
+	info, err := os.Lstat(filepath.Join(root, "d"))
+	require.NoError(t, err)
+	assert.Zero(t, info.Sys().(*syscall.Stat_t).Uid, "what was there keeps its owner")
+}
+
+// TestNotWritable: a directory without write permission, as for an ordinary user, is an error.
+func TestNotWritable(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may write everywhere; TestOrdinaryUser runs this")
+	}
+	root, _ := machine(t, tree{"d/l": "-> old", "d/f": "old"})
+	require.NoError(t, os.Chmod(filepath.Join(root, "d"), 0o555))
+	t.Cleanup(func() { assert.NoError(t, os.Chmod(filepath.Join(root, "d"), 0o755)) })
+	refused(t, root, fs.ErrPermission)
+}
+
+// refused checks that nothing can be written in the directory d of the root, which holds a link l and
+// a file f.
+func refused(t *testing.T, root string, reason error) {
+	t.Helper()
+	before := dump(t, root)
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+	for range 2 {
+		_, err = f.Symlink("d", "new", "target", self())
+		assert.ErrorIs(t, err, reason)
+		_, err = f.Symlink("d", "l", "target", self())
+		assert.ErrorIs(t, err, reason)
+		assert.ErrorIs(t, f.WriteFile("d/f", []byte("new"), 0o644, self()), reason)
+		assert.ErrorIs(t, f.MkdirAll("d/dir", self()), reason)
+		_, err = f.RemoveLinks("d", yes, func(string, string) bool { return true })
+		assert.ErrorIs(t, err, reason)
+		f.forget()
+		f.walkOnly = true
+	}
+	assert.Equal(t, before, dump(t, root))
+}
+
+// TestImmutable: files and directories that not even root may change.
+func TestImmutable(t *testing.T) {
+	needRoot(t, "immutable files")
+	chattr := func(t *testing.T, flag, name string) bool {
+		output, err := exec.Command("chattr", flag, name).CombinedOutput()
+		if err != nil {
+			t.Logf("chattr %s: %v: %s", flag, err, output)
+		}
+		return err == nil
+	}
+	root, _ := machine(t, tree{"d/l": "-> old", "d/f": "old"})
+	d, file := filepath.Join(root, "d"), filepath.Join(root, "d/f")
+	if !chattr(t, "+i", d) {
+		t.Skip("NOT TESTED, chattr does not work here: immutable files")
+	}
+	t.Cleanup(func() { chattr(t, "-i", d) })
+	refused(t, root, fs.ErrPermission)
+	require.True(t, chattr(t, "-i", d))
+
+	require.True(t, chattr(t, "+i", file))
+	t.Cleanup(func() { chattr(t, "-i", file) })
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+	before := dump(t, root)
+	assert.ErrorIs(t, f.WriteFile("d/f", []byte("new"), 0o644, self()), fs.ErrPermission)
+	assert.Equal(t, before, dump(t, root))
+}
+
+// TestFullDisk: an error of the write itself is reported.
+func TestFullDisk(t *testing.T) {
+	if _, err := os.Stat("/dev/full"); err != nil {
+		t.Skip("NOT TESTED, no /dev/full: a disk that is full")
+	}
+	fd, err := unix.Open("/dev/full", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	assert.ErrorIs(t, fill(fd, []byte("new"), 0o644, self()), unix.ENOSPC)
+}
+
+func TestOccupiedError(t *testing.T) {
+	for _, tt := range []struct {
+		mode fs.FileMode
+		want string
+	}{
+		{0o644, `"/d/l" is taken by a regular file`},
+		{fs.ModeDir, `"/d/l" is taken by a directory`},
+		{fs.ModeSymlink, `"/d/l" is taken by a link`},
+		{fs.ModeNamedPipe, `"/d/l" is taken by a FIFO`},
+		{fs.ModeSocket, `"/d/l" is taken by a socket`},
+		{fs.ModeDevice | fs.ModeCharDevice, `"/d/l" is taken by a device`},
+	} {
+		assert.EqualError(t, error(&OccupiedError{Name: "/d/l", Mode: tt.mode}), tt.want)
+	}
+	assert.False(t, errors.Is(&OccupiedError{}, fs.ErrExist))
+}
+
+// BenchmarkSymlinks makes the links of a driver in one directory; strace counts one call each.
+func BenchmarkSymlinks(b *testing.B) {
+	root := b.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "lib"), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		f, err := Open(root)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for i := range 60 {
+			if _, err := f.Symlink("/lib", "libnvidia-"+strconv.Itoa(i)+".so.1", "libnvidia.so.550.54.15", self()); err != nil {
+				b.Fatal(err)
+			}
+		}
+		f.Close()
+	}
+}

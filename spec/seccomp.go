@@ -1,0 +1,488 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package spec
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
+)
+
+// The fence: NVIDIA's programs make nodes of all GPUs in /dev, also of those that the container was not
+// given. Such a node is of no use (the device cgroup denies it) but confuses, so the container's seccomp
+// profile denies making them. It is a convenience, not a boundary.
+//
+// What a profile compares is the device argument of mknod(path, mode, dev) and mknodat(dirfd, path, mode,
+// dev) as it comes from the program. The kernel looks at its lower 32 bits (include/linux/kdev_t.h,
+// new_decode_dev):
+//
+//	bits  0 to  7  lower part of the minor
+//	bits  8 to 19  major
+//	bits 20 to 31  upper part of the minor
+//
+// so an order of majors is not an order of arguments: 195:256 is 0x10c300, which is above 509:0, 0x1fd00.
+// Only comparisons under a mask tell majors apart, and they do whatever the other bits are. In the profile,
+// SCMP_CMP_MASKED_EQ takes the mask as value and the wanted bits as valueTwo (libseccomp's datum_a and
+// datum_b; runc and crun hand them over in this order).
+//
+// Both runtimes make of a rule whose conditions name an argument twice several rules with one condition
+// each, any of which is enough. So "this major or above, and below that one" cannot be said. "Any major
+// but these" can, without an order between rules that would have to be known: the 4096 majors less the
+// denied ones are cut into blocks that begin with the same bits, as routes are cut into prefixes, and one
+// rule allows one block. That makes at most twelve rules for each denied major and call.
+const (
+	majorShift = 8
+	majorBits  = 12
+	majorMask  = (1<<majorBits - 1) << majorShift // 0xfff00
+)
+
+const maskedEqual = "SCMP_CMP_MASKED_EQ"
+
+// deviceArgument is where the calls that make nodes have the device.
+var deviceArgument = map[string]uint{"mknod": 2, "mknodat": 3}
+
+// nodeCalls are the keys of deviceArgument, sorted.
+var nodeCalls = []string{"mknod", "mknodat"}
+
+// block is a set of arguments: those a with a&mask == value.
+type block struct {
+	mask, value uint64
+}
+
+// blocksWithout cuts the majors that are not among the denied ones into blocks.
+func blocksWithout(denied []int64) []block {
+	var blocks []block
+	// add cuts the majors that begin with the given number of bits of first.
+	var add func(first int64, bits int)
+	add = func(first int64, bits int) {
+		size := int64(1) << (majorBits - bits)
+		if !slices.ContainsFunc(denied, func(m int64) bool { return first <= m && m < first+size }) {
+			blocks = append(blocks, block{
+				mask:  uint64(1<<majorBits-size) << majorShift,
+				value: uint64(first) << majorShift,
+			})
+			return
+		}
+		if size > 1 {
+			add(first, bits+1)
+			add(first+size/2, bits+1)
+		}
+	}
+	add(0, 0)
+	return blocks
+}
+
+// condition is a specs.LinuxSeccompArg. An operator we do not know is kept.
+type condition = specs.LinuxSeccompArg
+
+// action is what a profile does, with the error number where that counts.
+type action struct {
+	name  specs.LinuxSeccompAction
+	errno uint64
+}
+
+// effective reads action and errnoRet as runc and crun do: EPERM if there is no number, and none where
+// the action has no use for one.
+func effective(name, errnoRet rawjson.Value) (action, error) {
+	a := action{name: specs.LinuxSeccompAction(name.Text())}
+	if a.name != specs.ActErrno && a.name != specs.ActTrace {
+		return a, nil
+	}
+	a.errno = 1
+	return a, decode(errnoRet, &a.errno)
+}
+
+// permits tells whether the kernel makes the call.
+func (a action) permits() bool {
+	return a.name == specs.ActAllow || a.name == specs.ActLog
+}
+
+// fence puts the fence for e.FenceMajors into the profile.
+func fence(linux *object, profile rawjson.Value, e Edits, r *Report) error {
+	if len(e.FenceMajors) == 0 {
+		return nil
+	}
+	majors := slices.Clone(e.FenceMajors)
+	slices.Sort(majors)
+	majors = slices.Compact(majors)
+	if majors[0] < 1 || majors[len(majors)-1] >= 1<<majorBits {
+		return fmt.Errorf("device majors %d: not between 1 and %d", majors, 1<<majorBits-1)
+	}
+	if !profile.Present() {
+		if !e.FenceAlways {
+			return nil
+		}
+		text, err := encode(minimalProfile(majors))
+		if err != nil {
+			return err
+		}
+		linux.put("seccomp", profile, text)
+		r.Fenced = true
+		return nil
+	}
+	f := fencer{splices: linux.splices, majors: majors, blocks: blocksWithout(majors)}
+	if err := f.profile(profile); err != nil {
+		return err
+	}
+	r.Fenced, r.Unfenced = len(f.holes) == 0, f.holes
+	return nil
+}
+
+// minimalProfile denies making nodes of the majors and nothing else. A profile without architectures
+// would kill programs of the machine's other ones (32-bit programs on amd64), so all are named.
+func minimalProfile(majors []int64) specs.LinuxSeccomp {
+	p := specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
+	switch runtime.GOARCH {
+	case "amd64":
+		p.Architectures = []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}
+	case "arm64":
+		p.Architectures = []specs.Arch{specs.ArchAARCH64, specs.ArchARM}
+	}
+	for _, call := range nodeCalls {
+		for _, m := range majors {
+			p.Syscalls = append(p.Syscalls, denial(call, m))
+		}
+	}
+	return p
+}
+
+// denial is the rule that denies one call for one major. Without errnoRet the error is EPERM, also for
+// runtimes that do not know that field.
+func denial(call string, major int64) specs.LinuxSyscall {
+	return specs.LinuxSyscall{
+		Names:  []string{call},
+		Action: specs.ActErrno,
+		Args: []condition{{
+			Index:    deviceArgument[call],
+			Value:    majorMask,
+			ValueTwo: uint64(major) << majorShift,
+			Op:       maskedEqual,
+		}},
+	}
+}
+
+// fencer edits one profile.
+type fencer struct {
+	splices *rawjson.Splices
+	majors  []int64
+	blocks  []block
+	holes   []string
+
+	normal  action // of the calls that no rule matches
+	allowed map[string]bool
+	denied  map[string]map[uint64]bool // by call: the values of the denials that are there
+}
+
+func (f *fencer) profile(profile rawjson.Value) error {
+	var name, errnoRet, calls rawjson.Value
+	err := fields(profile,
+		want{"defaultAction", rawjson.String, &name},
+		want{"defaultErrnoRet", rawjson.Number, &errnoRet},
+		want{"syscalls", rawjson.Array, &calls})
+	if err != nil {
+		return err
+	}
+	if f.normal, err = effective(name, errnoRet); err != nil {
+		return fmt.Errorf("defaultErrnoRet: %w", err)
+	}
+	if f.normal.name == "" {
+		// runc takes this for no profile, crun for an error; neither is for us to change.
+		f.holes = append(f.holes, "the seccomp profile has no defaultAction")
+		return nil
+	}
+	f.allowed = map[string]bool{}
+	f.denied = map[string]map[uint64]bool{}
+	for _, call := range nodeCalls {
+		f.allowed[call] = f.normal.permits()
+		f.denied[call] = map[uint64]bool{}
+	}
+	var changes []rawjson.Change
+	for e := range calls.Elements() {
+		change, err := f.rule(e, len(changes))
+		if err != nil {
+			return fmt.Errorf("syscalls: %w", err)
+		}
+		changes = append(changes, change)
+	}
+	added, err := f.denials()
+	if err != nil {
+		return err
+	}
+	if calls.Present() {
+		f.splices.EditArray(calls, func(i int, _ rawjson.Value) rawjson.Change { return changes[i] }, added)
+		return nil
+	}
+	in := object{splices: f.splices, value: profile}
+	in.extend("syscalls", calls, added)
+	return nil
+}
+
+// denials makes the rules that deny explicitly what no rule allows any more. They are needed unless the
+// profile answers with EPERM by itself; a rule that says the same as the default is an error to libseccomp,
+// and calls that the profile did not allow before are not our concern.
+func (f *fencer) denials() ([][]byte, error) {
+	if f.normal == (action{specs.ActErrno, 1}) {
+		return nil, nil
+	}
+	var added [][]byte
+	for _, call := range nodeCalls {
+		if !f.allowed[call] {
+			continue
+		}
+		for _, m := range f.majors {
+			d := denial(call, m)
+			if f.denied[call][d.Args[0].ValueTwo] {
+				continue
+			}
+			text, err := encode(d)
+			if err != nil {
+				return nil, err
+			}
+			added = append(added, text)
+		}
+	}
+	return added, nil
+}
+
+// rule looks at one of syscalls and returns what becomes of it.
+func (f *fencer) rule(e rawjson.Value, number int) (rawjson.Change, error) {
+	var unchanged rawjson.Change
+	var names, name, errnoRet, args rawjson.Value
+	err := fields(e,
+		want{"names", rawjson.Array, &names},
+		want{"action", rawjson.String, &name},
+		want{"errnoRet", rawjson.Number, &errnoRet},
+		want{"args", rawjson.Array, &args})
+	if err != nil {
+		return unchanged, err
+	}
+	calls, err := nodeCallsIn(names)
+	if err != nil || len(calls) == 0 {
+		return unchanged, err
+	}
+	does, err := effective(name, errnoRet)
+	if err != nil {
+		return unchanged, fmt.Errorf("errnoRet: %w", err)
+	}
+	conditions, err := readConditions(args)
+	if err != nil {
+		return unchanged, fmt.Errorf("args: %w", err)
+	}
+	if does == f.normal {
+		return unchanged, nil // runc and crun pass over rules that say the same as the default
+	}
+	if does.name == specs.ActNotify || does.name == specs.ActTrace {
+		f.holes = append(f.holes, fmt.Sprintf("rule %d of the seccomp profile leaves %s to another process (%s)", number, calls[0], does.name))
+		return unchanged, nil
+	}
+	if !does.permits() {
+		f.note(calls, does, conditions)
+		return unchanged, nil
+	}
+
+	var split []string // calls that cannot stay in the rule
+	parts := map[string][][]condition{}
+	for _, call := range calls {
+		f.allowed[call] = true
+		kept, changed, ok := f.narrow(conditions, deviceArgument[call])
+		switch {
+		case !ok:
+			f.holes = append(f.holes, fmt.Sprintf("rule %d of the seccomp profile allows %s by comparing the order of device numbers", number, call))
+		case changed:
+			split = append(split, call)
+			parts[call] = kept
+		}
+	}
+	if len(split) == 0 {
+		return unchanged, nil
+	}
+	return replacement(e, names, args, split, parts)
+}
+
+// note remembers a rule that is one of our denials.
+func (f *fencer) note(calls []string, does action, conditions []condition) {
+	if does != (action{specs.ActErrno, 1}) || len(conditions) != 1 {
+		return
+	}
+	c := conditions[0]
+	for _, call := range calls {
+		if c.Index == deviceArgument[call] && c.Op == maskedEqual && c.Value == majorMask {
+			f.denied[call][c.ValueTwo] = true
+		}
+	}
+}
+
+// nodeCallsIn returns those of nodeCalls that names has.
+func nodeCallsIn(names rawjson.Value) ([]string, error) {
+	var found []string
+	for e := range names.Elements() {
+		if err := e.Want(rawjson.String); err != nil {
+			return nil, fmt.Errorf("names: %w", err)
+		}
+		if raw := e.Raw(); raw[1] != 'm' && raw[1] != '\\' {
+			continue // neither of them, however it is spelled
+		}
+		if name := e.Text(); slices.Contains(nodeCalls, name) && !slices.Contains(found, name) {
+			found = append(found, name)
+		}
+	}
+	return found, nil
+}
+
+// readConditions reads args.
+func readConditions(args rawjson.Value) ([]condition, error) {
+	var list []condition
+	for e := range args.Elements() {
+		var index, value, valueTwo, op rawjson.Value
+		err := fields(e,
+			want{"index", rawjson.Number, &index},
+			want{"value", rawjson.Number, &value},
+			want{"valueTwo", rawjson.Number, &valueTwo},
+			want{"op", rawjson.String, &op})
+		if err != nil {
+			return nil, err
+		}
+		c := condition{Op: specs.LinuxSeccompOperator(op.Text())}
+		if err := decode(index, &c.Index); err != nil {
+			return nil, err
+		}
+		if err := decode(value, &c.Value); err != nil {
+			return nil, err
+		}
+		if err := decode(valueTwo, &c.ValueTwo); err != nil {
+			return nil, err
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+// alternatives gives the conditions as the runtimes understand them: each alternative is enough, all
+// conditions in one must hold.
+func alternatives(conditions []condition) [][]condition {
+	seen := map[uint]bool{}
+	for _, c := range conditions {
+		if seen[c.Index] {
+			single := make([][]condition, len(conditions))
+			for i, c := range conditions {
+				single[i] = []condition{c}
+			}
+			return single
+		}
+		seen[c.Index] = true
+	}
+	return [][]condition{conditions}
+}
+
+// narrow takes the denied majors, in the argument of the given index, out of what conditions match. It
+// returns alternatives in their place; changed is false if the conditions do not match any of the majors
+// as they are. Not ok are conditions that cannot be narrowed.
+func (f *fencer) narrow(conditions []condition, index uint) (kept [][]condition, changed, ok bool) {
+	for _, all := range alternatives(conditions) {
+		i := slices.IndexFunc(all, func(c condition) bool { return c.Index == index })
+		if i < 0 {
+			changed = true
+			for _, b := range f.blocks {
+				kept = append(kept, append(slices.Clone(all), condition{Index: index, Value: b.mask, ValueTwo: b.value, Op: maskedEqual}))
+			}
+			continue
+		}
+		c := all[i]
+		if !f.matches(c) {
+			kept = append(kept, all)
+			continue
+		}
+		changed = true
+		switch c.Op {
+		case specs.OpEqualTo: // one of the denied devices
+		case maskedEqual:
+			for _, b := range f.blocks {
+				if (c.ValueTwo^b.value)&c.Value&b.mask != 0 {
+					continue // no argument is in both
+				}
+				part := slices.Clone(all)
+				part[i].Value, part[i].ValueTwo = c.Value|b.mask, c.ValueTwo|b.value
+				kept = append(kept, part)
+			}
+		default:
+			return nil, false, false
+		}
+	}
+	return kept, changed, true
+}
+
+// matches tells whether a condition on the device argument is true, or may be, for one of the majors.
+func (f *fencer) matches(c condition) bool {
+	switch c.Op {
+	case specs.OpEqualTo:
+		return slices.Contains(f.majors, int64(c.Value&majorMask>>majorShift))
+	case maskedEqual:
+		return c.ValueTwo&^c.Value == 0 && slices.ContainsFunc(f.majors, func(m int64) bool {
+			return (c.ValueTwo^uint64(m)<<majorShift)&c.Value&majorMask == 0
+		})
+	case specs.OpLessThan:
+		return c.Value > uint64(f.majors[0])<<majorShift
+	case specs.OpLessEqual:
+		return c.Value >= uint64(f.majors[0])<<majorShift
+	}
+	return true
+}
+
+// replacement makes the rules for e: the rule itself for the names that stay, and one for each call and
+// alternative, all with whatever else e has.
+func replacement(e, names, args rawjson.Value, split []string, parts map[string][][]condition) (rawjson.Change, error) {
+	var all [][]byte
+	stay := false
+	var without rawjson.Splices
+	without.EditArray(names, func(_ int, name rawjson.Value) rawjson.Change {
+		drop := slices.Contains(split, name.Text())
+		stay = stay || !drop
+		return rawjson.Change{Drop: drop}
+	}, nil)
+	if stay {
+		text, err := without.ApplyTo(e)
+		if err != nil {
+			return rawjson.Change{}, err
+		}
+		all = append(all, text)
+	}
+	for _, call := range split {
+		for _, conditions := range parts[call] {
+			text, err := copyRule(e, names, args, call, conditions)
+			if err != nil {
+				return rawjson.Change{}, err
+			}
+			all = append(all, text)
+		}
+	}
+	if len(all) == 0 {
+		return rawjson.Change{Drop: true}, nil // it allowed nothing but what is denied now
+	}
+	return rawjson.Change{Replace: bytes.Join(all, []byte(","))}, nil
+}
+
+// copyRule makes a rule like e for one call, with other conditions.
+func copyRule(e, names, args rawjson.Value, call string, conditions []condition) ([]byte, error) {
+	var changed rawjson.Splices
+	name, err := encode([]string{call})
+	if err != nil {
+		return nil, err
+	}
+	changed.Replace(names, name)
+	text, err := encode(conditions)
+	if err != nil {
+		return nil, err
+	}
+	if args.Kind() == rawjson.Absent {
+		changed.AddMember(e, "args", text)
+	} else {
+		changed.Replace(args, text)
+	}
+	return changed.ApplyTo(e)
+}

@@ -1,0 +1,170 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import "strings"
+
+// Class is a set of driver capabilities, the words of NVIDIA_DRIVER_CAPABILITIES.
+type Class uint8
+
+// The driver capabilities.
+const (
+	Compute  Class = 1 << iota // CUDA and OpenCL
+	Compat32                   // the 32-bit libraries of the other classes
+	Display                    // X11 display; brings the files of Graphics
+	Graphics                   // OpenGL, EGL, Vulkan
+	NGX                        // DLSS and the like
+	Utility                    // NVML and nvidia-smi
+	Video                      // encoders and decoders; brings the libraries of Compute
+
+	All = Compute | Compat32 | Display | Graphics | NGX | Utility | Video
+)
+
+// everything is what has to be asked for before a library of no known family is given.
+const everything = All &^ Compat32
+
+var classNames = [...]struct {
+	class Class
+	name  string
+}{
+	{Compute, "compute"},
+	{Compat32, "compat32"},
+	{Display, "display"},
+	{Graphics, "graphics"},
+	{NGX, "ngx"},
+	{Utility, "utility"},
+	{Video, "video"},
+}
+
+// ParseClass returns the class of one word of NVIDIA_DRIVER_CAPABILITIES, "all" included. The
+// spelling is exact.
+func ParseClass(name string) (Class, bool) {
+	if name == "all" {
+		return All, true
+	}
+	for _, c := range classNames {
+		if c.name == name {
+			return c.class, true
+		}
+	}
+	return 0, false
+}
+
+// String lists the words of the set with commas between them: "compute,utility".
+func (c Class) String() string {
+	var words []string
+	for _, n := range classNames {
+		if c&n.class != 0 {
+			words = append(words, n.name)
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+// implied adds what a class brings of another one's libraries and configuration files.
+func (c Class) implied() Class {
+	if c&Video != 0 {
+		c |= Compute
+	}
+	if c&Display != 0 {
+		c |= Graphics
+	}
+	return c
+}
+
+// families maps the beginning of a library's name to the classes that want it; the longest
+// beginning counts. The lists of libnvidia-container (src/nvc_info.c) give the classes;
+// beginnings instead of whole names let libraries of tomorrow's driver join their
+// family (libnvidia-nvvm70, libnvidia-egl-xcb).
+//
+// Two libraries have more classes than there: graphics needs the allocator for GBM and
+// the compiler libnvidia-gpucomp for every shader.
+var families = [...]struct {
+	prefix string
+	class  Class
+}{
+	{"libEGL_nvidia", Graphics},
+	{"libGLESv1_CM_nvidia", Graphics},
+	{"libGLESv2_nvidia", Graphics},
+	{"libGLX_nvidia", Graphics},
+	{"libcuda", Compute},
+	{"libglxserver_nvidia", Graphics},
+	{"libnvcuvid", Video},
+	{"libnvidia-allocator", Compute | Graphics},
+	{"libnvidia-api", Graphics},
+	{"libnvidia-cbl", Graphics},
+	{"libnvidia-cfg", Utility},
+	{"libnvidia-compiler", Compute},
+	{"libnvidia-egl", Graphics}, // libnvidia-eglcore, libnvidia-egl-gbm, …
+	{"libnvidia-encode", Video},
+	{"libnvidia-fatbinaryloader", Compute},
+	{"libnvidia-fbc", Graphics},
+	{"libnvidia-gl", Graphics}, // libnvidia-glcore, -glsi, -glvkspirv
+	{"libnvidia-gpucomp", Compute | Graphics},
+	{"libnvidia-ifr", Graphics},
+	{"libnvidia-ml", Utility},
+	{"libnvidia-ngx", NGX},
+	{"libnvidia-nscq", Utility},
+	{"libnvidia-nvvm", Compute},
+	{"libnvidia-opencl", Compute},
+	{"libnvidia-opticalflow", Video},
+	{"libnvidia-pkcs11", Compute},
+	{"libnvidia-present", Graphics},
+	{"libnvidia-ptxjitcompiler", Compute},
+	{"libnvidia-rtcore", Graphics},
+	{"libnvidia-sandboxutils", Utility},
+	{"libnvidia-tileiras", Compute},
+	{"libnvidia-tls", Graphics},
+	{"libnvidia-vksc", Graphics},
+	{"libnvidia-vulkan", Graphics},
+	{"libnvoptix", Graphics},
+	{"libnvsdm", Utility},
+	{"libvdpau_nvidia", Video},
+}
+
+// binaries are the programs of the driver. nvidia-smi and the daemons are what
+// libnvidia-container mounts, the two for IMEX and nvidia-xconfig come from the toolkit.
+var binaries = [...]struct {
+	name  string
+	class Class
+}{
+	{"nv-fabricmanager", Utility},
+	{"nvidia-cuda-mps-control", Compute},
+	{"nvidia-cuda-mps-server", Compute},
+	{"nvidia-debugdump", Utility},
+	{"nvidia-imex", Compute | Utility},
+	{"nvidia-imex-ctl", Compute | Utility},
+	{"nvidia-persistenced", Utility},
+	{"nvidia-smi", Utility},
+	{"nvidia-xconfig", Graphics | Display},
+}
+
+// foreign are libraries that are never taken from a host even when their version looks like the
+// driver's: vendor-neutral front ends, which the image brings itself.
+var foreign = [...]string{
+	"libEGL", "libGL", "libGLESv1_CM", "libGLESv2", "libGLX", "libGLdispatch", "libOpenCL", "libOpenGL",
+}
+
+// ClassOf returns the classes that want a library or program of the driver, any of which is
+// enough. The name may have a version ("libcuda.so.550.54.14") or none ("libcuda"). It reports
+// false for names of no known family.
+func ClassOf(name string) (Class, bool) {
+	for _, b := range binaries {
+		if b.name == name {
+			return b.class, true
+		}
+	}
+	stem := name
+	if i := strings.Index(name, ".so"); i >= 0 {
+		stem = name[:i]
+	}
+	var class Class
+	longest := 0
+	for _, f := range families {
+		if len(f.prefix) > longest && strings.HasPrefix(stem, f.prefix) {
+			class, longest = f.class, len(f.prefix)
+		}
+	}
+	return class, longest > 0
+}

@@ -1,0 +1,301 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"syscall"
+)
+
+// Limits of what is read of one ELF file. Real libraries of the driver have about ten program headers,
+// forty dynamic entries and names of forty bytes.
+const (
+	elfPage       = 4096      // read in one go: header, program headers, notes
+	maxSegments   = 128       // program headers
+	maxDynamic    = 64 << 10  // bytes of the dynamic section
+	maxNotes      = 16 << 10  // bytes of one note segment
+	maxSONAME     = 255       // bytes of the name, as for any file name
+	maxStringSize = 256 << 20 // bytes of the dynamic string table
+)
+
+// elfInfo is what is learned from the headers of a shared library.
+type elfInfo struct {
+	Machine elf.Machine
+	Class   elf.Class
+	SONAME  string    // "" if the file has none
+	ABI     [3]uint32 // oldest kernel of the NT_GNU_ABI_TAG note, {2, 3, 99}; zero without one
+}
+
+// readELFFile reads the headers of a regular file.
+func readELFFile(name string) (elfInfo, error) {
+	// The caller saw a regular file. Should it have become something else, neither a link is followed
+	// nor does a named pipe block.
+	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return elfInfo{}, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return elfInfo{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return elfInfo{}, errors.New("not a regular file")
+	}
+	return readELF(file, info.Size())
+}
+
+// elfFile is the state of one reading.
+type elfFile struct {
+	r        io.ReaderAt
+	size     uint64 // of the file
+	page     []byte // its first bytes
+	order    binary.ByteOrder
+	segments []elfSegment
+}
+
+type elfSegment struct {
+	kind                     elf.ProgType
+	offset, address, fileLen uint64
+}
+
+// readELF reads machine, class, SONAME and ABI note of a shared library of size bytes. It uses the
+// program headers, as the loader does, and never the section headers, which a stripped library may
+// lack. Memory and reads are bounded by the limits above, whatever the file says.
+//
+// The layouts are those of elf.h; the error tells the offset of what is wrong.
+func readELF(r io.ReaderAt, size int64) (elfInfo, error) {
+	f := elfFile{r: r, size: uint64(max(size, 0))}
+	page, err := f.read(0, min(f.size, elfPage))
+	if err != nil {
+		return elfInfo{}, err
+	}
+	f.page = page
+	info, err := f.header()
+	if err != nil {
+		return elfInfo{}, err
+	}
+	if info.SONAME, err = f.soname(info.Class); err != nil {
+		return elfInfo{}, err
+	}
+	if info.ABI, err = f.abiTag(); err != nil {
+		return elfInfo{}, err
+	}
+	return info, nil
+}
+
+// read returns n bytes from offset, out of the first page where that has them.
+func (f *elfFile) read(offset, n uint64) ([]byte, error) {
+	if offset > f.size || n > f.size-offset {
+		return nil, fmt.Errorf("offset %d: %d bytes wanted of a file of %d", offset, n, f.size)
+	}
+	if offset+n <= uint64(len(f.page)) {
+		return f.page[offset : offset+n], nil
+	}
+	data := make([]byte, n)
+	if got, err := f.r.ReadAt(data, int64(offset)); got < len(data) {
+		if err == nil || err == io.EOF {
+			err = io.ErrUnexpectedEOF // it became shorter while we read
+		}
+		return nil, fmt.Errorf("offset %d: %w", offset, err)
+	}
+	return data, nil
+}
+
+// header checks the ELF header and reads the program headers.
+func (f *elfFile) header() (elfInfo, error) {
+	ident := f.page
+	if len(ident) < elf.EI_NIDENT || !bytes.Equal(ident[:4], []byte(elf.ELFMAG)) {
+		return elfInfo{}, errors.New("offset 0: not an ELF file")
+	}
+	class := elf.Class(ident[elf.EI_CLASS])
+	headerSize, segmentSize := 64, 56
+	switch class {
+	case elf.ELFCLASS64:
+	case elf.ELFCLASS32:
+		headerSize, segmentSize = 52, 32
+	default:
+		return elfInfo{}, fmt.Errorf("offset %d: unknown class %d", elf.EI_CLASS, class)
+	}
+	switch elf.Data(ident[elf.EI_DATA]) {
+	case elf.ELFDATA2LSB:
+		f.order = binary.LittleEndian
+	case elf.ELFDATA2MSB:
+		f.order = binary.BigEndian
+	default:
+		return elfInfo{}, fmt.Errorf("offset %d: unknown byte order %d", elf.EI_DATA, ident[elf.EI_DATA])
+	}
+	if len(f.page) < headerSize {
+		return elfInfo{}, fmt.Errorf("offset %d: header cut short", len(f.page))
+	}
+	if kind := elf.Type(f.order.Uint16(f.page[16:])); kind != elf.ET_DYN {
+		return elfInfo{}, fmt.Errorf("offset 16: type %d is not a shared library", kind)
+	}
+	info := elfInfo{Machine: elf.Machine(f.order.Uint16(f.page[18:])), Class: class}
+
+	var offset uint64
+	var entrySize, count uint16
+	if class == elf.ELFCLASS64 {
+		offset = f.order.Uint64(f.page[32:])
+		entrySize, count = f.order.Uint16(f.page[54:]), f.order.Uint16(f.page[56:])
+	} else {
+		offset = uint64(f.order.Uint32(f.page[28:]))
+		entrySize, count = f.order.Uint16(f.page[42:]), f.order.Uint16(f.page[44:])
+	}
+	if count > maxSegments {
+		return elfInfo{}, fmt.Errorf("%d program headers, more than %d", count, maxSegments)
+	}
+	if count > 0 && int(entrySize) != segmentSize {
+		return elfInfo{}, fmt.Errorf("program headers of %d bytes instead of %d", entrySize, segmentSize)
+	}
+	table, err := f.read(offset, uint64(count)*uint64(segmentSize))
+	if err != nil {
+		return elfInfo{}, fmt.Errorf("program headers: %w", err)
+	}
+	for ; len(table) > 0; table = table[segmentSize:] {
+		s := elfSegment{kind: elf.ProgType(f.order.Uint32(table))}
+		if class == elf.ELFCLASS64 {
+			s.offset, s.address, s.fileLen = f.order.Uint64(table[8:]), f.order.Uint64(table[16:]), f.order.Uint64(table[32:])
+		} else {
+			s.offset = uint64(f.order.Uint32(table[4:]))
+			s.address = uint64(f.order.Uint32(table[8:]))
+			s.fileLen = uint64(f.order.Uint32(table[16:]))
+		}
+		f.segments = append(f.segments, s)
+	}
+	return info, nil
+}
+
+// segment returns the first segment of a kind.
+func (f *elfFile) segment(kind elf.ProgType) (elfSegment, bool) {
+	for _, s := range f.segments {
+		if s.kind == kind {
+			return s, true
+		}
+	}
+	return elfSegment{}, false
+}
+
+// soname reads DT_SONAME, "" if there is none. The name has to be one that a file in a directory can have.
+func (f *elfFile) soname(class elf.Class) (string, error) {
+	dynamic, ok := f.segment(elf.PT_DYNAMIC)
+	if !ok {
+		return "", errors.New("no dynamic section")
+	}
+	if dynamic.fileLen > maxDynamic {
+		return "", fmt.Errorf("dynamic section of %d bytes, more than %d", dynamic.fileLen, maxDynamic)
+	}
+	table, err := f.read(dynamic.offset, dynamic.fileLen)
+	if err != nil {
+		return "", fmt.Errorf("dynamic section: %w", err)
+	}
+	entrySize := 16
+	if class == elf.ELFCLASS32 {
+		entrySize = 8
+	}
+	const none = math.MaxUint64
+	name, strtab, strsize := uint64(none), uint64(none), uint64(none)
+	for ; len(table) >= entrySize; table = table[entrySize:] {
+		var tag elf.DynTag
+		var value uint64
+		if class == elf.ELFCLASS64 {
+			tag, value = elf.DynTag(f.order.Uint64(table)), f.order.Uint64(table[8:])
+		} else {
+			tag, value = elf.DynTag(f.order.Uint32(table)), uint64(f.order.Uint32(table[4:]))
+		}
+		if tag == elf.DT_NULL {
+			break
+		}
+		switch tag {
+		case elf.DT_SONAME:
+			name = value
+		case elf.DT_STRTAB:
+			strtab = value
+		case elf.DT_STRSZ:
+			strsize = value
+		}
+	}
+	if name == none {
+		return "", nil
+	}
+	if strtab == none || strsize == none {
+		return "", errors.New("dynamic section: SONAME without a string table")
+	}
+	if strsize > maxStringSize || name >= strsize {
+		return "", fmt.Errorf("dynamic section: SONAME at %d of a string table of %d bytes", name, strsize)
+	}
+	offset, rest, err := f.offsetOf(strtab)
+	if err != nil {
+		return "", fmt.Errorf("dynamic string table: %w", err)
+	}
+	if name >= rest {
+		return "", fmt.Errorf("dynamic string table: SONAME at %d of %d bytes", name, rest)
+	}
+	most := min(strsize-name, rest-name, maxSONAME+1)
+	if end := f.size - min(f.size, offset+name); most > end {
+		most = end
+	}
+	text, err := f.read(offset+name, most)
+	if err != nil {
+		return "", fmt.Errorf("dynamic string table: %w", err)
+	}
+	end := bytes.IndexByte(text, 0)
+	if end < 0 {
+		return "", fmt.Errorf("offset %d: SONAME without an end", offset+name)
+	}
+	if soname := string(text[:end]); validName(soname) {
+		return soname, nil
+	}
+	return "", fmt.Errorf("offset %d: SONAME %s is not a file name", offset+name, quote(string(text[:end])))
+}
+
+// offsetOf returns where in the file an address is loaded from, and how many bytes of that segment follow.
+func (f *elfFile) offsetOf(address uint64) (offset, rest uint64, err error) {
+	for _, s := range f.segments {
+		if s.kind == elf.PT_LOAD && address >= s.address && address-s.address < s.fileLen {
+			into := address - s.address
+			if s.offset > f.size || into > f.size-s.offset {
+				break
+			}
+			return s.offset + into, s.fileLen - into, nil
+		}
+	}
+	return 0, 0, fmt.Errorf("address %#x is not in the file", address)
+}
+
+// abiTag returns the kernel version of the NT_GNU_ABI_TAG note: name size 4, data size 16, type 1,
+// "GNU\0", then four words: system (0 is Linux), version, patch level, sublevel.
+func (f *elfFile) abiTag() ([3]uint32, error) {
+	for _, s := range f.segments {
+		if s.kind != elf.PT_NOTE || s.fileLen > maxNotes {
+			continue
+		}
+		notes, err := f.read(s.offset, s.fileLen)
+		if err != nil {
+			return [3]uint32{}, fmt.Errorf("notes: %w", err)
+		}
+		for len(notes) >= 12 {
+			nameSize, dataSize, kind := f.order.Uint32(notes), f.order.Uint32(notes[4:]), f.order.Uint32(notes[8:])
+			notes = notes[12:]
+			nameLen, dataLen := (uint64(nameSize)+3)&^3, (uint64(dataSize)+3)&^3
+			if nameLen+dataLen > uint64(len(notes)) {
+				break
+			}
+			name, data := notes[:nameSize], notes[nameLen:nameLen+uint64(dataSize)]
+			notes = notes[nameLen+dataLen:]
+			if kind != 1 || string(name) != "GNU\x00" || len(data) < 16 || f.order.Uint32(data) != 0 {
+				continue
+			}
+			return [3]uint32{f.order.Uint32(data[4:]), f.order.Uint32(data[8:]), f.order.Uint32(data[12:])}, nil
+		}
+	}
+	return [3]uint32{}, nil
+}

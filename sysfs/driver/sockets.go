@@ -1,0 +1,72 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
+)
+
+// sockets are those of the driver's daemons, below /run.
+var sockets = [...]string{"nvidia-fabricmanager/socket", "nvidia-persistenced/socket"}
+
+// findSockets looks for the sockets of the daemons in /run, and in /var/run should that be another
+// directory, and for the directory of the multi-process service. They are at the same place
+// in the container.
+func findSockets(t *tree, o Options) []File {
+	var files []File
+	if o.Classes&Utility != 0 {
+		for _, name := range sockets {
+			for _, run := range []string{"/run", "/var/run"} {
+				dest := path.Join(run, name)
+				n := t.lookup(dest)
+				if n.path == "" || n.mode.Type() != fs.ModeSocket {
+					continue
+				}
+				files = append(files, File{Path: n.path, Name: path.Base(dest), Kind: Socket, Class: Utility, Dest: dest})
+				break
+			}
+		}
+	}
+	if o.Classes&Compute != 0 {
+		if file, ok := findMPS(t, o.MPSDirectory); ok {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
+// findMPS looks for the directory of the sockets of the multi-process service.
+//
+// Its usual place is in /tmp, where every user of the machine may put a directory or a link of that name,
+// and exchange it again before it is mounted. So a link is not followed there, and the
+// directory has to belong to root or to us.
+func findMPS(t *tree, name string) (File, bool) {
+	if name == "" {
+		name = "/tmp/nvidia-mps"
+	}
+	if !path.IsAbs(name) || path.Clean(name) == "/" {
+		return File{}, false
+	}
+	name = path.Clean(name)
+	parent := t.lookup(path.Dir(name))
+	if !parent.isDir() {
+		return File{}, false
+	}
+	n := t.entry(parent.path, path.Base(name), 0)
+	if !n.isDir() || n.path != path.Join(parent.path, path.Base(name)) {
+		return File{}, false
+	}
+	info, ok := t.stat(n)
+	if !ok {
+		return File{}, false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return File{}, false
+	}
+	return File{Path: n.path, Name: path.Base(name), Kind: Directory, Class: Compute, Dest: name}, true
+}

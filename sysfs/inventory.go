@@ -1,0 +1,127 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sysfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/mig"
+)
+
+// Inventory is what one machine has.
+type Inventory struct {
+	Driver *Driver // nil: no NVIDIA driver is loaded
+	Majors Majors  // from /proc/devices
+	Params Params  // from /proc/driver/nvidia/params, or the driver's defaults
+	GPUs   []GPU   // of /proc/driver/nvidia/gpus, in ascending address
+}
+
+// Read reads the inventory of a machine, each file once; with instances also the MIG devices of every GPU.
+//
+// A machine without a driver gives an Inventory without one, and no error. A GPU whose own files cannot be read or
+// understood is in the list with its Err set: it concerns those who ask for it. A file that all
+// GPUs share and that is malformed is an error.
+func Read(root Root, instances bool) (Inventory, error) {
+	driver, err := readDriver(root)
+	if err != nil {
+		return Inventory{}, fmt.Errorf("reading the driver's version: %w", err)
+	}
+	majors, err := readMajors(root)
+	if err != nil && (driver != nil || !errors.Is(err, fs.ErrNotExist)) {
+		return Inventory{}, fmt.Errorf("reading major numbers: %w", err)
+	}
+	params, err := readParams(root)
+	if err != nil {
+		return Inventory{}, fmt.Errorf("reading the driver's parameters: %w", err)
+	}
+	inv := Inventory{Driver: driver, Majors: majors, Params: params}
+	if driver == nil {
+		return inv, nil
+	}
+	if inv.GPUs, err = readGPUs(root, instances); err != nil {
+		return Inventory{}, fmt.Errorf("reading gpus: %w", err)
+	}
+	return inv, nil
+}
+
+// readGPUs reads the directories of /proc/driver/nvidia/gpus.
+func readGPUs(root Root, instances bool) ([]GPU, error) {
+	entries, err := root.ReadDir(procGPUs)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	gpus := make([]GPU, 0, len(entries))
+	for _, entry := range entries {
+		address, err := parseDirectory(entry.Name())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", root.Path(procGPUs), err)
+		}
+		gpus = append(gpus, readGPU(root, GPU{Address: address, Name: entry.Name()}, instances))
+	}
+	slices.SortFunc(gpus, func(a, b GPU) int { return a.Address.Compare(b.Address) })
+
+	index := 0
+	byMinor := map[int]*GPU{}
+	for i := range gpus {
+		gpu := &gpus[i]
+		if i > 0 && gpus[i-1].Address == gpu.Address {
+			return nil, fmt.Errorf("%s: %s and %s are one address", root.Path(procGPUs), gpus[i-1].Name, gpu.Name)
+		}
+		gpu.Index = -1
+		if !gpu.Excluded {
+			gpu.Index = index
+			index++
+		}
+		if gpu.Err != nil {
+			continue
+		}
+		// The minor decides which GPU a container gets, so two of a kind are believed in neither.
+		if other := byMinor[gpu.Minor]; other != nil {
+			if other.Err == nil {
+				other.Err = fmt.Errorf("its device minor %d is also that of %s", gpu.Minor, gpu.Name)
+			}
+			gpu.Err = fmt.Errorf("its device minor %d is also that of %s", gpu.Minor, other.Name)
+			continue
+		}
+		byMinor[gpu.Minor] = gpu
+	}
+	return gpus, nil
+}
+
+// readGPU reads what belongs to one GPU.
+func readGPU(root Root, gpu GPU, instances bool) GPU {
+	read, err := readInformation(root, gpu)
+	if err != nil {
+		gpu.Minor, gpu.Err = -1, err
+		return gpu
+	}
+	if instances && !read.Excluded {
+		read.Instances, err = mig.ReadInstances(root, read.Minor)
+		if err != nil {
+			read.Minor, read.Err = -1, fmt.Errorf("reading MIG devices: %w", err)
+		}
+	}
+	return read
+}
+
+// parseDirectory parses the name of a directory of /proc/driver/nvidia/gpus. The driver pads the domain to four digits,
+// older ones were seen to use eight.
+func parseDirectory(name string) (Address, error) {
+	address, err := ParseAddress(name)
+	if err != nil {
+		return Address{}, err
+	}
+	domain := strings.IndexByte(name, ':')
+	if domain < 4 || domain > 8 || len(name) != domain+len(":01:00.0") || name[domain+3] != ':' {
+		return Address{}, fmt.Errorf("%s is not a PCI address as the driver spells it", quote(name))
+	}
+	return address, nil
+}

@@ -1,0 +1,344 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sysfs
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/mig"
+)
+
+// Query is a parsed list of device names.
+type Query struct {
+	All  bool // every GPU and every MIG device
+	None bool // no GPU, but the driver
+	ids  []id
+}
+
+// id is one name that a user gave to a device.
+type id struct {
+	text    string
+	form    form
+	index   int     // byIndex, byRank
+	rank    int     // byRank
+	address Address // byAddress
+	uuid    string  // byUUID, byInstance: lower case, complete or the beginning
+	gi, ci  int     // byInstance
+	reason  string  // malformed: what is wrong
+}
+
+type form int
+
+const (
+	malformed  form = iota
+	byIndex         // 0
+	byUUID          // GPU-fef8089b-…
+	byAddress       // 0000:01:00.0
+	byRank          // 0:1
+	byInstance      // MIG-GPU-fef8089b-…/1/0
+	byMIGUUID       // MIG-<uuid>
+)
+
+// SelectedGPU is a GPU whose node a container gets.
+type SelectedGPU struct {
+	GPU       GPU
+	Whole     bool           // the GPU itself was asked for; else only its instances were
+	Instances []mig.Instance // MIG devices asked for, in the order asked
+}
+
+// Selection is what a Query picks, each GPU and each instance once, in the order asked.
+type Selection struct {
+	GPUs []SelectedGPU
+	// Skipped are the GPUs that "all" leaves out because of their Err.
+	Skipped []GPU
+}
+
+// DeviceError is a device that was asked for and cannot be given.
+type DeviceError struct {
+	ID     string   // as the user wrote it
+	Reason string   // why
+	Have   []string // what can be asked for, one device each
+}
+
+// Error quotes and shortens what the user wrote.
+func (e *DeviceError) Error() string {
+	const limit = 128 // a machine of 16 GPUs with 7 instances each
+	have, more := e.Have, ""
+	if len(have) > limit {
+		have, more = have[:limit], fmt.Sprintf(" and %d more", len(have)-limit)
+	}
+	if len(have) == 0 {
+		return fmt.Sprintf("device %s: %s; there is no GPU to choose from", quote(e.ID), e.Reason)
+	}
+	return fmt.Sprintf("device %s: %s; available: %s%s", quote(e.ID), e.Reason, strings.Join(have, ", "), more)
+}
+
+// ParseQuery parses names of devices, free of blanks and of empty ones:
+//
+//	all, none                    the first of these two in the list makes the rest of it irrelevant
+//	0                            index, decimal
+//	GPU-fef8089b-4820-…          UUID of a GPU or the beginning of one
+//	0000:01:00.0                 PCI address in any zero padding
+//	0:1                          MIG device by GPU index and rank, both from 0
+//	MIG-GPU-fef8089b-4820-…/1/0  MIG device by its GPU's UUID or the beginning of it, GPU instance and compute instance
+//	MIG-<uuid>                   understood, but see [mig.ParseUUID]
+//
+// Hexadecimal digits, GPU, MIG and all may be in either case. A name of another form makes no error here but one in
+// [Inventory.Select], which can tell what there is instead.
+func ParseQuery(ids []string) Query {
+	for _, text := range ids {
+		switch {
+		case strings.EqualFold(text, "all"):
+			return Query{All: true}
+		case text == "none":
+			return Query{None: true}
+		}
+	}
+	var q Query
+	for _, text := range ids {
+		q.ids = append(q.ids, parseID(text))
+	}
+	return q
+}
+
+// NeedsInstances tells whether the inventory that the query is for has to be read with MIG devices.
+func (q Query) NeedsInstances() bool {
+	return q.All || slices.ContainsFunc(q.ids, func(id id) bool { return id.form == byRank || id.form == byInstance })
+}
+
+// parseID finds the form of one name. No two forms have a name in common.
+func parseID(text string) id {
+	if index, ok := parseDecimal(text); ok {
+		return id{text: text, form: byIndex, index: index}
+	}
+	if uuid, ok := mig.UUIDPrefix(text, "GPU-"); ok {
+		return id{text: text, form: byUUID, uuid: uuid}
+	}
+	if g, m, ok := strings.Cut(text, ":"); ok {
+		index, gOK := parseDecimal(g)
+		rank, mOK := parseDecimal(m)
+		if gOK && mOK {
+			return id{text: text, form: byRank, index: index, rank: rank}
+		}
+		if address, err := ParseAddress(text); err == nil {
+			return id{text: text, form: byAddress, address: address}
+		}
+	}
+	if len(text) >= 4 && strings.EqualFold(text[:4], "MIG-") {
+		if _, ok := mig.UUIDPrefix(text, "MIG-"); ok {
+			return id{text: text, form: byMIGUUID}
+		}
+		name, err := mig.ParseName(text)
+		if err != nil {
+			return id{text: text, reason: "unknown device: " + err.Error()}
+		}
+		return id{text: text, form: byInstance, uuid: name.GPU, gi: name.GI, ci: name.CI}
+	}
+	return id{text: text, reason: "unknown device: not an index, a GPU's UUID, a PCI address or the name of a MIG device"}
+}
+
+// parseDecimal parses digits without a sign or a leading zero.
+func parseDecimal(s string) (int, bool) {
+	if len(s) > 9 || s == "" || s[0] == '0' && s != "0" || strings.Trim(s, "0123456789") != "" {
+		return 0, false
+	}
+	number, err := strconv.Atoi(s)
+	return number, err == nil
+}
+
+// Select finds the devices of a query. A name that picks none, or more than one, or one that cannot be given, is
+// a [*DeviceError].
+//
+// An instance brings its GPU with it. A GPU that is asked for itself comes without its instances, except that "all"
+// means every GPU with every instance; there GPUs that cannot be read are left out, as long as others are left.
+func (inv Inventory) Select(q Query) (Selection, error) {
+	if q.All {
+		return inv.selectAll()
+	}
+	var sel Selection
+	s := newSelector(inv)
+	for _, id := range q.ids {
+		at, instance, reason := s.find(id)
+		if reason != "" {
+			return Selection{}, &DeviceError{ID: id.text, Reason: reason, Have: inv.have()}
+		}
+		place := s.places[at]
+		if place == 0 {
+			sel.GPUs = append(sel.GPUs, SelectedGPU{GPU: inv.GPUs[at]})
+			place = len(sel.GPUs)
+			s.places[at] = place
+		}
+		selected := &sel.GPUs[place-1]
+		if instance < 0 {
+			selected.Whole = true
+			continue
+		}
+		if taken := [2]int{at, instance}; !s.taken[taken] {
+			s.taken[taken] = true
+			selected.Instances = append(selected.Instances, inv.GPUs[at].Instances[instance])
+		}
+	}
+	return sel, nil
+}
+
+func (inv Inventory) selectAll() (Selection, error) {
+	var sel Selection
+	for _, gpu := range inv.GPUs {
+		switch {
+		case gpu.Excluded:
+		case gpu.Err != nil:
+			sel.Skipped = append(sel.Skipped, gpu)
+		default:
+			sel.GPUs = append(sel.GPUs, SelectedGPU{GPU: gpu, Whole: true, Instances: slices.Clone(gpu.Instances)})
+		}
+	}
+	if len(sel.GPUs) > 0 {
+		return sel, nil
+	}
+	reason := "the driver has no GPU"
+	if len(inv.GPUs) > 0 {
+		reason = "none of the GPUs can be used"
+	}
+	return Selection{}, &DeviceError{ID: "all", Reason: reason, Have: inv.have()}
+}
+
+// selector is an inventory made ready for many look-ups.
+type selector struct {
+	gpus    []GPU
+	byIndex []int           // index to place in gpus
+	uuids   []string        // by place in gpus, lower case
+	places  []int           // by place in gpus: place in the selection, from 1
+	taken   map[[2]int]bool // place in gpus, place in its instances
+}
+
+func newSelector(inv Inventory) *selector {
+	s := &selector{
+		gpus:   inv.GPUs,
+		uuids:  make([]string, len(inv.GPUs)),
+		places: make([]int, len(inv.GPUs)),
+		taken:  map[[2]int]bool{},
+	}
+	for at, gpu := range inv.GPUs {
+		if gpu.Index >= 0 {
+			s.byIndex = append(s.byIndex, at)
+		}
+		if gpu.UUID != "" {
+			s.uuids[at], _ = mig.UUIDPrefix(gpu.UUID, "GPU-")
+		}
+	}
+	return s
+}
+
+// find returns the places of a GPU and of its instance, which is -1 for the GPU itself, or why there is none.
+func (s *selector) find(id id) (at, instance int, reason string) {
+	switch id.form {
+	case byIndex, byRank:
+		if id.index >= len(s.byIndex) {
+			return 0, 0, fmt.Sprintf("unknown device: no GPU has the index %d", id.index)
+		}
+		at = s.byIndex[id.index]
+	case byAddress:
+		at = slices.IndexFunc(s.gpus, func(gpu GPU) bool { return gpu.Address == id.address })
+		if at < 0 {
+			return 0, 0, fmt.Sprintf("unknown device: the driver has no GPU at %s", id.address)
+		}
+	case byUUID, byInstance:
+		if at, reason = s.findUUID(id.uuid); reason != "" {
+			return 0, 0, reason
+		}
+	case byMIGUUID:
+		return 0, 0, "the UUID of a MIG device cannot be resolved yet: it is made from numbers of the chip that the driver " +
+			"does not show in /proc; ask for the device as <GPU index>:<n> or as MIG-GPU-<uuid of the GPU>/<GPU instance>/<compute instance>"
+	default:
+		return 0, 0, id.reason
+	}
+	gpu := s.gpus[at]
+	switch {
+	case gpu.Excluded:
+		return 0, 0, fmt.Sprintf("the GPU at %s is excluded from use by the driver's configuration", gpu.Address)
+	case gpu.Err != nil:
+		return 0, 0, fmt.Sprintf("the GPU at %s cannot be used: %v", gpu.Address, gpu.Err)
+	}
+	switch id.form {
+	case byRank:
+		if id.rank >= len(gpu.Instances) {
+			return 0, 0, fmt.Sprintf("unknown device: GPU %d has %s", id.index, count(len(gpu.Instances), "MIG device"))
+		}
+		return at, id.rank, ""
+	case byInstance:
+		instance = slices.IndexFunc(gpu.Instances, func(i mig.Instance) bool { return i.GI == id.gi && i.CI == id.ci })
+		if instance < 0 {
+			return 0, 0, fmt.Sprintf("unknown device: GPU %d has no compute instance %d in a GPU instance %d", gpu.Index, id.ci, id.gi)
+		}
+		return at, instance, ""
+	}
+	return at, -1, ""
+}
+
+// findUUID finds the one GPU whose UUID is or begins with uuid.
+func (s *selector) findUUID(uuid string) (at int, reason string) {
+	at = -1
+	for i, other := range s.uuids {
+		if !strings.HasPrefix(other, uuid) {
+			continue
+		}
+		if at >= 0 {
+			return 0, fmt.Sprintf("ambiguous: %s and %s begin with it", s.gpus[at].UUID, s.gpus[i].UUID)
+		}
+		at = i
+	}
+	if at >= 0 {
+		return at, ""
+	}
+	reason = "unknown device: no GPU has this UUID"
+	var unknown []string
+	for _, gpu := range s.gpus {
+		if gpu.UUID == "" && gpu.Index >= 0 && len(unknown) < 16 {
+			unknown = append(unknown, strconv.Itoa(gpu.Index))
+		}
+	}
+	if len(unknown) > 0 {
+		reason += fmt.Sprintf("; the UUID of GPU %s is not known before its first use (run nvidia-smi once, or ask by index or PCI address)",
+			strings.Join(unknown, ", "))
+	}
+	return 0, reason
+}
+
+// have lists what can be asked for, and why other GPUs cannot.
+func (inv Inventory) have() []string {
+	var have []string
+	for _, gpu := range inv.GPUs {
+		uuid := gpu.UUID
+		if uuid == "" {
+			uuid = "UUID not known"
+		}
+		switch {
+		case gpu.Excluded:
+			have = append(have, fmt.Sprintf("(excluded: %s)", gpu.Address))
+			continue
+		case gpu.Err != nil:
+			have = append(have, fmt.Sprintf("(unusable: %d at %s)", gpu.Index, gpu.Address))
+			continue
+		}
+		have = append(have, fmt.Sprintf("%d (%s, %s)", gpu.Index, uuid, gpu.Address))
+		for rank, instance := range gpu.Instances {
+			have = append(have, fmt.Sprintf("%d:%d (MIG %d/%d)", gpu.Index, rank, instance.GI, instance.CI))
+		}
+	}
+	return have
+}
+
+// count writes a number with its noun.
+func count(n int, noun string) string {
+	switch n {
+	case 0:
+		return "no " + noun
+	case 1:
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
