@@ -94,6 +94,11 @@ func TestEncodeRoundTrip(t *testing.T) {
 			Cache{Format: Old, Entries: []Entry{{Name: "libb.so", Path: "/lib/libb.so", Flags: FlagAArch64}, plain}},
 		},
 		{
+			"the order of one name",
+			Cache{Entries: []Entry{{OSVersion: 1}, {HWCap: 1}, {HWCap: 1 << 63}, {OSVersion: 2}, {HWCap: 3}, {Subdir: "b"}, {Subdir: "b", OSVersion: 1}, {Subdir: "a"}, {Flags: 1}, {Flags: -1}}},
+			Cache{Entries: []Entry{{Flags: 1}, {Subdir: "a"}, {Subdir: "b", OSVersion: 1}, {Subdir: "b"}, {HWCap: 3}, {HWCap: 1 << 63}, {HWCap: 1}, {OSVersion: 2}, {OSVersion: 1}, {Flags: -1}}},
+		},
+		{
 			"the order of equals",
 			Cache{Entries: []Entry{plain, {Name: "liba.so", Path: "/0/liba.so", Flags: FlagAArch64}}},
 			Cache{Entries: []Entry{plain, {Name: "liba.so", Path: "/0/liba.so", Flags: FlagAArch64}}},

@@ -6,6 +6,7 @@ package ldcache
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -160,6 +161,10 @@ func TestParseHostile(t *testing.T) {
 		{"too many sections", put(hwcaps, dir+4, 0xffffffff), "4294967295 sections"},
 		{"section behind the end", put(hwcaps, dir+16, uint32(len(hwcaps))), "section 0: "},
 		{"section of 4 GiB", put(hwcaps, dir+20, 0xffffffff), "section 0: 4294967295 bytes"},
+		{
+			"sections on top of each other", put(put(put(hwcaps, dir+24, 77), dir+32, 0), dir+36, uint32(len(hwcaps))),
+			fmt.Sprintf("section 1: %d bytes at 0 of", len(hwcaps)),
+		},
 		{"section twice", put(hwcaps, dir+24, 0), "second one with tag 0"},
 		{"names not aligned", put(hwcaps, dir+36, 6), "not aligned to 4 bytes"},
 		{"too few names", put(hwcaps, dir+36, 4), "glibc-hwcaps name 1 of 1"},

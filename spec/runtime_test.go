@@ -18,18 +18,28 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bundle makes a bundle whose only process is testdata/mknod, run with the arguments, and returns its
+// program builds testdata/mknod.
+func program(t *testing.T, arch string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "mknod")
+	build := exec.Command("go", "build", "-o", file, "./testdata/mknod")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+	output, err := build.CombinedOutput()
+	require.NoError(t, err, string(output))
+	return file
+}
+
+// bundle makes a bundle whose only process is the program, run with the arguments, and returns its
 // directory and its config.json, which is not written.
-func bundle(t *testing.T, arch string, args []string) (string, *specs.Spec) {
+func bundle(t *testing.T, program string, args []string) (string, *specs.Spec) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"proc", "tmp", "dev", "bin"} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, "rootfs", name), 0o755))
 	}
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "rootfs/bin/mknod"), "./testdata/mknod")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
-	output, err := build.CombinedOutput()
-	require.NoError(t, err, string(output))
+	binary, err := os.ReadFile(program)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "rootfs/bin/mknod"), binary, 0o755))
 
 	capabilities := []string{"CAP_MKNOD", "CAP_DAC_OVERRIDE"}
 	return dir, &specs.Spec{
@@ -93,6 +103,7 @@ func save(t *testing.T, dir string, s any) {
 
 // TestFenceInContainers shows from inside containers what the fence denies and that it denies nothing else.
 func TestFenceInContainers(t *testing.T) {
+	parent := t
 	majors := []int64{195, 234, 235, 507, 509, 510}
 	// With the results that are wanted: the device registers of the fenced majors with small and large
 	// minors, with garbage where the kernel does not look, and neighbours of them.
@@ -188,11 +199,15 @@ func TestFenceInContainers(t *testing.T) {
 	if runtime.GOARCH == "amd64" {
 		guests = append(guests, "386")
 	}
+	programs := map[string]string{} // by architecture, built when first needed
 	for _, low := range []string{"runc", "crun"} {
 		for _, p := range profiles {
 			for _, guest := range guests {
 				t.Run(low+"/"+p.name+"/"+guest, func(t *testing.T) {
 					needRuntime(t, low)
+					if programs[guest] == "" {
+						programs[guest] = program(parent, guest)
+					}
 					var args []string
 					want := map[string]string{}
 					for _, call := range nodeCalls {
@@ -212,7 +227,7 @@ func TestFenceInContainers(t *testing.T) {
 							}
 						}
 					}
-					dir, s := bundle(t, guest, args)
+					dir, s := bundle(t, programs[guest], args)
 					s.Linux.Seccomp = p.profile
 					save(t, dir, s)
 

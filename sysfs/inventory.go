@@ -66,7 +66,7 @@ func readGPUs(root Root, instances bool) ([]GPU, error) {
 		}
 		gpus = append(gpus, readGPU(root, GPU{Address: address, Name: entry.Name()}, instances))
 	}
-	slices.SortFunc(gpus, func(a, b GPU) int { return a.Address.Compare(b.Address) })
+	slices.SortStableFunc(gpus, func(a, b GPU) int { return a.Address.Compare(b.Address) })
 
 	index := 0
 	byMinor := map[int]*GPU{}

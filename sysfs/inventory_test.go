@@ -135,7 +135,7 @@ func TestRead(t *testing.T) {
 		{
 			name:  "one address twice",
 			files: base(gpu("0000:01:00.0", 0, "", ""), gpu("00000000:01:00.0", 1, "", "")),
-			err:   `reading gpus: /proc/driver/nvidia/gpus: 0000:01:00.0 and 00000000:01:00.0 are one address`,
+			err:   `reading gpus: /proc/driver/nvidia/gpus: 00000000:01:00.0 and 0000:01:00.0 are one address`,
 		},
 		{name: "gpus is a file", files: map[string]string{procVersion: base()[procVersion], procDevices: driverFiles, procGPUs: "x"}, err: `reading gpus: readdir /proc/driver/nvidia/gpus: not a directory`},
 	} {

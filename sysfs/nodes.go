@@ -80,8 +80,11 @@ func (inv Inventory) SelectionNodes(devRoot Root, sel Selection) ([]Node, error)
 	done := map[int]bool{}
 	for _, selected := range sel.GPUs {
 		gpu := selected.GPU
-		if gpu.Err != nil || gpu.Minor < 0 {
-			return nil, fmt.Errorf("gpu %s: %w", gpu.Name, cmpError(gpu.Err))
+		if gpu.Err != nil {
+			return nil, fmt.Errorf("gpu %s: %w", gpu.Name, gpu.Err)
+		}
+		if gpu.Minor < 0 {
+			return nil, fmt.Errorf("gpu %s: no device minor", gpu.Name)
 		}
 		if inv.Majors.Nvidia < 0 {
 			return nil, &ModuleError{Module: "nvidia", Name: "nvidia", Command: "modprobe nvidia"}
@@ -264,12 +267,4 @@ func kind(mode fs.FileMode) string {
 		return "block device"
 	}
 	return "file of an unknown kind"
-}
-
-// cmpError gives an error even for a GPU that was made up without one.
-func cmpError(err error) error {
-	if err == nil {
-		return errors.New("no device minor")
-	}
-	return err
 }

@@ -6,14 +6,16 @@ package sysfs
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Root is the directory that stands for "/": "/" itself for the machine we run on, the directory a
@@ -108,11 +110,11 @@ func (r Root) Open(name string) (fs.File, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
 	}
-	file, _, err := r.open(name, func(mode fs.FileMode) bool { return mode.IsRegular() || mode.IsDir() })
+	fd, _, err := r.open(name, func(mode uint32) bool { return mode == unix.S_IFREG || mode == unix.S_IFDIR })
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: r.Path(name), Err: err}
 	}
-	return file, nil
+	return os.NewFile(uintptr(fd), r.Path(name)), nil
 }
 
 // ReadDir lists a directory, sorted by name.
@@ -120,15 +122,12 @@ func (r Root) ReadDir(name string) ([]fs.DirEntry, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: "readdir", Path: name, Err: fs.ErrInvalid}
 	}
-	resolved, err := r.follow(name)
+	// A named pipe or a device is not opened: with O_DIRECTORY the kernel refuses it beforehand.
+	fd, err := r.openat(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, &fs.PathError{Op: "readdir", Path: r.Path(name), Err: err}
 	}
-	// A named pipe or a device is not opened: with O_DIRECTORY the kernel refuses it beforehand.
-	dir, err := os.OpenFile(resolved, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, &fs.PathError{Op: "readdir", Path: r.Path(name), Err: reason(err)}
-	}
+	dir := os.NewFile(uintptr(fd), r.Path(name))
 	defer dir.Close()
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
@@ -138,16 +137,18 @@ func (r Root) ReadDir(name string) ([]fs.DirEntry, error) {
 	return entries, nil
 }
 
-// Stat describes what name leads to, without opening it. The name in the result is that of the link's target.
+// Stat describes what name leads to, without opening it. The name in the result is the one given.
 func (r Root) Stat(name string) (fs.FileInfo, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrInvalid}
 	}
-	resolved, err := r.follow(name)
+	fd, err := r.openat(name, unix.O_PATH)
 	if err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: r.Path(name), Err: err}
 	}
-	info, err := os.Stat(resolved)
+	file := os.NewFile(uintptr(fd), r.Path(name))
+	defer file.Close()
+	info, err := file.Stat()
 	if err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: r.Path(name), Err: reason(err)}
 	}
@@ -190,19 +191,49 @@ func (r Root) ReadLink(name string) (string, error) {
 // host reports whether the root is the machine's own, where the kernel follows links as we want them.
 func (r Root) host() bool { return r == "/" || r == "" }
 
-// follow returns a host name for name with which no system call leaves the root.
-func (r Root) follow(name string) (string, error) {
+// openat opens what name leads to inside the root. On another root than the machine's own the kernel resolves the links
+// in it (openat2, Linux 5.6); where it cannot, they are followed one by one.
+func (r Root) openat(name string, flags int) (int, error) {
+	flags |= unix.O_CLOEXEC
+	if strings.IndexByte(name, 0) >= 0 {
+		return -1, unix.EINVAL
+	}
 	if r.host() {
-		return "/" + name, nil
+		return retry(func() (int, error) { return unix.Open("/"+name, flags, 0) })
+	}
+	root, err := retry(func() (int, error) { return unix.Open(string(r), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(root)
+	how := unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := retry(func() (int, error) { return unix.Openat2(root, name, &how) })
+	// A seccomp profile that does not know the call may answer EPERM.
+	if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+		return fd, err
 	}
 	resolved, err := r.walk(name, true)
 	if err != nil {
-		return "", err
+		return -1, err
 	}
-	return r.Path(resolved), nil
+	return retry(func() (int, error) { return unix.Open(r.Path(resolved), flags|unix.O_NOFOLLOW, 0) })
 }
 
-// parent is follow for all but the last component of name.
+// retry repeats a system call that a signal interrupted, and one that lost against a rename (openat2).
+func retry(call func() (int, error)) (int, error) {
+	const most = 100
+	for tries := 0; ; tries++ {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) && (!errors.Is(err, unix.EAGAIN) || tries == most) {
+			return n, err
+		}
+	}
+}
+
+// selfFD is a name for what a descriptor holds.
+func selfFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// parent returns a host name for name whose directories are resolved in the root, while its last component is not.
 func (r Root) parent(name string) (string, error) {
 	if r.host() {
 		return "/" + name, nil
@@ -274,48 +305,39 @@ func (r Root) walk(name string, last bool) (string, error) {
 	return resolved, nil
 }
 
-// open opens what name leads to if its mode is accepted. The mode is looked at before the file is
-// opened, and again afterwards.
-func (r Root) open(name string, accept func(fs.FileMode) bool) (*os.File, fs.FileInfo, error) {
-	resolved, err := r.follow(name)
+// open opens what name leads to if its mode is accepted, and tells its size. The object is held before it is
+// looked at, and only then opened for reading.
+func (r Root) open(name string, accept func(mode uint32) bool) (fd int, size int64, err error) {
+	handle, err := r.openat(name, unix.O_PATH)
 	if err != nil {
-		return nil, nil, err
+		return -1, 0, err
 	}
-	info, err := os.Stat(resolved)
-	if err != nil {
-		return nil, nil, reason(err)
+	defer unix.Close(handle)
+	var st unix.Stat_t
+	if err := unix.Fstat(handle, &st); err != nil {
+		return -1, 0, err
 	}
-	if !accept(info.Mode()) {
-		return nil, nil, unexpected(info.Mode())
+	if !accept(st.Mode & unix.S_IFMT) {
+		return -1, 0, unexpected(st.Mode & unix.S_IFMT)
 	}
-	// O_NONBLOCK: should a named pipe take the file's place now, nothing waits for its writer.
-	file, err := os.OpenFile(resolved, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
-	if err != nil {
-		return nil, nil, reason(err)
-	}
-	info, err = file.Stat()
-	if err == nil && !accept(info.Mode()) {
-		err = unexpected(info.Mode())
-	}
-	if err != nil {
-		file.Close()
-		return nil, nil, reason(err)
-	}
-	return file, info, nil
+	fd, err = retry(func() (int, error) {
+		return unix.Open(selfFD(handle), unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	})
+	return fd, st.Size, err
 }
 
 func (r Root) read(name string, limit int64) ([]byte, error) {
-	file, info, err := r.open(name, fs.FileMode.IsRegular)
+	fd, size, err := r.open(name, func(mode uint32) bool { return mode == unix.S_IFREG })
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
-	if info.Size() > limit {
-		return nil, fmt.Errorf("%d bytes, more than %d", info.Size(), limit)
+	defer unix.Close(fd)
+	if size > limit {
+		return nil, fmt.Errorf("%d bytes, more than %d", size, limit)
 	}
 	// Files of procfs and sysfs tell a size of 0 or of a page, so the size is a hint only. One byte
 	// more than announced lets the read that finds the end of the file be the second one.
-	data := make([]byte, 0, max(info.Size()+1, min(limit+1, 4096)))
+	data := make([]byte, 0, max(size+1, min(limit+1, 4096)))
 	for {
 		if int64(len(data)) > limit {
 			return nil, fmt.Errorf("more than %d bytes", limit)
@@ -323,14 +345,14 @@ func (r Root) read(name string, limit int64) ([]byte, error) {
 		if len(data) == cap(data) {
 			data = slices.Grow(data, len(data))
 		}
-		n, err := file.Read(data[len(data):cap(data)])
-		data = data[:len(data)+n]
-		if errors.Is(err, io.EOF) {
+		n, err := retry(func() (int, error) { return unix.Read(fd, data[len(data):cap(data)]) })
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
 			break
 		}
-		if err != nil {
-			return nil, reason(err)
-		}
+		data = data[:len(data)+n]
 	}
 	if int64(len(data)) > limit {
 		return nil, fmt.Errorf("more than %d bytes", limit)
@@ -347,19 +369,18 @@ func reason(err error) error {
 }
 
 // unexpected is the error for a file of another kind than the one wanted.
-func unexpected(mode fs.FileMode) error {
-	kind := "not a regular file"
-	switch {
-	case mode.IsDir():
+func unexpected(mode uint32) error {
+	switch mode {
+	case unix.S_IFDIR:
 		return syscall.EISDIR
-	case mode&fs.ModeNamedPipe != 0:
-		kind += " but a named pipe"
-	case mode&fs.ModeSocket != 0:
-		kind += " but a socket"
-	case mode&fs.ModeDevice != 0:
-		kind += " but a device"
+	case unix.S_IFIFO:
+		return errors.New("not a regular file but a named pipe")
+	case unix.S_IFSOCK:
+		return errors.New("not a regular file but a socket")
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return errors.New("not a regular file but a device")
 	}
-	return errors.New(kind)
+	return errors.New("not a regular file")
 }
 
 // quote quotes text that we did not write, and shortens it to what one reads in a message.

@@ -155,8 +155,8 @@ func CUDAVersion(driverVersion string) (string, bool) {
 	}
 	last := branches[len(branches)-1].branch
 	for _, row := range slices.Backward(branches) {
-		if int(branch) >= row.branch {
-			return row.cuda, int(branch) < last+5
+		if int(branch) >= row.branch && int(branch) < last+5 {
+			return row.cuda, true
 		}
 	}
 	return "", false

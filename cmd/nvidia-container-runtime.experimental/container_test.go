@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
 // Tests in this file start containers with the real runc and the real crun
@@ -349,5 +351,230 @@ func TestContainerSeesItsGPU(t *testing.T) {
 				assert.Contains(t, after, "\n0\n1\n2\n", "no descriptor is left open")
 			})
 		}
+	}
+}
+
+// Docker and kubelet rewrite the cgroup of a running container; what it got
+// must be among what the low-level runtime applies again.
+func TestContainerKeepsItsGPUAfterUpdate(t *testing.T) {
+	for _, r := range lowLevels(t) {
+		t.Run(r.name, func(t *testing.T) {
+			w := newWorld(t, r, "hgx-minors", "debian")
+			w.start([]string{"NVIDIA_VISIBLE_DEVICES=0"}, nil)
+			allowed := w.inside("ls /dev/nvidia[0-9]*; " + tryOpen("/dev/nvidia[0-9]*"))
+			assert.Regexp(t, `^/dev/nvidia\d+\nNo such device or address\n$`, allowed)
+
+			out, err := w.do("update", "--cpu-quota", "50000", "--cpu-period", "100000", w.id)
+			require.NoError(t, err, "%s", out)
+			assert.Equal(t, allowed, w.inside("ls /dev/nvidia[0-9]*; "+tryOpen("/dev/nvidia[0-9]*")))
+
+			// Another GPU's node can be made, and not opened.
+			other := "/dev/nvidia7"
+			if strings.Contains(allowed, other) {
+				other = "/dev/nvidia6"
+			}
+			minor := strings.TrimPrefix(other, "/dev/nvidia")
+			assert.Equal(t, "Operation not permitted\n", w.inside(fmt.Sprintf("mknod %s c 195 %s; %s", other, minor, tryOpen(other))))
+		})
+	}
+}
+
+// tryOpen prints how opening a device fails.
+func tryOpen(path string) string {
+	return fmt.Sprintf(`for n in %s; do head -c0 $n 2>&1 | while read -r line; do echo "${line##*: }"; done; done`, path)
+}
+
+func TestContainerSeesMIGCapabilities(t *testing.T) {
+	for _, r := range lowLevels(t) {
+		t.Run(r.name, func(t *testing.T) {
+			w := newWorld(t, r, "mixed-mig", "debian")
+			inventory := mustRead(t, w.machine)
+			var index int
+			for _, g := range inventory.GPUs {
+				if len(g.Instances) > 1 {
+					index = g.Index
+					break
+				}
+			}
+			gpu := inventory.GPUs[index]
+			instance := gpu.Instances[1]
+			got := w.run("ls -d /dev/nvidia[0-9]* /dev/nvidia-caps/*; "+tryOpen("/dev/nvidia-caps/*"),
+				[]string{fmt.Sprintf("NVIDIA_VISIBLE_DEVICES=%d:1", index)}, nil)
+			caps := []string{
+				fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d", instance.GICap.Minor),
+				fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d", instance.CICap.Minor),
+			}
+			slices.Sort(caps)
+			want := strings.Join(append(caps, fmt.Sprintf("/dev/nvidia%d", gpu.Minor)), "\n") +
+				"\nNo such device or address\nNo such device or address\n"
+			assert.Equal(t, want, got)
+		})
+	}
+}
+
+func mustRead(t *testing.T, root string) sysfs.Inventory {
+	t.Helper()
+	inventory, err := sysfs.Read(sysfs.Root(root), true)
+	require.NoError(t, err)
+	return inventory
+}
+
+// A container that was started under one driver and is started again under
+// another gets the other's files, and keeps nothing that leads to the first.
+func TestContainerAfterDriverUpgrade(t *testing.T) {
+	const list = `
+		probe libcuda.so.1 libnvidia-ml.so.1
+		for f in /usr/lib/x86_64-linux-gnu/*nvidia*.so* /usr/lib/x86_64-linux-gnu/libcuda*; do
+			if [ -L $f ] && ! [ -s $f ]; then echo "dangling: $f"; fi
+		done
+		readlink /usr/lib/x86_64-linux-gnu/libcuda.so.1
+		ldconfig -p | grep 550.54.15
+		ldconfig 2>/dev/null
+		ldconfig -p | grep 'libcuda.so.1 '`
+	for _, r := range lowLevels(t) {
+		t.Run(r.name, func(t *testing.T) {
+			w := newWorld(t, r, "t4", "debian")
+			require.NoError(t, os.Symlink("busybox", filepath.Join(w.rootfs, "bin/grep")))
+			env := []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all"}
+			first := w.run(list, env, nil)
+			require.Contains(t, first, "libcuda.so.550.54.15\n")
+
+			w.unpack("driver-595")
+			second := w.run(list, env, nil)
+			assert.Equal(t, `libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
+libnvidia-ml.so.1 => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
+libcuda.so.595.84
+	libcuda.so.1 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libcuda.so.1
+`, second)
+		})
+	}
+}
+
+// NVIDIA's tools make nodes for GPUs that the container was not given. Its
+// seccomp profile keeps them from it, and nothing else.
+func TestContainerCannotMakeOtherNodes(t *testing.T) {
+	const script = `
+		mknod /dev/nvidia7 c 195 7 && echo made 195:7
+		mknod /dev/x c 1 3 && echo made 1:3
+		mknod /dev/y c 194 7 && echo made 194:7
+		mknod /dev/z c 196 7 && echo made 196:7
+		mknod /dev/p p && echo made a FIFO`
+	deny := uint(1)
+	profiles := map[string]*specs.LinuxSeccomp{
+		"default-allow": {
+			DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64},
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"reboot"}, Action: specs.ActErrno}},
+		},
+		"default-deny": {
+			DefaultAction: specs.ActErrno, DefaultErrnoRet: &deny, Architectures: []specs.Arch{specs.ArchX86_64},
+			Syscalls: []specs.LinuxSyscall{{Names: manySyscalls(), Action: specs.ActAllow}},
+		},
+	}
+	for _, r := range lowLevels(t) {
+		for name, profile := range profiles {
+			t.Run(r.name+"/"+name, func(t *testing.T) {
+				w := newWorld(t, r, "t4", "debian")
+				got := w.run(script+" 2>&1 || true", []string{"NVIDIA_VISIBLE_DEVICES=0"}, func(s *specs.Spec) { s.Linux.Seccomp = profile })
+				assert.Equal(t, "mknod: /dev/nvidia7: Operation not permitted\nmade 1:3\nmade 194:7\nmade 196:7\nmade a FIFO\n", got)
+			})
+		}
+	}
+}
+
+// manySyscalls are those that a busybox shell, runc and crun need at least,
+// as an allow list in the way of Docker's.
+func manySyscalls() []string {
+	return strings.Fields(`access arch_prctl bind brk capget capset chdir chmod chown clone clone3 close close_range connect dup dup2 dup3
+		epoll_create1 epoll_ctl epoll_pwait epoll_wait eventfd2 execve exit exit_group faccessat faccessat2 fchdir fchmod fchmodat fchown
+		fchownat fcntl fstat fstatfs futex getcwd getdents64 getegid geteuid getgid getgroups getpgrp getpid getppid getrandom getrlimit
+		getsockopt gettid getuid ioctl kill lseek lstat madvise mkdir mkdirat mknod mknodat mmap mprotect mremap munmap nanosleep newfstatat
+		open openat openat2 pause pipe pipe2 poll ppoll prctl pread64 prlimit64 pselect6 read readlink readlinkat recvfrom recvmsg
+		rename renameat2 rseq rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait sched_getaffinity sched_yield seccomp sendmsg sendto
+		set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setpgid setresgid setresuid setsid setuid sigaltstack socket socketpair stat statfs statx symlink
+		symlinkat sysinfo tgkill time umask uname unlink unlinkat utimensat vfork wait4 waitid write writev`)
+}
+
+// What a user of other images relies on: 32-bit programs and musl.
+func TestContainerWithMusl(t *testing.T) {
+	for _, r := range lowLevels(t) {
+		t.Run(r.name, func(t *testing.T) {
+			w := newWorld(t, r, "t4", "debian")
+			loader := need.Program(t, "/lib/ld-musl-x86_64.so.1")
+			require.NoError(t, os.RemoveAll(filepath.Join(w.rootfs, "usr/lib/x86_64-linux-gnu")))
+			require.NoError(t, os.RemoveAll(filepath.Join(w.rootfs, "etc")))
+			require.NoError(t, os.Mkdir(filepath.Join(w.rootfs, "etc"), 0o755))
+			copyFile(t, loader, filepath.Join(w.rootfs, "lib/ld-musl-x86_64.so.1"))
+			// musl's loader lists what it would load; the libraries are made
+			// for glibc, so finding them is all that can be asked.
+			got := w.run("/lib/ld-musl-x86_64.so.1 --list --preload libcuda.so.1 /bin/probe 2>&1", []string{"NVIDIA_VISIBLE_DEVICES=0"}, nil)
+			assert.Contains(t, got, "/libcuda.so.1")
+			assert.NotContains(t, got, "Error loading shared library libcuda.so.1")
+		})
+	}
+}
+
+// hostDevices runs what follows in a mount namespace whose /dev has the
+// ordinary nodes and those of the fixture's GPU 0.
+const hostDevices = `set -e
+	mount --make-rprivate /
+	d=$(mktemp -d)
+	mount -t tmpfs -o mode=755 tmpfs "$d"
+	for n in null:1:3 zero:1:5 full:1:7 random:1:8 urandom:1:9 tty:5:0 nvidia0:195:0 nvidiactl:195:255 nvidia-uvm:508:0 nvidia-uvm-tools:508:1; do
+		IFS=:; set -- $n "$@"; mknod -m 666 "$d/$1" c "$2" "$3"; shift 3; unset IFS
+	done
+	ln -s /proc/self/fd "$d/fd"
+	mkdir "$d/pts" "$d/shm"
+	mount --move "$d" /dev
+	rmdir "$d"
+	if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi
+	exec "$0" "$@"`
+
+// In a user namespace the low-level runtime binds the host's nodes, and what
+// is written into the root filesystem belongs to the container's root.
+func TestContainerInUserNamespace(t *testing.T) {
+	userns := func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
+		mapping := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+		s.Linux.UIDMappings, s.Linux.GIDMappings = mapping, mapping
+	}
+	// Not the permissions: crun makes nodes of its own there, under its umask.
+	script := strings.Replace(look, "%t:%T %a", "%t:%T", 1) + `
+		probe libcuda.so.1
+		stat -c '%n %u:%g' /usr/lib/x86_64-linux-gnu/libcuda.so.1 /etc/ld.so.cache`
+	for _, r := range lowLevels(t) {
+		t.Run(r.name, func(t *testing.T) {
+			r.wrapper = []string{need.Program(t, "unshare"), "--mount", "sh", "-c", hostDevices}
+			w := newWorld(t, r, "t4", "debian")
+			require.NoError(t, os.Symlink("busybox", filepath.Join(w.rootfs, "bin/sed")))
+			// The way to the root filesystem, and the files in it, are open to
+			// the mapped user, as an engine sees to.
+			for dir := w.machine; dir != "/"; dir = filepath.Dir(dir) {
+				if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o005 != 0o005 {
+					require.NoError(t, os.Chmod(dir, 0o755))
+				}
+			}
+			require.NoError(t, filepath.WalkDir(w.rootfs, func(path string, _ os.DirEntry, err error) error {
+				if err != nil {
+					return err
+				}
+				return os.Lchown(path, 100000, 100000)
+			}))
+			assert.Equal(t, `/dev/nvidia-uvm 1fc:0 No such device or address
+/dev/nvidia-uvm-tools 1fc:1 No such device or address
+/dev/nvidia0 c3:0 No such device or address
+/dev/nvidiactl c3:ff No such device or address
+libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
+/usr/lib/x86_64-linux-gnu/libcuda.so.1 0:0
+/etc/ld.so.cache 0:0
+`, w.run(script, []string{"NVIDIA_VISIBLE_DEVICES=0"}, userns))
+
+			// Without the host's nodes the reason is told.
+			r.wrapper = lowLevels(t)[0].wrapper
+			w.runtime = r
+			w.config("true", []string{"NVIDIA_VISIBLE_DEVICES=0"}, userns)
+			out, err := w.do("run", "--bundle", w.bundle, w.id)
+			require.Error(t, err)
+			assert.Contains(t, out, "in a user namespace the low-level runtime binds the host's device nodes, and /dev/nvidia-uvm, which must be character device 508:0, cannot be used")
+		})
 	}
 }

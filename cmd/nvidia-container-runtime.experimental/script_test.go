@@ -5,15 +5,18 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
@@ -35,9 +38,25 @@ func TestMain(m *testing.M) {
 //	                     arch, alpine or empty
 //	bundle FILE [VAR=VALUE…]  makes the bundle b from FILE, a config.json, with
 //	                     variables added to its environment
+//	create FILE [VAR=VALUE…]  the same, then creates a container of it. Checks
+//	                     that nothing is printed, or, with !, that one
+//	                     line is on stderr and config.json as it was
+//	nodes [NAME…]        checks which nodes of GPUs (0 is /dev/nvidia0) and MIG
+//	                     capabilities (cap3) b/config.json has
+//	devices, rules, mounts, masked, libs, what  print linux.devices, the rules about
+//	                     them, mounts and linux.maskedPaths of b/config.json,
+//	                     one item a line; libs prints base names of mounts
+//	                     whose file is a library, what those and the other
+//	                     destinations and the devices
+//	pick NAME.NAME…      prints a part of b/config.json, or null
+//	stamp FILE           prints what changes when a file is written or replaced
+//	mkdev PATH MAJ:MIN MODE GID  makes a character device; needs root
 //	config [FILE]        prints b/config.json, or FILE, one element a line
 //	tree DIR             lists a directory: links with their target, files
 //	ldconfig DIR         prints DIR/etc/ld.so.cache as ldconfig -p would
+//
+// Unless a script has its own, docker.json is a config.json as of Docker and
+// privileged.json one as of docker run --privileged.
 //
 // The low-level runtime is a shell script on PATH that prints how it
 // was called. In what is printed, paths of the script's own directory begin
@@ -59,6 +78,15 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir)
 			env.Setenv("NVIDIA_CONTAINER_RUNTIME_DEBUG", filepath.Join(env.WorkDir, "log"))
+			for name, text := range configs {
+				if _, err := os.Stat(filepath.Join(env.WorkDir, name)); err == nil {
+					continue
+				}
+				if err := os.WriteFile(filepath.Join(env.WorkDir, name), []byte(text), 0o644); err != nil {
+					return err
+				}
+			}
+			env.Values[testingT{}] = env.T()
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -68,6 +96,17 @@ func TestScripts(t *testing.T) {
 			"config":   configCommand,
 			"tree":     treeCommand,
 			"ldconfig": ldconfigCommand,
+			"create":   createCommand,
+			"nodes":    nodesCommand,
+			"devices":  printer(devices),
+			"rules":    printer(rules),
+			"mounts":   printer(mounts),
+			"libs":     printer(libs),
+			"masked":   printer(masked),
+			"what":     printer(what),
+			"pick":     pickCommand,
+			"stamp":    stampCommand,
+			"mkdev":    mkdevCommand,
 		},
 	})
 }
@@ -281,4 +320,213 @@ func ldconfigCommand(ts *testscript.TestScript, neg bool, args []string) {
 func printHidingWork(ts *testscript.TestScript, text string) {
 	_, err := fmt.Fprint(ts.Stdout(), strings.ReplaceAll(text, ts.Getenv("WORK"), "$WORK"))
 	ts.Check(err)
+}
+
+type testingT struct{}
+
+// configs are config.json files, as short as they can be.
+var configs = map[string]string{
+	"docker.json": `{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["sh"],"env":["PATH=/bin"],"cwd":"/",` +
+		`"capabilities":{"bounding":["CAP_CHOWN","CAP_MKNOD"]}},"root":{"path":"rootfs"},` +
+		`"mounts":[{"destination":"/proc","type":"proc","source":"proc"}],` +
+		`"linux":{"resources":{"devices":[{"allow":false,"access":"rwm"}]},"namespaces":[{"type":"mount"}],"maskedPaths":["/proc/kcore"]}}`,
+	"privileged.json": `{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["sh"],"env":["PATH=/bin"],"cwd":"/",` +
+		`"capabilities":{"bounding":["CAP_CHOWN","CAP_MKNOD","CAP_SYS_ADMIN"]}},"root":{"path":"rootfs"},` +
+		`"linux":{"resources":{"devices":[{"allow":true,"access":"rwm"}]},"namespaces":[{"type":"mount"}]}}`,
+}
+
+func createCommand(ts *testscript.TestScript, neg bool, args []string) {
+	bundleCommand(ts, false, args)
+	before := ts.ReadFile("b/config.json")
+	err := ts.Exec(program, "create", "--bundle", "b", "id")
+	stdout, stderr := ts.ReadFile("stdout"), ts.ReadFile("stderr")
+	if !neg {
+		if err != nil || stdout != "runc create --bundle b id\n" || stderr != "" {
+			ts.Fatalf("create: %v\nstdout: %s\nstderr: %s", err, stdout, stderr)
+		}
+		return
+	}
+	if err == nil || stdout != "" || !strings.HasPrefix(stderr, program+": ") || strings.Count(stderr, "\n") != 1 {
+		ts.Fatalf("create does not fail with one line: %v\nstdout: %s\nstderr: %s", err, stdout, stderr)
+	}
+	if ts.ReadFile("b/config.json") != before {
+		ts.Fatalf("create fails and has changed config.json")
+	}
+}
+
+// configJSON is what the scripts look at in a config.json.
+type configJSON struct {
+	Mounts []struct {
+		Destination, Source string
+		Options             []string
+	}
+	Linux struct {
+		MaskedPaths []string
+		Devices     []struct {
+			Path, Type   string
+			Major, Minor int
+			FileMode     *os.FileMode
+			UID, GID     *uint32
+		}
+		Resources struct {
+			Devices []struct {
+				Allow        bool
+				Type, Access string
+				Major, Minor *int
+			}
+		}
+	}
+}
+
+func printer(text func(c configJSON) []string) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		var c configJSON
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile("b/config.json")), &c))
+		out := strings.Join(text(c), "\n")
+		if out != "" {
+			out += "\n"
+		}
+		printHidingWork(ts, out)
+	}
+}
+
+func devices(c configJSON) []string {
+	var out []string
+	for _, d := range c.Linux.Devices {
+		line := fmt.Sprintf("%s %s %d:%d", d.Path, d.Type, d.Major, d.Minor)
+		if d.FileMode != nil && d.UID != nil && d.GID != nil {
+			line += fmt.Sprintf(" %04o %d:%d", *d.FileMode, *d.UID, *d.GID)
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+func rules(c configJSON) []string {
+	number := func(n *int) string {
+		if n == nil {
+			return "*"
+		}
+		return fmt.Sprint(*n)
+	}
+	var out []string
+	for _, r := range c.Linux.Resources.Devices {
+		word := "deny"
+		if r.Allow {
+			word = "allow"
+		}
+		out = append(out, fmt.Sprintf("%s %s %s:%s %s", word, cmp.Or(r.Type, "a"), number(r.Major), number(r.Minor), r.Access))
+	}
+	return out
+}
+
+func mounts(c configJSON) []string {
+	var out []string
+	for _, m := range c.Mounts {
+		line := m.Destination + " <- " + m.Source
+		if options := strings.Join(m.Options, ","); options != "ro,nosuid,nodev,rbind,rprivate" {
+			line += " " + options
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+func libs(c configJSON) []string {
+	var out []string
+	for _, m := range c.Mounts {
+		if name := filepath.Base(m.Destination); strings.Contains(name, ".so.") {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func what(c configJSON) []string {
+	var out []string
+	for _, d := range c.Linux.Devices {
+		out = append(out, d.Path)
+	}
+	for _, m := range c.Mounts {
+		switch dir, name := filepath.Split(m.Destination); dir {
+		case "/usr/lib/x86_64-linux-gnu/":
+			out = append(out, name)
+		case "/usr/lib/i386-linux-gnu/", "/usr/lib/":
+			out = append(out, "32-bit "+name)
+		default:
+			if m.Source != "proc" && !strings.HasPrefix(m.Destination, "/lib/firmware") {
+				out = append(out, m.Destination)
+			}
+		}
+	}
+	return out
+}
+
+func masked(c configJSON) []string { return c.Linux.MaskedPaths }
+
+func nodesCommand(ts *testscript.TestScript, neg bool, args []string) {
+	var c configJSON
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("b/config.json")), &c))
+	var got []string
+	for _, d := range c.Linux.Devices {
+		if name, ok := strings.CutPrefix(d.Path, "/dev/nvidia-caps/nvidia-"); ok {
+			got = append(got, name)
+		} else if name, ok := strings.CutPrefix(d.Path, "/dev/nvidia"); ok && '0' <= name[0] && name[0] <= '9' {
+			got = append(got, name)
+		}
+	}
+	slices.Sort(got)
+	want := slices.Sorted(slices.Values(args))
+	if !slices.Equal(got, want) {
+		ts.Fatalf("config.json has the nodes %q, want %q", got, want)
+	}
+}
+
+func pickCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: pick NAME.NAME…")
+	}
+	text := json.RawMessage(ts.ReadFile("b/config.json"))
+	for name := range strings.SplitSeq(args[0], ".") {
+		var object map[string]json.RawMessage
+		ts.Check(json.Unmarshal(text, &object))
+		if text = object[name]; text == nil {
+			text = json.RawMessage("null")
+		}
+	}
+	var out bytes.Buffer
+	ts.Check(layOut(&out, text, ""))
+	printHidingWork(ts, out.String()+"\n")
+}
+
+func stampCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: stamp FILE")
+	}
+	var st unix.Stat_t
+	ts.Check(unix.Stat(ts.MkAbs(args[0]), &st))
+	fmt.Fprintln(ts.Stdout(), st.Ino, st.Mtim, st.Ctim, st.Mode)
+}
+
+func mkdevCommand(ts *testscript.TestScript, neg bool, args []string) {
+	var major, minor, mode, gid uint32
+	if len(args) != 4 {
+		ts.Fatalf("usage: mkdev PATH MAJ:MIN MODE GID")
+	}
+	_, err := fmt.Sscanf(strings.Join(args[1:], " "), "%d:%d %o %d", &major, &minor, &mode, &gid)
+	ts.Check(err)
+	if os.Geteuid() != 0 {
+		// As fixtures/need does it, for which a script has no testing.T.
+		if os.Getenv("NVCR_NO_SKIP") != "" {
+			ts.Fatalf("needed here: root")
+		}
+		t := ts.Value(testingT{}).(testscript.T)
+		t.Log("SKIPPED: needs root")
+		t.Skip("SKIPPED: needs root")
+	}
+	path := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
+	ts.Check(unix.Mknod(path, unix.S_IFCHR|mode, int(unix.Mkdev(major, minor))))
+	ts.Check(os.Chmod(path, os.FileMode(mode)))
+	ts.Check(os.Chown(path, 0, int(gid)))
 }

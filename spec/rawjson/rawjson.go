@@ -178,20 +178,11 @@ func (v Value) Decode(into any) error {
 // Members yields the members of v in order. For anything but an object there are none.
 func (v Value) Members() iter.Seq[Member] {
 	return func(yield func(Member) bool) {
-		if v.Kind() != Object {
-			return
-		}
-		i := blanks(v.text, v.start+1)
-		for v.text[i] != '}' {
-			keyEnd := skip(v.text, i)
-			start := blanks(v.text, blanks(v.text, keyEnd)+1)
-			end := skip(v.text, start)
-			if !yield(Member{Value{v.text, i, keyEnd}, Value{v.text, start, end}}) {
+		i := v.first(Object)
+		for i >= 0 {
+			var m Member
+			if m, i = v.member(i); !yield(m) {
 				return
-			}
-			i = blanks(v.text, end)
-			if v.text[i] == ',' {
-				i = blanks(v.text, i+1)
 			}
 		}
 	}
@@ -200,21 +191,41 @@ func (v Value) Members() iter.Seq[Member] {
 // Elements yields the elements of v in order. For anything but an array there are none.
 func (v Value) Elements() iter.Seq[Value] {
 	return func(yield func(Value) bool) {
-		if v.Kind() != Array {
-			return
-		}
-		i := blanks(v.text, v.start+1)
-		for v.text[i] != ']' {
-			end := skip(v.text, i)
-			if !yield(Value{v.text, i, end}) {
+		i := v.first(Array)
+		for i >= 0 {
+			e := Value{v.text, i, skip(v.text, i)}
+			if i = v.next(e.end); !yield(e) {
 				return
-			}
-			i = blanks(v.text, end)
-			if v.text[i] == ',' {
-				i = blanks(v.text, i+1)
 			}
 		}
 	}
+}
+
+// first is the offset of the first member or element of v, -1 if it has none or is not of the kind.
+func (v Value) first(k Kind) int {
+	if v.Kind() != k {
+		return -1
+	}
+	if i := blanks(v.text, v.start+1); i < v.end-1 {
+		return i
+	}
+	return -1
+}
+
+// next is the offset of the member or element behind one that ends at i, -1 if that was the last.
+func (v Value) next(i int) int {
+	if i = blanks(v.text, i); v.text[i] == ',' {
+		return blanks(v.text, i+1)
+	}
+	return -1
+}
+
+// member is the member at an offset, and the offset of the next one.
+func (v Value) member(i int) (Member, int) {
+	key := Value{v.text, i, skip(v.text, i)}
+	start := blanks(v.text, blanks(v.text, key.end)+1)
+	value := Value{v.text, start, skip(v.text, start)}
+	return Member{key, value}, v.next(value.end)
 }
 
 // Fields stores the values of the named members of the object v into the pointers of the same places;
@@ -231,7 +242,10 @@ func (v Value) Fields(names []string, into ...*Value) error {
 	for i := range into {
 		*into[i] = Value{}
 	}
-	for m := range v.Members() {
+	// No range over Members here: a closure would move what into points to onto the heap.
+	for at := v.first(Object); at >= 0; {
+		var m Member
+		m, at = v.member(at)
 		i, exact := match(m.Key, names)
 		if i < 0 {
 			continue

@@ -132,7 +132,7 @@ func TestRaceWrite(t *testing.T) {
 						written++
 					}
 					f.forget()
-					if i%20 == 0 { // These go to the disk.
+					if i%100 == 0 { // These go to the disk.
 						_ = f.WriteFile(dir+"/data", []byte("new"), 0o644, self())
 						f.forget()
 					}
@@ -161,7 +161,7 @@ func TestRaceLeaf(t *testing.T) {
 			if _, err := f.Symlink("d", "l", "new"+strconv.Itoa(i), self()); err == nil {
 				written++
 			}
-			if i%20 == 0 {
+			if i%100 == 0 {
 				_ = f.WriteFile("d/f", []byte("new"), 0o644, self())
 			}
 		}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"os"
 	"path"
 	"strconv"
 
@@ -37,7 +36,7 @@ func (f *FS) Symlink(dir, name, target string, o Owner) (changed bool, err error
 	}
 	err = unix.Symlinkat(target, d, name)
 	if err == nil {
-		if err := own(d, name, unix.S_IFLNK, o); err != nil {
+		if err := f.own(d, name, o); err != nil {
 			unix.Unlinkat(d, name, 0)
 			return false, err
 		}
@@ -58,7 +57,7 @@ func (f *FS) Symlink(dir, name, target string, o Owner) (changed bool, err error
 	if err != nil {
 		return false, err
 	}
-	if err = own(d, tmp, unix.S_IFLNK, o); err == nil {
+	if err = f.own(d, tmp, o); err == nil {
 		err = unix.Renameat(d, tmp, d, name)
 	}
 	if err != nil {
@@ -109,7 +108,7 @@ func (f *FS) WriteFile(name string, data []byte, perm fs.FileMode, o Owner) (err
 	if err != nil {
 		return err
 	}
-	err = fill(fd, data, perm, o)
+	err = f.fill(fd, data, perm, o)
 	if e := unix.Close(fd); err == nil {
 		err = e
 	}
@@ -123,7 +122,7 @@ func (f *FS) WriteFile(name string, data []byte, perm fs.FileMode, o Owner) (err
 }
 
 // fill writes a file that was just created.
-func fill(fd int, data []byte, perm fs.FileMode, o Owner) error {
+func (f *FS) fill(fd int, data []byte, perm fs.FileMode, o Owner) error {
 	for len(data) > 0 {
 		n, err := unix.Write(fd, data)
 		if err == unix.EINTR {
@@ -134,7 +133,7 @@ func fill(fd int, data []byte, perm fs.FileMode, o Owner) error {
 		}
 		data = data[n:]
 	}
-	if !o.ours() {
+	if o != f.self {
 		if err := unix.Fchown(fd, o.UID, o.GID); err != nil {
 			return err
 		}
@@ -197,7 +196,7 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 	if err := unix.Fstat(made, &st); err != nil {
 		return err
 	}
-	if int(st.Uid) != os.Geteuid() || st.Nlink > 2 || st.Mode&0o777&^0o755 != 0 {
+	if int(st.Uid) != f.self.UID || st.Nlink > 2 || st.Mode&0o777&^0o755 != 0 {
 		return errors.New("another directory took the place of the one just made")
 	}
 	if st.Mode&0o777 != 0o755 {
@@ -205,7 +204,7 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 			return err
 		}
 	}
-	if !o.ours() {
+	if o != f.self {
 		if err := unix.Fchown(made, o.UID, o.GID); err != nil {
 			return err
 		}
@@ -301,13 +300,10 @@ func create(attempt func(tmp string) error) (string, error) {
 	return "", fmt.Errorf("making a temporary name: %w", err)
 }
 
-// ours reports whether what this process creates has that owner anyway.
-func (o Owner) ours() bool { return o.UID == os.Geteuid() && o.GID == os.Getegid() }
-
-// own gives an object that was just created its owner, through a handle: so the name cannot be made
-// to stand for another object in between.
-func own(dir int, name string, typ uint32, o Owner) error {
-	if o.ours() {
+// own gives a link that was just created its owner, through a handle: so the name cannot be made to
+// stand for another object in between.
+func (f *FS) own(dir int, name string, o Owner) error {
+	if o == f.self {
 		return nil
 	}
 	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -319,7 +315,7 @@ func own(dir int, name string, typ uint32, o Owner) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != typ || int(st.Uid) != os.Geteuid() || st.Nlink != 1 {
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK || int(st.Uid) != f.self.UID || st.Nlink != 1 {
 		return errors.New("something else took the place of what was just made")
 	}
 	return unix.Fchownat(fd, "", o.UID, o.GID, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)

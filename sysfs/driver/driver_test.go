@@ -173,8 +173,63 @@ func TestFindLibraries(t *testing.T) {
 			name: "the cache is believed",
 			tree: files{
 				debian + "/libcuda.so.550.54.14": "not read", debian + "/libcuda.so.1": "-> libcuda.so.550.54.14",
-				"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1",
+				"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1\nlibcuda.so x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so",
 			},
+			want: []string{"library64 libcuda.so.550.54.14 < /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14"},
+		},
+		{
+			name: "the cache is not believed when it tells two names",
+			tree: files{
+				debian + "/libcuda.so.550.54.14": "lib x86_64 libcuda.so.2",
+				debian + "/libcuda.so.1":         "-> libcuda.so.550.54.14", debian + "/libcuda.so.2": "-> libcuda.so.550.54.14",
+				"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1\nlibcuda.so.2 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.2",
+			},
+			want: []string{"library64 libcuda.so.550.54.14 < /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14, libcuda.so > libcuda.so.2, libcuda.so.2 > libcuda.so.550.54.14"},
+		},
+		{
+			name: "the cache is not believed when the link is gone",
+			tree: files{
+				debian + "/libcuda.so.550.54.14": "lib x86_64 libcuda.so.2",
+				"etc/ld.so.cache":                "cache\nlibcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1",
+			},
+			want: []string{"library64 libcuda.so.550.54.14 < /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14, libcuda.so > libcuda.so.2, libcuda.so.2 > libcuda.so.550.54.14"},
+		},
+		{
+			name: "the cache is not believed when it is an older driver's",
+			tree: libraries(debian, "x86_64", version, "libcuda.so.1", "libnvidia-glcore.so.").with(libraries(debian, "x86_64", "535.104.05", "libnvidia-glcore.so."), files{
+				"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1\n" +
+					"libnvidia-glcore.so.535.104.05 x86_64 /usr/lib/x86_64-linux-gnu/libnvidia-glcore.so.535.104.05",
+			}),
+			o:    Options{Classes: Graphics},
+			want: []string{"library64 libnvidia-glcore.so.550.54.14 < /usr/lib/x86_64-linux-gnu/libnvidia-glcore.so.550.54.14"},
+		},
+		{
+			name: "the cache is not believed when it has both architectures in one place",
+			tree: libraries(debian, "i386", version, "libcuda.so.1").with(libraries("opt", "x86_64", version, "libcuda.so.1"), files{
+				"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /opt/libcuda.so.1\nlibcuda.so.1 i386 /usr/lib/x86_64-linux-gnu/libcuda.so.1\n" +
+					"libcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1",
+			}),
+			o: Options{Classes: Compute | Compat32},
+			want: []string{
+				"library64 libcuda.so.550.54.14 < /opt/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14",
+				"library32 libcuda.so.550.54.14 < /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14",
+			},
+		},
+		{
+			name: "a configured directory with one architecture, a cache with neither",
+			tree: libraries("opt/driver", "x86_64", version, "libcuda.so.1").with(libraries("usr/lib32", "i386", version, "libcuda.so.1"),
+				files{"etc/ld.so.cache": "cache\nlibc.so.6 x86_64 /usr/lib/libc.so.6"}),
+			o: Options{Classes: Compute | Compat32, SearchPath: []string{"/opt/driver"}},
+			want: []string{
+				"library64 libcuda.so.550.54.14 < /opt/driver/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14",
+				"library32 libcuda.so.550.54.14 < /usr/lib32/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14",
+			},
+		},
+		{
+			name: "32-bit libraries that the cache does not have are not installed",
+			tree: libraries(debian, "x86_64", version, "libcuda.so.1").with(libraries("usr/lib32", "i386", version, "libcuda.so.1"),
+				files{"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1"}),
+			o:    Options{Classes: Compute | Compat32},
 			want: []string{"library64 libcuda.so.550.54.14 < /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14"},
 		},
 		{
@@ -371,6 +426,10 @@ func TestFindLibraries(t *testing.T) {
 				"usr/lib64/libnvidia-compiler.so.550.54.14": "-> nowhere",
 				"usr/lib64/libnvidia-cfg.so.550.54.14":      "-> libnvidia-cfg.so.550.54.14",
 				"usr/lib64/vdpau":                           "fifo",
+				"usr/lib64/libnvidia-ml.so.1.so.550.54.14":  "lib x86_64 libnvidia-ml.so.1",
+				"usr/lib64/libnvidia-ml.so550.54.14":        "lib x86_64 libnvidia-ml.so.1",
+				"usr/lib64/libnvidia-ml.so.550.54.14.old":   "lib x86_64 libnvidia-ml.so.1",
+				"usr/lib64/.so.550.54.14":                   "lib x86_64 libnvidia-ml.so.1",
 				"usr/lib64/tls":                             "-> tls",
 			}),
 			want: []string{
@@ -473,6 +532,7 @@ func TestFindLibraries(t *testing.T) {
 				"usr/lib64/libnvidia-tls.so.390.157":     "lib x86_64 libnvidia-tls.so.390.157",
 				"usr/lib64/tls/libnvidia-tls.so.390.157": "lib x86_64 libnvidia-tls.so.390.157 tls",
 				"usr/lib64/tls/libcuda.so.390.157":       "lib x86_64 libcuda.so.1",
+				"usr/lib64/tls/libnvidia-fbc.so.390.157": "lib x86_64 libnvidia-fbc.so.1",
 			},
 			o: Options{Version: "390.157", Classes: Graphics},
 			want: []string{
@@ -873,8 +933,12 @@ func TestFindOthers(t *testing.T) {
 		},
 		{
 			name: "X modules of another version",
-			tree: files{"usr/lib64/xorg/modules/drivers/nvidia_drv.so": "module", "usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.535.1": "module",
-				"nvidia_drv.so": "module"},
+			tree: files{
+				"usr/lib64/xorg/modules/drivers/nvidia_drv.so":                   "module",
+				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.535.1": "module",
+				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so":       "-> libglxserver_nvidia.so.535.1",
+				"nvidia_drv.so": "module",
+			},
 			o: Options{Classes: Graphics},
 		},
 	} {
@@ -1007,4 +1071,34 @@ func BenchmarkFind(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// The place of MPS is open to every user of the machine: what another one put there is not mounted.
+func TestFindMPSOfAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: only root can make a directory that belongs to another user")
+	}
+	root := files{"tmp/nvidia-mps": "dir", "usr/lib64/libcuda.so.550.54.14": "lib x86_64 libcuda.so.1"}.make(t)
+	o := Options{Version: "550.54.14", Machine: elf.EM_X86_64, Classes: Compute}
+	has := func(f File) bool { return f.Kind == Directory }
+	got, err := Find(root, o)
+	require.NoError(t, err)
+	assert.True(t, slices.ContainsFunc(got, has))
+	require.NoError(t, os.Chown(root.Path("/tmp/nvidia-mps"), 12345, 12345))
+	got, err = Find(root, o)
+	require.NoError(t, err)
+	assert.False(t, slices.ContainsFunc(got, has))
+}
+
+// What became something else since it was listed is refused, and nothing blocks.
+func TestReadELFFileRefuses(t *testing.T) {
+	root := files{"pipe": "fifo", "socket": "socket", "dir": "dir", "link": "-> lib.so", "lib.so": "lib x86_64 lib.so"}.make(t)
+	for _, name := range []string{"pipe", "socket", "dir", "link", "absent"} {
+		got, err := readELFFile(root.Path(name))
+		assert.Error(t, err, name)
+		assert.Zero(t, got, name)
+	}
+	got, err := readELFFile(root.Path("lib.so"))
+	require.NoError(t, err)
+	assert.Equal(t, elfInfo{Machine: elf.EM_X86_64, Class: elf.ELFCLASS64, SONAME: "lib.so"}, got)
 }

@@ -102,7 +102,7 @@ func (f *elfFile) read(offset, n uint64) ([]byte, error) {
 	}
 	data := make([]byte, n)
 	if got, err := f.r.ReadAt(data, int64(offset)); got < len(data) {
-		if err == nil || err == io.EOF {
+		if err == nil || errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF // it became shorter while we read
 		}
 		return nil, fmt.Errorf("offset %d: %w", offset, err)

@@ -200,9 +200,9 @@ func (f *finder) readCache() ([]string, error) {
 			}
 		}
 	}
-	real := make(map[string]string)
+	resolved := make(map[string]string)
 	for _, dir := range dirs {
-		real[dir] = f.tree.lookup(dir).path
+		resolved[dir] = f.tree.lookup(dir).path
 	}
 	for _, e := range cache.Entries {
 		bits := f.bitsOf(e.Flags)
@@ -210,7 +210,7 @@ func (f *finder) readCache() ([]string, error) {
 			continue
 		}
 		stem := stemOf(e.Name)
-		dir := real[path.Dir(e.Path)]
+		dir := resolved[path.Dir(e.Path)]
 		if _, known := ClassOf(stem); dir == "" || !known && !strings.HasPrefix(stem, "libnvidia-") {
 			continue
 		}

@@ -12,6 +12,7 @@ var xorgDirs = [...]struct {
 	drivers, extension string
 }{
 	{"nvidia/xorg", ".", "."},
+	{"nvidia/xorg", "drivers", "extensions"},
 	{"xorg/modules", "drivers", "extensions"},
 	{"xorg/modules/updates", "drivers", "extensions"},
 	{"/usr/lib/xorg/modules", "drivers", "extensions"},

@@ -86,6 +86,7 @@ func Make(cfg Config, req spec.Request, facts spec.Facts, m Machine, img *Image)
 	slices.Sort(c.Edits.AdditionalGIDs)
 	c.fence(cfg, facts, m)
 	c.place(m, img)
+	c.spareMounts(facts)
 	c.cache(m, img)
 	c.applicationProfile(req, m, img)
 	return c
@@ -178,15 +179,28 @@ func (c *Changes) place(m Machine, img *Image) {
 	slices.Sort(c.LibDirs)
 }
 
-func sortMounts(mounts []specs.Mount) {
-	slices.SortStableFunc(mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+// spareMounts drops the links at whose place the container mounts something of
+// its own: the low-level runtime would follow the link, and mount that where
+// the library goes, on which then ours would come. A mount with our own options is
+// of an earlier start, when the link could not be made.
+func (c *Changes) spareMounts(facts spec.Facts) {
+	taken := make(map[string]bool, len(facts.Mounts))
+	for _, m := range facts.Mounts {
+		if !slices.Equal(m.Options, fileOptions) {
+			taken[path.Clean(m.Destination)] = true
+		}
+	}
+	c.Links = slices.DeleteFunc(c.Links, func(l Link) bool {
+		name := path.Join(l.Dir, l.Name)
+		if taken[name] {
+			c.note("no link is put at %s: the container mounts something there", name)
+		}
+		return taken[name]
+	})
 }
 
-// candidate tells whether a name in a library directory may be a link of
-// ours: the name of a library of the driver.
-func (c *Changes) candidate(name string) bool {
-	_, ok := driver.ClassOf(name)
-	return ok && strings.Contains(name, ".so")
+func sortMounts(mounts []specs.Mount) {
+	slices.SortStableFunc(mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
 }
 
 // cache merges the driver's libraries into the image's loader cache. An
@@ -201,11 +215,11 @@ func (c *Changes) cache(m Machine, img *Image) {
 		if f.Kind != driver.Library || f.Subdir != "" {
 			continue // ldconfig does not look into subdirectories either
 		}
-		dir, class := img.Layout.LibDir, elf.ELFCLASS64
+		dir := img.Layout.LibDir
 		if f.Bits == 32 {
-			dir, class = img.Layout.LibDir32, elf.ELFCLASS32
+			dir = img.Layout.LibDir32
 		}
-		flags, ok := ldcache.Flags(m.Elf, class)
+		flags, ok := cacheFlags(m.Elf, f.Bits)
 		if !ok || dir == "" {
 			continue
 		}
@@ -218,7 +232,7 @@ func (c *Changes) cache(m Machine, img *Image) {
 		}
 	}
 	if img.Compat != nil {
-		flags, _ := ldcache.Flags(m.Elf, elf.ELFCLASS64)
+		flags, _ := cacheFlags(m.Elf, 64)
 		for _, name := range img.Compat.Libraries {
 			entries = slices.DeleteFunc(entries, func(e ldcache.Entry) bool { return e.Name == name && e.Flags == flags })
 			entries = append(entries, ldcache.Entry{Name: name, Path: path.Join(img.Compat.Dir, name), Flags: flags})
@@ -238,6 +252,21 @@ func (c *Changes) cache(m Machine, img *Image) {
 	if !bytes.Equal(data, img.cache) {
 		c.Files = append(c.Files, File{Path: ldCachePath, Data: data})
 	}
+}
+
+// cacheFlags are the flags that libraries have in the loader's cache: those of
+// a machine's own programs or, of 32 bits, those of its 32-bit sister.
+func cacheFlags(machine elf.Machine, bits int) (int32, bool) {
+	if bits != 32 {
+		return ldcache.Flags(machine, elf.ELFCLASS64)
+	}
+	switch machine {
+	case elf.EM_X86_64:
+		machine = elf.EM_386
+	case elf.EM_AARCH64:
+		machine = elf.EM_ARM
+	}
+	return ldcache.Flags(machine, elf.ELFCLASS32)
 }
 
 // applicationProfile limits EGL and Vulkan to the container's GPUs, as the

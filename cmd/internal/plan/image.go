@@ -4,13 +4,13 @@
 package plan
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -50,8 +50,8 @@ func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) *Image {
 		img.Layout = rootfs.Layout{LibDir: "/usr/lib64", LibDir32: "/usr/lib"}
 		return img
 	}
-	flags, _ := ldcache.Flags(m.Elf, elf.ELFCLASS64)
-	flags32, _ := ldcache.Flags(m.Elf, elf.ELFCLASS32)
+	flags, _ := cacheFlags(m.Elf, 64)
+	flags32, _ := cacheFlags(m.Elf, 32)
 	var libc, libc32 string
 	data, err := img.FS.ReadFile(ldCachePath, maxCacheSize)
 	if err == nil {
@@ -118,7 +118,7 @@ func (img *Image) findDead() {
 		if dir = path.Clean(dir); dir != img.Layout.LibDir && dir != img.Layout.LibDir32 {
 			continue
 		}
-		if _, ours := driver.ClassOf(name); !ours {
+		if !ofDriver(name) {
 			continue
 		}
 		if size, err := img.FS.Size(e.Path); err != nil || size == 0 {
@@ -169,7 +169,7 @@ func (img *Image) Write(c *Changes) {
 		return
 	}
 	for _, dir := range c.LibDirs {
-		removed, err := img.FS.RemoveLinks(dir, c.candidate, func(name, target string) bool { return img.stale(c, dir, name, target) })
+		removed, err := img.FS.RemoveLinks(dir, ofDriver, func(name, target string) bool { return img.stale(c, dir, name, target) })
 		switch {
 		case err != nil:
 			c.note("links of an earlier driver in %s: %v", dir, err)
@@ -187,11 +187,21 @@ func (img *Image) Write(c *Changes) {
 	}
 }
 
+// ofDriver tells whether a library has the name of one of the driver's: of a
+// family that is known, or of one that a later driver may have.
+func ofDriver(name string) bool {
+	if !strings.Contains(name, ".so") {
+		return false
+	}
+	_, known := driver.ClassOf(name)
+	return known || strings.HasPrefix(name, "libnvidia-")
+}
+
 // stale tells whether a link in a library directory was made for another
 // version of the driver: it is not one of ours, its name and target are
 // those of a library of the driver, and the target is gone or empty.
 func (img *Image) stale(c *Changes, dir, name, target string) bool {
-	if _, driverLibrary := driver.ClassOf(path.Base(target)); !driverLibrary {
+	if !ofDriver(path.Base(target)) {
 		return false
 	}
 	if slices.ContainsFunc(c.Links, func(l Link) bool { return l.Dir == dir && l.Name == name }) {

@@ -1,0 +1,123 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package configure
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+var (
+	crioTable    = []string{"crio", "runtime"}
+	crioRuntimes = []string{"crio", "runtime", "runtimes"}
+)
+
+func crio(o options) (plan, error) {
+	dir := "/etc/crio/crio.conf.d"
+	name := path.Join(dir, "99-"+o.name+".conf")
+	if o.config != "" {
+		name = o.config
+	}
+	f, err := look(o.root, name)
+	if err != nil {
+		return plan{}, err
+	}
+	entry := append(slices.Clone(crioRuntimes), o.name)
+	p := plan{
+		restart: "systemctl restart crio (running containers stay)",
+		reached: fmt.Sprintf("pods with runtimeClassName: %s use it, once \"nvsysfs configure crio --runtime-class --name %[1]s | kubectl apply -f -\" has been run", o.name),
+	}
+	if o.remove {
+		f, err = withdraw(f, o.name, entry, []setting{{crioTable, "default_runtime", o.name}}, &p)
+		p.files = []file{f}
+		return p, err
+	}
+	if o.setDefault {
+		p.reached = "all pods use it"
+	}
+
+	// CRI-O looks for conmon in its PATH for a runtime without monitor_path, and does not start if it is
+	// not there: take that from the default runtime, and with it what else its owner set.
+	files, warnings := readFiles(o, "/etc/crio/crio.conf", dir, "")
+	p.warnings = append(p.warnings, warnings...)
+	def := ""
+	runtimes := map[string]map[string]any{}
+	for _, i := range files {
+		if s := text(i.tree, append(slices.Clone(crioTable), "default_runtime")...); s != "" && s != o.name {
+			def = s
+		}
+		for k, v := range table(i.tree, crioRuntimes...) {
+			m, _ := v.(map[string]any)
+			if runtimes[k] == nil {
+				runtimes[k] = map[string]any{}
+			}
+			for key, value := range m {
+				runtimes[k][key] = value
+			}
+		}
+		if o.setDefault && i.name > name && path.Dir(i.name) == path.Dir(name) {
+			if s := text(i.tree, append(slices.Clone(crioTable), "default_runtime")...); s != "" && s != o.name {
+				p.warnings = append(p.warnings, fmt.Sprintf("%s is read later and makes %s the default runtime: that one counts", i.name, quote(s)))
+			}
+		}
+	}
+	var model map[string]any
+	for _, candidate := range []string{def, "crun", "runc"} {
+		m := runtimes[candidate]
+		if kind, _ := m["runtime_type"].(string); m != nil && (kind == "" || kind == "oci") {
+			model = m
+			break
+		}
+	}
+	if low, _ := model["runtime_path"].(string); low != "" && !slices.Contains([]string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}, path.Dir(low)) && path.Base(low) != program {
+		p.notes = append(p.notes, fmt.Sprintf("CRI-O's own runtime is %s, which is not in the usual directories: name it as runtime-path below [nvidia-container-runtime.experimental] in /etc/nvidia-container-runtime/config.toml if no other runc or crun is installed", quote(low)))
+	}
+
+	settings := []setting{}
+	if o.setDefault {
+		settings = append(settings, setting{crioTable, "default_runtime", o.name})
+	}
+	settings = append(settings, setting{entry, "runtime_path", o.program}, setting{entry, "runtime_type", "oci"})
+	doc, err := parse(f.before, o.name)
+	if err != nil {
+		return plan{}, fmt.Errorf("%s: %w", quote(name), err)
+	}
+	if table(doc.tree, entry...) == nil {
+		settings = append(settings, copied(model, entry,
+			"runtime_path", "runtime_type", "runtime_root", "runtime_config_path", "platform_runtime_paths", "inherit_default_runtime")...)
+	}
+	f, err = enter(f, o.name, entry, settings)
+	p.files = []file{f}
+	return p, err
+}
+
+// readFiles reads an engine's main file and its drop-ins with the given ending, sorted.
+func readFiles(o options, main, dir, ending string) (files []importedFile, warnings []string) {
+	names := []string{main}
+	if entries, err := o.root.ReadDir(strings.TrimPrefix(dir, "/")); err == nil {
+		for _, e := range entries {
+			if !e.IsDir() && strings.HasSuffix(e.Name(), ending) {
+				names = append(names, path.Join(dir, e.Name()))
+			}
+		}
+	}
+	for _, name := range names {
+		data, err := o.root.ReadFileMax(name, maxFile)
+		if err != nil {
+			if name != main {
+				warnings = append(warnings, fmt.Sprintf("%s cannot be read: %v", quote(name), err))
+			}
+			continue
+		}
+		d, err := parse(data, o.name)
+		if err != nil {
+			warnings = append(warnings, fmt.Sprintf("%s cannot be understood: %v", quote(name), err))
+			continue
+		}
+		files = append(files, importedFile{name, d.tree})
+	}
+	return files, warnings
+}

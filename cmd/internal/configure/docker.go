@@ -1,0 +1,436 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package configure
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
+)
+
+// A daemon.json that we make, and what is left of one. A file of the user's that is an empty object
+// keeps its own shape and never looks so while our entry is in it: it is indented by four blanks.
+const (
+	emptyDaemon = "{\n}"
+	ownIndent   = "  "
+)
+
+func docker(o options) (plan, error) {
+	name := "/etc/docker/daemon.json"
+	if o.config != "" {
+		name = o.config
+	}
+	f, err := look(o.root, name)
+	if err != nil {
+		return plan{}, err
+	}
+	p := plan{
+		restart: "systemctl restart docker (containers stop unless live-restore is on; without --gpus, systemctl reload docker is enough)",
+		reached: fmt.Sprintf("docker run --rm --runtime=%s -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L", o.name),
+	}
+	if o.setDefault {
+		p.reached = strings.Replace(p.reached, "--runtime="+o.name+" ", "", 1)
+	}
+	switch {
+	case !o.remove:
+		var was string
+		if f.after, was, err = addRuntime(f.before, f.info != nil, o); err != nil {
+			return plan{}, fmt.Errorf("%s: %w", quote(name), err)
+		}
+		if was != "" && was != "runc" && was != o.name {
+			p.notes = append(p.notes, fmt.Sprintf("the default runtime was %s: --remove will not bring it back, since dockerd allows no notes in daemon.json", quote(was)))
+		}
+	case f.info != nil:
+		if f.after, err = removeRuntime(f.before, o.name); err != nil {
+			return plan{}, fmt.Errorf("%s: %w", quote(name), err)
+		}
+		f.remove = f.after == nil
+	}
+	p.files = append(p.files, f)
+	return p, hook(o, &p)
+}
+
+// bom is what dockerd allows in front of daemon.json.
+const bom = "\xef\xbb\xbf"
+
+// addRuntime returns daemon.json with the runtime in it, and the default runtime if that was replaced.
+func addRuntime(data []byte, there bool, o options) (out []byte, was string, err error) {
+	head := ""
+	if bytes.HasPrefix(data, []byte(bom)) {
+		head, data = bom, data[len(bom):]
+	}
+	unit := ""
+	if len(bytes.TrimSpace(data)) == 0 {
+		unit = ownIndent
+		data = []byte(emptyDaemon)
+		if !there {
+			data = []byte(emptyDaemon + "\n")
+		}
+	}
+	want, err := daemonTree(data)
+	if err != nil {
+		return nil, "", err
+	}
+	entry, err := jsonMember(data, "runtimes", o.name)
+	if err != nil {
+		return nil, "", err
+	}
+	doc := editor{text: data, unit: unit}
+	switch entry.Kind() {
+	case rawjson.Absent:
+		runtimes, err := jsonMember(data, "runtimes")
+		if err != nil {
+			return nil, "", err
+		}
+		if runtimes.Kind() == rawjson.Null {
+			return nil, "", runtimes.Errorf("\"runtimes\" is null: remove it, and try again")
+		}
+		value := pair{o.name, []pair{{"path", o.program}}}
+		if runtimes.Kind() == rawjson.Absent {
+			err = doc.add(nil, pair{"runtimes", []pair{value}})
+		} else {
+			err = doc.add([]string{"runtimes"}, value)
+		}
+		if err != nil {
+			return nil, "", err
+		}
+	default:
+		var was struct {
+			Path        *string `json:"path"`
+			RuntimeType string  `json:"runtimeType"`
+		}
+		if err := entry.Want(rawjson.Object); err != nil {
+			return nil, "", err
+		}
+		if err := entry.Decode(&was); err != nil {
+			return nil, "", err
+		}
+		if was.RuntimeType != "" {
+			return nil, "", entry.Errorf("runtime %s is one of containerd's (runtimeType %s), not ours: use another --name", o.name, quote(was.RuntimeType))
+		}
+		if was.Path == nil {
+			err = doc.add([]string{"runtimes", o.name}, pair{"path", o.program})
+		} else if *was.Path != o.program {
+			err = doc.replace([]string{"runtimes", o.name, "path"}, o.program)
+		}
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	runtimes, _ := want["runtimes"].(map[string]any)
+	if runtimes == nil {
+		runtimes = map[string]any{}
+		want["runtimes"] = runtimes
+	}
+	if old, ok := runtimes[o.name].(map[string]any); ok {
+		old["path"] = o.program
+	} else {
+		runtimes[o.name] = map[string]any{"path": o.program}
+	}
+
+	if o.setDefault {
+		old, err := jsonMember(data, "default-runtime")
+		if err != nil {
+			return nil, "", err
+		}
+		switch {
+		case old.Kind() == rawjson.Absent:
+			err = doc.add(nil, pair{"default-runtime", o.name})
+		case old.Kind() != rawjson.String:
+			err = old.Want(rawjson.String)
+		case old.Text() != o.name:
+			was = old.Text()
+			err = doc.replace([]string{"default-runtime"}, o.name)
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		want["default-runtime"] = o.name
+	}
+	return append([]byte(head), doc.text...), was, verifyDaemon(doc.text, want)
+}
+
+// removeRuntime returns daemon.json without the runtime; nil if it held nothing else and we had made it.
+func removeRuntime(data []byte, name string) ([]byte, error) {
+	head := ""
+	if bytes.HasPrefix(data, []byte(bom)) {
+		head, data = bom, data[len(bom):]
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return append([]byte(head), data...), nil
+	}
+	want, err := daemonTree(data)
+	if err != nil {
+		return nil, err
+	}
+	doc := editor{text: data}
+	entry, err := jsonMember(data, "runtimes", name)
+	if err != nil {
+		return nil, err
+	}
+	if entry.Kind() != rawjson.Absent {
+		if err := doc.drop("runtimes", name); err != nil {
+			return nil, err
+		}
+		left, err := jsonMember(doc.text, "runtimes")
+		if err != nil {
+			return nil, err
+		}
+		runtimes, _ := want["runtimes"].(map[string]any)
+		delete(runtimes, name)
+		// One that was "{}" before we came stays.
+		if len(runtimes) == 0 && string(left.Raw()) != "{}" {
+			if err := doc.drop("runtimes"); err != nil {
+				return nil, err
+			}
+			delete(want, "runtimes")
+		}
+	}
+	def, err := jsonMember(doc.text, "default-runtime")
+	if err != nil {
+		return nil, err
+	}
+	if def.Kind() == rawjson.String && def.Text() == name {
+		if err := doc.drop("default-runtime"); err != nil {
+			return nil, err
+		}
+		delete(want, "default-runtime")
+	}
+	if err := verifyDaemon(doc.text, want); err != nil {
+		return nil, err
+	}
+	if bytes.HasPrefix(data, []byte("{\n"+ownIndent+"\"")) && head == "" {
+		switch string(doc.text) {
+		case emptyDaemon + "\n":
+			return nil, nil
+		case emptyDaemon:
+			return []byte{}, nil
+		}
+	}
+	return append([]byte(head), doc.text...), nil
+}
+
+// jsonMember finds a value by the keys that lead to it; the zero Value if one is not there. Keys that dockerd
+// and we might understand differently, twice in an object or in another case, are errors.
+func jsonMember(data []byte, keys ...string) (rawjson.Value, error) {
+	v, err := rawjson.Parse(data)
+	if err != nil {
+		return rawjson.Value{}, err
+	}
+	for i, k := range keys {
+		if i > 0 && v.Kind() == rawjson.Absent {
+			return v, nil
+		}
+		if err := v.Want(rawjson.Object); err != nil {
+			return rawjson.Value{}, err
+		}
+		if i == 0 {
+			err = v.Fields([]string{k}, &v)
+		} else {
+			// Names of runtimes, unlike dockerd's keys, mind case.
+			v, err = exactMember(v, k)
+		}
+		if err != nil {
+			return rawjson.Value{}, err
+		}
+	}
+	return v, nil
+}
+
+func exactMember(v rawjson.Value, key string) (rawjson.Value, error) {
+	var found rawjson.Value
+	for m := range v.Members() {
+		if m.Key.Text() != key {
+			continue
+		}
+		if found.Kind() != rawjson.Absent {
+			return rawjson.Value{}, m.Key.Errorf("the key %s is here a second time", quote(key))
+		}
+		found = m.Value
+	}
+	return found, nil
+}
+
+func daemonTree(data []byte) (map[string]any, error) {
+	v, err := rawjson.Parse(data)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.Want(rawjson.Object); err != nil {
+		return nil, err
+	}
+	var tree map[string]any
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	if err := d.Decode(&tree); err != nil {
+		return nil, err
+	}
+	return tree, nil
+}
+
+// verifyDaemon compares a text that is to be written with what it should say.
+func verifyDaemon(data []byte, want map[string]any) error {
+	got, err := daemonTree(data)
+	if err != nil {
+		return fmt.Errorf("the edit would not give a valid file, and was not made: %w", err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		return errors.New("the edit would change more than it should, and was not made")
+	}
+	return nil
+}
+
+// pair is a member to be added: its value is a string or a list of members.
+type pair struct {
+	key   string
+	value any
+}
+
+// editor edits JSON text in the style that it finds.
+type editor struct {
+	text []byte
+	unit string // of indentation; "" to take the file's
+}
+
+// add adds a member at the end of the object to which keys lead. In an object that
+// has line feeds it gets lines of its own, else it stands on the object's line.
+func (e *editor) add(keys []string, p pair) error {
+	obj, err := jsonMember(e.text, keys...)
+	if err != nil {
+		return err
+	}
+	if err := obj.Want(rawjson.Object); err != nil {
+		return err
+	}
+	nl := "\n"
+	if bytes.Contains(e.text, []byte("\r\n")) {
+		nl = "\r\n"
+	}
+	unit := e.unit
+	if unit == "" {
+		unit = e.indentUnit()
+	}
+	var last *rawjson.Member
+	before := obj.Start() + 1 // where the blanks in front of the last key begin
+	for m := range obj.Members() {
+		if last != nil {
+			comma := last.Value.End() + bytes.IndexByte(e.text[last.Value.End():], ',')
+			before = comma + 1
+		}
+		last = &m
+	}
+	if last == nil {
+		inner := string(e.text[obj.Start()+1 : obj.End()-1])
+		i := strings.LastIndexByte(inner, '\n')
+		if i < 0 {
+			e.text = splice(e.text, obj.Start()+1, obj.Start()+1, p.render("", "", ""))
+			return nil
+		}
+		indent := inner[i+1:] + unit
+		e.text = splice(e.text, obj.Start()+1, obj.Start()+1, nl+indent+p.render(nl, indent, unit))
+		return nil
+	}
+	lead := string(e.text[before:last.Key.Start()])
+	at := last.Value.End()
+	if i := strings.LastIndexByte(lead, '\n'); i >= 0 {
+		indent := lead[i+1:]
+		e.text = splice(e.text, at, at, ","+nl+indent+p.render(nl, indent, unit))
+		return nil
+	}
+	e.text = splice(e.text, at, at, ", "+p.render("", "", ""))
+	return nil
+}
+
+// indentUnit is how far the file's first member is indented, four blanks where that cannot be seen.
+func (e *editor) indentUnit() string {
+	if v, err := rawjson.Parse(e.text); err == nil {
+		for m := range v.Members() {
+			lead := string(e.text[v.Start()+1 : m.Key.Start()])
+			if i := strings.LastIndexByte(lead, '\n'); i >= 0 && lead[i+1:] != "" {
+				return lead[i+1:]
+			}
+			break
+		}
+	}
+	return "    "
+}
+
+// render is the member as text: over several lines, or on one where nl is "".
+func (p pair) render(nl, indent, unit string) string {
+	head := jsonString(p.key) + ": "
+	members, ok := p.value.([]pair)
+	if !ok {
+		s, _ := p.value.(string)
+		return head + jsonString(s)
+	}
+	var b strings.Builder
+	b.WriteString(head + "{")
+	for i, m := range members {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		if nl == "" {
+			// The blank tells an object that we made from one that was {} before.
+			b.WriteString(" " + m.render("", "", ""))
+		} else {
+			b.WriteString(nl + indent + unit + m.render(nl, indent+unit, unit))
+		}
+	}
+	if nl == "" {
+		b.WriteString(" }")
+	} else {
+		b.WriteString(nl + indent + "}")
+	}
+	return b.String()
+}
+
+// replace puts a string in the place of a value that is there.
+func (e *editor) replace(keys []string, value string) error {
+	v, err := jsonMember(e.text, keys...)
+	if err != nil {
+		return err
+	}
+	e.text = splice(e.text, v.Start(), v.End(), jsonString(value))
+	return nil
+}
+
+// drop removes a member that is there, with the comma in front of it, or behind it if it is the first.
+func (e *editor) drop(keys ...string) error {
+	obj, err := jsonMember(e.text, keys[:len(keys)-1]...)
+	if err != nil {
+		return err
+	}
+	start, end := obj.Start()+1, 0
+	for m := range obj.Members() {
+		if end > 0 {
+			if start == obj.Start()+1 { // the first member goes: with the comma and the blanks up to this one
+				start += len(e.text[start:]) - len(bytes.TrimLeft(e.text[start:], " \t\r\n"))
+				end = m.Key.Start()
+			}
+			break
+		}
+		if m.Key.Text() == keys[len(keys)-1] {
+			end = m.Value.End()
+			continue
+		}
+		start = m.Value.End()
+	}
+	e.text = splice(e.text, start, end, "")
+	return nil
+}
+
+func jsonString(s string) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(s); err != nil {
+		panic(err) // strings are always encoded
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}

@@ -1,0 +1,352 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package configure
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
+)
+
+const testPath = "/usr/bin/" + program
+
+var (
+	testEntry    = []string{"plugins", "io.containerd.grpc.v1.cri", "containerd", "runtimes", "gpu"}
+	testSettings = []setting{
+		{testEntry[:3], "default_runtime_name", "gpu"},
+		{testEntry, "runtime_type", runcType},
+		{append(testEntry[:5:5], "options"), "BinaryName", testPath},
+	}
+)
+
+const block = `# BEGIN nvsysfs configure gpu
+[plugins."io.containerd.grpc.v1.cri".containerd]
+default_runtime_name = "gpu"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.gpu]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.gpu.options]
+BinaryName = "/usr/bin/nvidia-container-runtime.experimental"
+# END nvsysfs configure gpu
+`
+
+// TestSetKeys edits texts, and where there was no entry of ours takes the edit back: the same bytes.
+func TestSetKeys(t *testing.T) {
+	// What follows the default runtime's line in files that have its table.
+	tail := "\n" + block[:strings.Index(block, "[")] + block[strings.Index(block, "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.gpu]\n"):]
+	const cri = `[plugins."io.containerd.grpc.v1.cri".containerd]` + "\n"
+	tests := []struct {
+		name, in, want, err string
+		once                bool // an entry of ours was there: removing does not give back the text
+	}{
+		{name: "empty", in: "", want: block},
+		{name: "comment", in: "# x\n", want: "# x\n\n" + block},
+		{name: "no line feed at the end", in: "a = 1", want: "a = 1\n" + block},
+		{name: "blank lines at the end", in: "a = 1\n\n\n", want: "a = 1\n\n\n\n" + block},
+		{name: "table without the key", in: cri, want: cri + "default_runtime_name = \"gpu\" # nvsysfs: added\n" + tail},
+		{
+			name: "table without the key and line feed", in: strings.TrimSpace(cri),
+			want: cri + "default_runtime_name = \"gpu\" # nvsysfs: added" + tail,
+		},
+		{
+			name: "indented", in: "  " + cri + "\t # x\n\t snapshotter = 'x'\n",
+			want: "  " + cri + "\t default_runtime_name = \"gpu\" # nvsysfs: added\n\t # x\n\t snapshotter = 'x'\n" + tail,
+		},
+		{
+			name: "another default", in: cri + "default_runtime_name='a#b' \n",
+			want: cri + "default_runtime_name=\"gpu\" # nvsysfs: was 'a#b' \n" + tail,
+		},
+		{
+			name: "another default, commented, with what looks like the end of a note", in: cri + "default_runtime_name = \"a ;b\"# c ; d\n",
+			want: cri + "default_runtime_name = \"gpu\" # nvsysfs: was \"a ;b\" ;# c ; d\n" + tail,
+		},
+		{
+			name: "dotted key above", in: "[plugins]\n'io.containerd.grpc.v1.cri'.containerd.default_runtime_name = \"runc\"\n",
+			want: "[plugins]\n'io.containerd.grpc.v1.cri'.containerd.default_runtime_name = \"gpu\" # nvsysfs: was \"runc\"\n" + tail,
+		},
+		{
+			name: "table with blanks in its name", in: "[ plugins . 'io.containerd.grpc.v1.cri' . containerd ]\t# x\n",
+			want: "[ plugins . 'io.containerd.grpc.v1.cri' . containerd ]\t# x\ndefault_runtime_name = \"gpu\" # nvsysfs: added\n" + tail,
+		},
+		{
+			name: "header and marks within a string", in: "a = '''\n" + block + "'''\n", want: "a = '''\n" + block + "'''\n\n" + block,
+			err: "the edit would", // the marks are taken for ours, and the result is seen to be wrong
+		},
+		{name: "all there", in: "a = 1\n\n" + block, want: "a = 1\n\n" + block, once: true},
+		{
+			name: "another path", in: strings.ReplaceAll(block, "runtime.experimental", "old"), want: block, once: true,
+		},
+		{name: "inline entry", in: cri + "runtimes.gpu = {}\n", err: `line 2: plugins."io.containerd.grpc.v1.cri".containerd.runtimes.gpu is an inline table`},
+		{name: "inline root", in: "plugins = {}\n", err: "line 1: plugins is an inline table"},
+		{name: "string for a table", in: "plugins = 'x'\n", err: "line 1: plugins is not a table"},
+		{name: "array of tables", in: "[[plugins]]\n", err: "line 1: [[plugins]] is an array of tables"},
+		{name: "not TOML", in: "a = \n", err: "line 1, column"},
+		{name: "key twice", in: "a = 1\na = 2\n", err: "line 2"},
+		{name: "not UTF-8", in: "a = '\xff'\n", err: "line 1"},
+		{name: "table for a key", in: cri[:len(cri)-2] + ".default_runtime_name.x]\ny = 1\n", err: "default_runtime_name is a table"},
+	}
+	for _, tt := range tests {
+		for _, crlf := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/crlf=%v", tt.name, crlf), func(t *testing.T) {
+				in, want := tt.in, tt.want
+				if crlf {
+					if in == strings.TrimRight(in, "\n") {
+						return // has no line end to go by
+					}
+					in, want = strings.ReplaceAll(in, "\n", "\r\n"), strings.ReplaceAll(want, "\n", "\r\n")
+				}
+				got, err := setKeys([]byte(in), "gpu", testEntry, testSettings)
+				if tt.err != "" {
+					require.ErrorContains(t, err, tt.err)
+					return
+				}
+				require.NoError(t, err)
+				assert.Equal(t, want, string(got))
+				again, err := setKeys(got, "gpu", testEntry, testSettings)
+				require.NoError(t, err)
+				assert.Equal(t, string(got), string(again), "the second time")
+				if tt.once {
+					return
+				}
+				back, what, err := unsetKeys(got, "gpu", testEntry, testSettings[:1])
+				require.NoError(t, err)
+				assert.Empty(t, what)
+				assert.Equal(t, in, string(back), "removed")
+			})
+		}
+	}
+}
+
+// FuzzSetKeys: a text that can be edited says afterwards what it should, an edit made twice is made once,
+// and taking it back gives the same bytes.
+func FuzzSetKeys(f *testing.F) {
+	seeds, err := filepath.Glob("testdata/*.txtar")
+	require.NoError(f, err)
+	require.NotEmpty(f, seeds)
+	for _, name := range seeds {
+		data, err := os.ReadFile(name)
+		require.NoError(f, err)
+		for part := range strings.SplitSeq(string(data), "\n-- ") {
+			_, body, _ := strings.Cut(part, " --\n")
+			f.Add([]byte(body))
+		}
+	}
+	f.Add([]byte("[plugins.'io.containerd.grpc.v1.cri'.containerd]\ndefault_runtime_name='x' ; # y"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if strings.Contains(string(in), "nvsysfs") || strings.Contains(string(in), "gpu") {
+			return // what is ours already does not come back
+		}
+		got, err := setKeys(in, "gpu", testEntry, testSettings)
+		if err != nil {
+			assert.Nil(t, got)
+			return
+		}
+		again, err := setKeys(got, "gpu", testEntry, testSettings)
+		require.NoError(t, err)
+		require.Equal(t, string(got), string(again))
+		back, _, err := unsetKeys(got, "gpu", testEntry, testSettings[:1])
+		require.NoError(t, err)
+		require.Equal(t, string(in), string(back))
+	})
+}
+
+// TestDaemonJSON edits daemon.json, and takes the edit back.
+func TestDaemonJSON(t *testing.T) {
+	const entry = `"gpu": { "path": "/usr/bin/nvidia-container-runtime.experimental" }`
+	tests := []struct {
+		name, in, want, err string
+		left                string // after removing, where it is not the same as before
+	}{
+		{name: "empty", in: "", want: "{\n  \"runtimes\": {\n    \"gpu\": {\n      \"path\": \"" + testPath + "\"\n    }\n  },\n  \"default-runtime\": \"gpu\"\n}"},
+		{name: "blanks", in: " \n", want: "{\n  \"runtimes\": {\n    \"gpu\": {\n      \"path\": \"" + testPath + "\"\n    }\n  },\n  \"default-runtime\": \"gpu\"\n}", left: "-"},
+		{name: "{}", in: "{}", want: `{"runtimes": { ` + entry + ` }, "default-runtime": "gpu"}`},
+		{name: "{ }", in: "{ }\n", want: `{"runtimes": { ` + entry + " }, \"default-runtime\": \"gpu\" }\n"},
+		{name: "one line", in: `{"debug":true}`, want: `{"debug":true, "runtimes": { ` + entry + ` }, "default-runtime": "gpu"}`},
+		{name: "empty runtimes", in: `{"runtimes":{}}`, want: `{"runtimes":{` + entry + `}, "default-runtime": "gpu"}`},
+		{name: "lines", in: "{\n}\n", want: "{\n    \"runtimes\": {\n        \"gpu\": {\n            \"path\": \"" + testPath + "\"\n        }\n    },\n    \"default-runtime\": \"gpu\"\n}\n"},
+		{
+			name: "Windows", in: "\xef\xbb\xbf{\r\n\t\"debug\": true\r\n}\r\n",
+			want: "\xef\xbb\xbf{\r\n\t\"debug\": true,\r\n\t\"runtimes\": {\r\n\t\t\"gpu\": {\r\n\t\t\t\"path\": \"" + testPath + "\"\r\n\t\t}\r\n\t},\r\n\t\"default-runtime\": \"gpu\"\r\n}\r\n",
+		},
+		{
+			name: "commas first", in: "{ \"a\": 1e400\n, \"b\": {}\n}",
+			want: "{ \"a\": 1e400\n, \"b\": {}, \"runtimes\": { " + entry + " }, \"default-runtime\": \"gpu\"\n}",
+		},
+		{
+			name: "another path and further keys", in: `{"runtimes":{"gpu":{"runtimeArgs":["-x"],"path":"/old"},"z":{"path":"z"}},"default-runtime":"gpu"}`,
+			want: `{"runtimes":{"gpu":{"runtimeArgs":["-x"],"path":"` + testPath + `"},"z":{"path":"z"}},"default-runtime":"gpu"}`,
+			left: `{"runtimes":{"z":{"path":"z"}}}`,
+		},
+		{
+			name: "no path", in: `{"runtimes":{"gpu":{}},"default-runtime":"runc"}`,
+			want: `{"runtimes":{"gpu":{"path": "` + testPath + `"}},"default-runtime":"gpu"}`,
+			left: `{"runtimes":{}}`,
+		},
+		{
+			name: "the name in another case is another runtime", in: `{"runtimes":{"GPU":{"path":"x"}}}`,
+			want: `{"runtimes":{"GPU":{"path":"x"}, ` + entry + `}, "default-runtime": "gpu"}`,
+		},
+		{name: "escaped keys", in: `{"r\u0075ntimes":{"g\u0070u":{"path":"` + testPath + `"}},"default-runtime":"g\u0070u"}`, want: `{"r\u0075ntimes":{"g\u0070u":{"path":"` + testPath + `"}},"default-runtime":"g\u0070u"}`, left: "{\"r\\u0075ntimes\":{}}"},
+		{name: "entry twice", in: `{"runtimes":{"gpu":{},"gpu":{}}}`, err: "second time"},
+		{name: "null", in: `{"runtimes":null}`, err: "null"},
+		{name: "array", in: `[]`, err: "an array where an object is expected"},
+		{name: "entry is a string", in: `{"runtimes":{"gpu":"/x"}}`, err: "a string where an object is expected"},
+		{name: "path is a number", in: `{"runtimes":{"gpu":{"path":1}}}`, err: "number"},
+		{name: "default is a number", in: `{"default-runtime":1}`, err: "a number where a string is expected"},
+		{name: "trailing comma", in: "{\"a\": 1,\n}", err: "line 2"},
+		{name: "comment", in: "{ // x\n}", err: "line 1"},
+		{name: "two values", in: "{}{}", err: "after the end"},
+		{name: "UTF-16", in: "\xff\xfe{\x00}\x00", err: "line 1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := options{name: "gpu", program: testPath, setDefault: true}
+			got, _, err := addRuntime([]byte(tt.in), true, o)
+			if tt.err != "" {
+				require.ErrorContains(t, err, tt.err)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, string(got))
+			again, _, err := addRuntime(got, true, o)
+			require.NoError(t, err)
+			assert.Equal(t, string(got), string(again), "the second time")
+			back, err := removeRuntime(got, "gpu")
+			require.NoError(t, err)
+			want := tt.in
+			if tt.left == "-" {
+				want = ""
+			} else if tt.left != "" {
+				want = tt.left
+			}
+			assert.Equal(t, want, string(back), "removed")
+		})
+	}
+}
+
+// FuzzDaemonJSON: the same properties as FuzzSetKeys. "runtimes" is left out of the last one where it is
+// there without an entry: it may go with ours.
+func FuzzDaemonJSON(f *testing.F) {
+	for _, seed := range []string{"{}", "{\n}", "{\"a\": 1}", "{\n\t\"a\": [ 1e9 ],\r\n \"runtimes\": {\"x\":{}}}", `{"default-runtime":"x"}`, "\xef\xbb\xbf{ }"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		o := options{name: "gpu", program: testPath}
+		got, _, err := addRuntime(in, true, o)
+		if err != nil {
+			assert.Nil(t, got)
+			return
+		}
+		again, _, err := addRuntime(got, true, o)
+		require.NoError(t, err)
+		require.Equal(t, string(got), string(again))
+		back, err := removeRuntime(got, "gpu")
+		require.NoError(t, err)
+		body := strings.TrimPrefix(string(in), bom)
+		if strings.TrimSpace(body) == "" {
+			return
+		}
+		entry, err := jsonMember([]byte(body), "runtimes", "gpu")
+		require.NoError(t, err)
+		if runtimes, err := jsonMember([]byte(body), "runtimes"); err == nil && entry.Kind() == rawjson.Absent {
+			if strings.TrimSpace(strings.Trim(string(runtimes.Raw()), "{}")) == "" && len(runtimes.Raw()) > 2 {
+				return
+			}
+			if def, err := jsonMember([]byte(body), "default-runtime"); err == nil && def.Text() != "gpu" {
+				require.Equal(t, string(in), string(back))
+			}
+		}
+	})
+}
+
+// TestHunks takes diffs back: from the old text and the diff the new one must come out.
+func TestHunks(t *testing.T) {
+	many := strings.Repeat("a\nb\nc\nd\n", 20)
+	tests := []struct{ name, before, after, want string }{
+		{"equal", "a\n", "a\n", ""},
+		{"new", "", "a\n", "@@ -0,0 +1 @@\n+a\n"},
+		{"gone", "a\nb\n", "", "@@ -1,2 +0,0 @@\n-a\n-b\n"},
+		{"end of line", "a", "a\n", "@@ -1 +1 @@\n-a\n\\ No newline at end of file\n+a\n"},
+		{"middle", "1\n2\n3\n4\n5\n6\n7\n8\n9\n", "1\n2\n3\n4\nx\n6\n7\n8\n9\n", "@@ -2,7 +2,7 @@\n 2\n 3\n 4\n-5\n+x\n 6\n 7\n 8\n"},
+		{"two hunks", many, "x\n" + many + "y\n", "@@ -1,3 +1,4 @@\n+x\n a\n b\n c\n@@ -78,3 +79,4 @@\n b\n c\n d\n+y\n"},
+		{"one hunk", "1\n2\n3\n4\n5\n6\n", "x\n2\n3\n4\n5\n6\ny\n", "@@ -1,6 +1,7 @@\n-1\n+x\n 2\n 3\n 4\n 5\n 6\n+y\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			assert.Equal(t, tt.want, hunks(tt.before, tt.after))
+			assert.Equal(t, tt.after, apply(t, tt.before, hunks(tt.before, tt.after)))
+		})
+	}
+}
+
+// FuzzHunks: a diff applied to the old text gives the new one.
+func FuzzHunks(f *testing.F) {
+	f.Add("a\nb\nc\n", "a\nc")
+	f.Add("", "\n\n")
+	f.Fuzz(func(t *testing.T, before, after string) {
+		require.Equal(t, after, apply(t, before, hunks(before, after)))
+	})
+}
+
+// apply does what patch(1) does, without forgiveness.
+func apply(t *testing.T, before, diff string) string {
+	t.Helper()
+	old := splitLines(before)
+	var out strings.Builder
+	passed := 0
+	lines := splitLines(diff)
+	for i := 0; i < len(lines); {
+		require.True(t, strings.HasPrefix(lines[i], "@@ -"), "%q", lines[i])
+		var start, n int
+		if head := strings.Fields(lines[i])[1][1:]; strings.Contains(head, ",") {
+			_, err := fmt.Sscanf(head, "%d,%d", &start, &n)
+			require.NoError(t, err)
+		} else {
+			_, err := fmt.Sscanf(head, "%d", &start)
+			require.NoError(t, err)
+			n = 1
+		}
+		if n > 0 {
+			start--
+		}
+		require.GreaterOrEqual(t, start, passed)
+		out.WriteString(strings.Join(old[passed:start], ""))
+		passed = start
+		// A hunk's end is known by its count alone: a removed line may look like a head.
+		var na, nb, wantB int
+		if head := strings.Fields(lines[i])[2][1:]; strings.Contains(head, ",") {
+			_, err := fmt.Sscanf(head[strings.Index(head, ",")+1:], "%d", &wantB)
+			require.NoError(t, err)
+		} else {
+			wantB = 1
+		}
+		for i++; na < n || nb < wantB; i++ {
+			text := lines[i][1:]
+			if i+1 < len(lines) && strings.HasPrefix(lines[i+1], `\`) {
+				text = strings.TrimSuffix(text, "\n")
+			}
+			if lines[i][0] != '+' {
+				require.Equal(t, old[passed], text)
+				passed++
+				na++
+			}
+			if lines[i][0] != '-' {
+				out.WriteString(text)
+				nb++
+			}
+			if i+1 < len(lines) && strings.HasPrefix(lines[i+1], `\`) {
+				i++
+			}
+		}
+	}
+	return out.String() + strings.Join(old[passed:], "")
+}

@@ -1,0 +1,173 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
+)
+
+// trace is what strace saw of one run of this program, up to the exec of
+// the low-level runtime.
+type trace struct {
+	calls     int            // system calls
+	reads     map[string]int // regular files opened for reading, how often
+	processes int            // processes started
+	execs     []string
+}
+
+var (
+	openCall = regexp.MustCompile(`\b(?:open|openat|openat2)\((.*)\) += \d+<(.*)>$`)
+	execCall = regexp.MustCompile(`\bexecve\("([^"]*)"`)
+	newCall  = regexp.MustCompile(`\b(?:fork|vfork|clone|clone3)\((.*)`)
+)
+
+// largeMachine is the largest machine: 8 GPUs with 56 MIG instances, and
+// an ld.so.cache of 5,000 entries. The image is laid out like Debian's.
+func largeMachine(t testing.TB) (machine, bundle string) {
+	t.Helper()
+	dir := t.TempDir()
+	machine, bundle = filepath.Join(dir, "machine"), filepath.Join(dir, "bundle")
+	_, err := fixtures.Large().Unpack(machine, fixtures.UnpackOptions{NoDevices: true})
+	require.NoError(t, err)
+
+	cache := ldcache.Cache{Entries: []ldcache.Entry{{Name: "libc.so.6", Path: "/lib/x86_64-linux-gnu/libc.so.6", Flags: ldcache.FlagX8664}}}
+	data, err := cache.Encode()
+	require.NoError(t, err)
+	for name, content := range map[string][]byte{
+		"rootfs/etc/debian_version":                 []byte("12.11\n"),
+		"rootfs/etc/ld.so.cache":                    data,
+		"rootfs/usr/lib/x86_64-linux-gnu/libc.so.6": []byte("libc"),
+	} {
+		path := filepath.Join(bundle, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, content, 0o644))
+	}
+	return machine, bundle
+}
+
+func writeLargeConfig(t testing.TB, bundle, devices string) {
+	t.Helper()
+	config := fmt.Sprintf(`{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["sh"],"env":["NVIDIA_VISIBLE_DEVICES=%s",`+
+		`"NVIDIA_DRIVER_CAPABILITIES=all"],"cwd":"/"},"root":{"path":"rootfs"},"linux":{"maskedPaths":["/proc/kcore"],`+
+		`"resources":{"devices":[{"allow":false,"access":"rwm"}]}}}`, devices)
+	require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o644))
+}
+
+// traced runs this program under strace with a low-level runtime that does
+// nothing.
+func traced(t testing.TB, machine string, args ...string) trace {
+	t.Helper()
+	strace := need.Program(t, "strace")
+	path, err := built()
+	require.NoError(t, err)
+	nothing := need.Program(t, "true")
+	log := filepath.Join(t.TempDir(), "strace")
+	cmd := exec.Command(strace, append([]string{"-f", "-y", "-s", "4096", "-o", log, path}, args...)...)
+	cmd.Env = []string{
+		"NVIDIA_CONTAINER_RUNTIME_PATH=" + nothing, "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine,
+		"XDG_CONFIG_HOME=" + filepath.Dir(log),
+	}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	f, err := os.Open(log)
+	require.NoError(t, err)
+	defer f.Close()
+	tr := trace{reads: map[string]int{}}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		line := s.Text()
+		if m := execCall.FindStringSubmatch(line); m != nil {
+			tr.execs = append(tr.execs, m[1])
+			if len(tr.execs) == 2 {
+				break // from here on it is the low-level runtime
+			}
+		}
+		tr.calls++
+		if m := newCall.FindStringSubmatch(line); m != nil && !strings.Contains(m[1], "CLONE_THREAD") && !strings.Contains(line, "resumed") {
+			tr.processes++
+		}
+		m := openCall.FindStringSubmatch(line)
+		if m == nil || strings.Contains(m[1], "O_PATH") || strings.Contains(m[1], "O_DIRECTORY") || strings.Contains(m[1], "O_WRONLY") {
+			continue
+		}
+		tr.reads[m[2]]++
+	}
+	return tr
+}
+
+// Creating a container on the largest machine starts no process and reads no
+// file twice.
+func TestCreateReadsNothingTwice(t *testing.T) {
+	machine, bundle := largeMachine(t)
+	for _, devices := range []string{"0", "all"} {
+		t.Run(devices, func(t *testing.T) {
+			writeLargeConfig(t, bundle, devices)
+			tr := traced(t, machine, "create", "--bundle", bundle, "id")
+			assert.Zero(t, tr.processes)
+			assert.Len(t, tr.execs, 2)
+			for file, n := range tr.reads {
+				if info, err := os.Stat(file); err == nil && info.IsDir() {
+					continue
+				}
+				assert.Equal(t, 1, n, file)
+			}
+			t.Logf("NVIDIA_VISIBLE_DEVICES=%s: %d system calls, %d files read", devices, tr.calls, len(tr.reads))
+		})
+	}
+}
+
+// A command that creates nothing needs its configuration and the low-level
+// runtime, and no other file.
+func TestPassThroughReadsNothing(t *testing.T) {
+	machine, _ := largeMachine(t)
+	tr := traced(t, machine, "--root", "/r", "state", "id")
+	assert.Zero(t, tr.processes)
+	assert.Len(t, tr.execs, 2)
+	for file := range tr.reads {
+		// Go's own start-up looks at the size of huge pages and at its cgroup;
+		// we look at what we are, so as not to exec it.
+		ok := strings.HasPrefix(file, "/sys/kernel/mm/transparent_hugepage/") || strings.HasPrefix(file, "/sys/fs/cgroup/") ||
+			regexp.MustCompile(`^/proc/\d+/(cgroup|mountinfo)$`).MatchString(file) || file == tr.execs[0]
+		assert.True(t, ok, "%s is read", file)
+	}
+	t.Logf("state: %d system calls, files read: %d", tr.calls, len(tr.reads))
+}
+
+// BenchmarkCreate tells what creating a container on the largest machine
+// costs in system calls, beside the time.
+func BenchmarkCreate(b *testing.B) {
+	path, err := built()
+	require.NoError(b, err)
+	machine, bundle := largeMachine(b)
+	nothing := need.Program(b, "true")
+	for _, devices := range []string{"", "0", "all"} {
+		b.Run("devices="+devices, func(b *testing.B) {
+			writeLargeConfig(b, bundle, devices)
+			tr := traced(b, machine, "create", "--bundle", bundle, "id")
+			for b.Loop() {
+				cmd := exec.Command(path, "create", "--bundle", bundle, "id")
+				cmd.Env = []string{"NVIDIA_CONTAINER_RUNTIME_PATH=" + nothing, "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine, "XDG_CONFIG_HOME=" + bundle}
+				if out, err := cmd.CombinedOutput(); err != nil {
+					b.Fatalf("%v: %s", err, out)
+				}
+			}
+			b.ReportMetric(float64(tr.calls), "syscalls/op")
+			b.ReportMetric(float64(len(tr.reads)), "files/op")
+		})
+	}
+}

@@ -1,0 +1,195 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/mig"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+)
+
+const listHelp = `Lists the GPUs of this machine, or of the machine whose root is DIR, as nvidia-smi -L does, with the PCI address and the
+device minor; below each its MIG devices with their GPU instance and compute instance. Then, without an index, what
+cannot be given to a container and why. With --json the same as one JSON document.
+
+The PCI address, the UUID, the index, and for MIG devices g:n and the name are what NVIDIA_VISIBLE_DEVICES takes.`
+
+// listing is what --json prints.
+type listing struct {
+	Driver  *listedDriver    `json:"driver"` // null: none is loaded
+	GPUs    []listedGPU      `json:"gpus"`
+	Unbound []listedFunction `json:"unbound"`
+}
+
+type listedDriver struct {
+	Version      string `json:"version"`
+	Open         bool   `json:"open"`
+	Architecture string `json:"architecture"`
+}
+
+type listedGPU struct {
+	Index     *int        `json:"index"` // null: it has none, being excluded
+	Model     string      `json:"model"`
+	UUID      string      `json:"uuid"` // "" while it is not known
+	Address   string      `json:"address"`
+	Minor     *int        `json:"minor"` // null: unknown
+	Excluded  bool        `json:"excluded"`
+	Error     string      `json:"error,omitempty"`
+	Instances []listedMIG `json:"mig"`
+}
+
+type listedMIG struct {
+	Index           string `json:"index"`          // "0:1"
+	Name            string `json:"name,omitempty"` // "MIG-GPU-<uuid>/<gi>/<ci>"
+	GPUInstance     int    `json:"gi"`
+	ComputeInstance int    `json:"ci"`
+}
+
+type listedFunction struct {
+	Address string `json:"address"`
+	Vendor  string `json:"vendor"`
+	Device  string `json:"device"`
+	Driver  string `json:"driver"` // "" if no driver is bound
+}
+
+func runList(i invocation) error {
+	set := i.flags()
+	dir := set.String("root", "/", "")
+	asJSON := set.Bool("json", false, "")
+	if err := i.parse(set, 0); err != nil {
+		return err
+	}
+	root, err := openRoot(*dir)
+	if err != nil {
+		return err
+	}
+	inventory, err := sysfs.Read(root, true)
+	if err != nil {
+		return err
+	}
+	unbound, err := sysfs.UnboundGPUs(root, inventory)
+	if err != nil {
+		// It comes with what could be read: the list is worth printing all the same.
+		if _, err := fmt.Fprintf(i.stderr, "nvsysfs: warning: %s\n", strings.ReplaceAll(err.Error(), "\n", "; ")); err != nil {
+			return err
+		}
+	}
+
+	var out bytes.Buffer
+	if *asJSON {
+		encoder := json.NewEncoder(&out)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		if err := encoder.Encode(makeListing(inventory, unbound)); err != nil {
+			return err
+		}
+	} else {
+		printList(&out, inventory, unbound)
+	}
+	_, err = i.stdout.Write(out.Bytes())
+	return err
+}
+
+// openRoot takes a directory as it may stand on a command line.
+func openRoot(dir string) (sysfs.Root, error) {
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	return sysfs.NewRoot(absolute)
+}
+
+func makeListing(inventory sysfs.Inventory, unbound []sysfs.PCIFunction) listing {
+	l := listing{GPUs: []listedGPU{}, Unbound: []listedFunction{}}
+	if d := inventory.Driver; d != nil {
+		l.Driver = &listedDriver{d.Version, d.Open, d.Arch}
+	}
+	for _, gpu := range inventory.GPUs {
+		g := listedGPU{
+			Model: gpu.Model, UUID: gpu.UUID, Address: gpu.Address.String(), Excluded: gpu.Excluded, Instances: []listedMIG{},
+		}
+		if gpu.Index >= 0 {
+			g.Index = &gpu.Index
+		}
+		if gpu.Minor >= 0 {
+			g.Minor = &gpu.Minor
+		}
+		if gpu.Err != nil {
+			g.Error = gpu.Err.Error()
+		}
+		for n, instance := range gpu.Instances {
+			g.Instances = append(g.Instances, listedMIG{
+				Index: fmt.Sprintf("%d:%d", gpu.Index, n), Name: migName(gpu, instance), GPUInstance: instance.GI, ComputeInstance: instance.CI,
+			})
+		}
+		l.GPUs = append(l.GPUs, g)
+	}
+	for _, f := range unbound {
+		l.Unbound = append(l.Unbound, listedFunction{
+			f.Address.String(), fmt.Sprintf("0x%04x", f.Vendor), fmt.Sprintf("0x%04x", f.Device), f.Driver,
+		})
+	}
+	return l
+}
+
+// migName is the name drivers before R470 gave the MIG device; "" without a UUID.
+func migName(gpu sysfs.GPU, instance mig.Instance) string {
+	if gpu.UUID == "" {
+		return ""
+	}
+	return fmt.Sprintf("MIG-%s/%d/%d", gpu.UUID, instance.GI, instance.CI)
+}
+
+func printList(out *bytes.Buffer, inventory sysfs.Inventory, unbound []sysfs.PCIFunction) {
+	if inventory.Driver == nil {
+		out.WriteString("No NVIDIA driver is loaded: there is neither /proc/driver/nvidia/version nor /sys/module/nvidia/version.\n")
+	} else if len(inventory.GPUs) == 0 {
+		out.WriteString("No GPU is bound to the NVIDIA driver: /proc/driver/nvidia/gpus is empty.\n")
+	}
+	for _, gpu := range inventory.GPUs {
+		if gpu.Excluded {
+			continue
+		}
+		if gpu.Err != nil {
+			fmt.Fprintf(out, "GPU %d: (unusable) %s: %s\n", gpu.Index, gpu.Address, gpu.Err)
+			continue
+		}
+		fmt.Fprintf(out, "GPU %d: %s (UUID: %s) %s, minor %d\n", gpu.Index, gpu.Model, uuidOf(gpu), gpu.Address, gpu.Minor)
+		for n, instance := range gpu.Instances {
+			fmt.Fprintf(out, "  MIG %d:%d: GI %d, CI %d", gpu.Index, n, instance.GI, instance.CI)
+			if name := migName(gpu, instance); name != "" {
+				fmt.Fprintf(out, " (%s)", name)
+			}
+			out.WriteByte('\n')
+		}
+	}
+	for _, gpu := range inventory.GPUs {
+		if gpu.Excluded {
+			fmt.Fprintf(out, "GPU -: %s (UUID: %s) %s, minor %d: excluded by the driver's parameter NVreg_ExcludedGpus\n",
+				gpu.Model, uuidOf(gpu), gpu.Address, gpu.Minor)
+		}
+	}
+	for _, f := range unbound {
+		reason := "no driver is bound to it"
+		if f.Driver != "" {
+			reason = "it is bound to " + f.Driver
+		}
+		if f.Driver == "nvidia" {
+			reason = "it is bound to nvidia, but not in /proc/driver/nvidia/gpus"
+		}
+		fmt.Fprintf(out, "GPU -: PCI device %04x:%04x, %s: %s\n", f.Vendor, f.Device, f.Address, reason)
+	}
+}
+
+func uuidOf(gpu sysfs.GPU) string {
+	if gpu.UUID == "" {
+		return "unknown until the GPU has been used once"
+	}
+	return gpu.UUID
+}

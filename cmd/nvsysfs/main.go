@@ -1,0 +1,14 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Command nvsysfs is the operator's tool beside nvidia-container-runtime.experimental: it shows what the runtime sees of a
+// machine, and keeps machines as text archives.
+//
+// Like the runtime it only reads files. Each subcommand has a file of its own; the table in run.go names them.
+package main
+
+import "os"
+
+func main() {
+	os.Exit(exitCode(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr), os.Stderr))
+}
