@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The nvidia-container-runtime authors
 # SPDX-License-Identifier: Apache-2.0
 
-PROGRAMS   := nvidia-container-runtime.experimental nvsysfs
+PROGRAMS   := nvidia-container-runtime.experimental nvsysfs nvidia-container-runtime-hook
 VERSION    := 0.1.0
 COMMIT     := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 GO         ?= go
@@ -13,14 +13,14 @@ GOLANGCI   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME   ?= 10s
 
 .PHONY: all
-all: $(PROGRAMS:%=cmd-%) ## build both programs into this folder
+all: $(PROGRAMS:%=cmd-%) ## build the programs into this folder
 
 cmd-%:
 	$(BUILD) -o $* ./cmd/$*
 
 docker-cmd-%: ## the same, built in a container: needs only make and docker
-	DOCKER_BUILDKIT=1 docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) \
-		--build-arg PROGRAM=$* --output type=local,dest=. .
+	docker build $(DOCKER_BUILD_FLAGS) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg PROGRAM=$* --tag nvsysfs-build-$* .
+	container=$$(docker create nvsysfs-build-$* none) && docker cp $$container:/$* . ; docker rm $$container >/dev/null
 
 .PHONY: demo
 demo: all ## start a container through the shim, on this machine's GPUs or on a machine from a text archive
@@ -46,7 +46,7 @@ fuzz: ## each fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list ./...); do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "== $$pkg $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg; \
 		done; \
 	done
 
@@ -55,13 +55,39 @@ bench: ## each benchmark, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: check-static
-check-static: ## both programs, for amd64 and arm64, are static
+check-static: ## the programs, for amd64 and arm64, are static
 	@set -e; for arch in amd64 arm64; do for p in $(PROGRAMS); do \
 		GOARCH=$$arch $(BUILD) -o .cache/$$p-$$arch ./cmd/$$p; \
 		if readelf -d .cache/$$p-$$arch | grep -q 'Dynamic section'; then echo "$$p for $$arch is not static"; exit 1; fi; \
 		if readelf -l .cache/$$p-$$arch | grep -q INTERP; then echo "$$p for $$arch wants a loader"; exit 1; fi; \
 		echo "$$p $$arch: static, $$(stat -c %s .cache/$$p-$$arch) bytes"; \
 	done; done
+
+DURATION   ?= 10m
+
+.PHONY: soak
+soak: ## real containers, many at a time, for DURATION: none fails and nothing is left; needs root and runc
+	NVCR_SOAK=$(DURATION) $(GO) test -count 1 -timeout 0 -v -run '^TestSoak$$' ./cmd/internal/trust
+
+.PHONY: fault
+fault: ## every system call of a create fails once, with every error, and kill -9 before each: about 12,000 runs
+	NVCR_FAULTS=all $(GO) test -count 1 -timeout 0 -v -run 'Faults$$' ./cmd/internal/trust
+
+.PHONY: reproducible
+reproducible: ## two builds, in different directories and with a build cache each, are the same to the byte
+	@set -e; rm -rf .cache/reproducible; here=$$PWD; for d in one another/place; do \
+		mkdir -p .cache/reproducible/$$d; git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C .cache/reproducible/$$d; \
+		(cd .cache/reproducible/$$d; for p in $(PROGRAMS); do GOCACHE=$$PWD/.gocache $(BUILD) -o $$p ./cmd/$$p; done); \
+	done; for p in $(PROGRAMS); do cmp .cache/reproducible/one/$$p .cache/reproducible/another/place/$$p; \
+		(cd .cache/reproducible/one; sha256sum $$p); done; rm -rf $$here/.cache/reproducible
+
+.PHONY: sbom
+sbom: all ## what each program is made of, as CycloneDX, in dist/
+	@set -e; mkdir -p dist; for p in $(PROGRAMS); do $(GO) run ./cmd/internal/sbom $$p >dist/$$p.cdx.json; echo dist/$$p.cdx.json; done
+
+.PHONY: vuln
+vuln: ## known vulnerabilities in what is called; needs the network to ask vuln.go.dev
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 .PHONY: clean
 clean:

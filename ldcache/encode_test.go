@@ -129,7 +129,7 @@ func TestEncodeOldHalf(t *testing.T) {
 		}[:3*n-2]
 		data, err := (&Cache{Format: Combined, Entries: entries}).Encode()
 		require.NoError(t, err)
-		old, err := parseOld(data, 2, oldHeaderSize+2*oldEntrySize)
+		old, err := parseOld(data, 2, oldHeaderSize+2*oldEntrySize, nil)
 		require.NoError(t, err)
 		want := []Entry{entries[0], entries[len(entries)-1]}
 		assert.Equal(t, &Cache{Format: Old, Entries: want}, old)

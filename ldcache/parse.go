@@ -55,7 +55,15 @@ const (
 // old half of a combined cache is not looked at. The entries share one copy of
 // the string table, and data is not kept.
 func Parse(data []byte) (*Cache, error) {
-	c, err := parse(data)
+	return ParseSome(data, nil)
+}
+
+// ParseSome is [Parse] for those entries that want accepts by name and flags, in a
+// fraction of the time where these are few. Of the others nothing but the name is
+// looked at, and the cache that it returns must not be encoded. A nil want
+// accepts all.
+func ParseSome(data []byte, want func(name string, flags int32) bool) (*Cache, error) {
+	c, err := parse(data, want)
 	if err != nil {
 		return nil, fmt.Errorf("parsing ld.so.cache: %w", err)
 	}
@@ -63,9 +71,9 @@ func Parse(data []byte) (*Cache, error) {
 }
 
 // parse finds out the shape.
-func parse(data []byte) (*Cache, error) {
+func parse(data []byte, want func(string, int32) bool) (*Cache, error) {
 	if bytes.HasPrefix(data, []byte(newMagic)) {
-		return parseNew(data, 0, New)
+		return parseNew(data, 0, New, want)
 	}
 	if !bytes.HasPrefix(data, []byte(oldMagic)) {
 		return nil, errors.New("no known magic number at the start")
@@ -81,31 +89,36 @@ func parse(data []byte) (*Cache, error) {
 	for _, align := range []int{8, 4} {
 		start := (end + align - 1) &^ (align - 1)
 		if start <= len(data) && bytes.HasPrefix(data[start:], []byte(newMagic)) {
-			return parseNew(data, start, Combined)
+			return parseNew(data, start, Combined, want)
 		}
 	}
-	return parseOld(data, int(count), end)
+	return parseOld(data, int(count), end, want)
 }
 
 // parseOld parses the entries of an old cache, whose strings start at end.
-func parseOld(data []byte, count, end int) (*Cache, error) {
+func parseOld(data []byte, count, end int, want func(string, int32) bool) (*Cache, error) {
 	c := &Cache{Format: Old}
 	if count == 0 {
 		return c, nil
 	}
 	table := string(data[end:])
-	c.Entries = make([]Entry, count)
-	for i := range c.Entries {
+	if want == nil {
+		c.Entries = make([]Entry, 0, count)
+	}
+	for i := range count {
 		raw := data[oldHeaderSize+i*oldEntrySize:][:oldEntrySize]
-		e := &c.Entries[i]
-		e.Flags = int32(binary.NativeEndian.Uint32(raw))
+		e := Entry{Flags: int32(binary.NativeEndian.Uint32(raw))}
 		var err error
 		if e.Name, err = cString(table, 0, binary.NativeEndian.Uint32(raw[4:])); err == nil {
+			if want != nil && !want(e.Name, e.Flags) {
+				continue
+			}
 			e.Path, err = cString(table, 0, binary.NativeEndian.Uint32(raw[8:]))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("old entry %d: %w", i, err)
 		}
+		c.Entries = append(c.Entries, e)
 	}
 	if err := checkLengths(c.Entries); err != nil {
 		return nil, err
@@ -114,7 +127,7 @@ func parseOld(data []byte, count, end int) (*Cache, error) {
 }
 
 // parseNew parses the new cache that starts at start.
-func parseNew(data []byte, start int, format Format) (*Cache, error) {
+func parseNew(data []byte, start int, format Format, want func(string, int32) bool) (*Cache, error) {
 	header := data[start:]
 	if len(header) < newHeaderSize {
 		return nil, fmt.Errorf("header of 48 bytes at %d cut off at %d", start, len(data))
@@ -144,12 +157,23 @@ func parseNew(data []byte, start int, format Format) (*Cache, error) {
 	if count == 0 {
 		return c, nil
 	}
-	c.Entries = make([]Entry, count)
-	for i := range c.Entries {
+	if want == nil {
+		c.Entries = make([]Entry, 0, count)
+	}
+	for i := range int(count) {
 		raw := header[newHeaderSize+i*newEntrySize:][:newEntrySize]
-		if err := c.Entries[i].parse(raw, table, stringsStart, subdirs); err != nil {
+		e := Entry{Flags: int32(binary.NativeEndian.Uint32(raw))}
+		var err error
+		if e.Name, err = cString(table, stringsStart, binary.NativeEndian.Uint32(raw[4:])); err == nil {
+			if want != nil && !want(e.Name, e.Flags) {
+				continue
+			}
+			err = e.parse(raw, table, stringsStart, subdirs)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
+		c.Entries = append(c.Entries, e)
 	}
 	if err := checkLengths(c.Entries); err != nil {
 		return nil, err
@@ -170,13 +194,9 @@ func checkLengths(entries []Entry) error {
 	return nil
 }
 
-// parse fills an entry of a new cache. Offsets of strings count from base bytes
-// before the table.
+// parse fills what an entry of a new cache has besides name and flags. Offsets of
+// strings count from base bytes before the table.
 func (e *Entry) parse(raw []byte, table string, base int, subdirs []string) (err error) {
-	e.Flags = int32(binary.NativeEndian.Uint32(raw))
-	if e.Name, err = cString(table, base, binary.NativeEndian.Uint32(raw[4:])); err != nil {
-		return err
-	}
 	if e.Path, err = cString(table, base, binary.NativeEndian.Uint32(raw[8:])); err != nil {
 		return err
 	}

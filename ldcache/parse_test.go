@@ -90,6 +90,27 @@ func TestParseValue(t *testing.T) {
 
 // TestParseOverlapping gives all entries one long string, which is little for
 // the file and much for whoever sorts it.
+// What ParseSome returns is what Parse returns, less what is not wanted.
+func TestParseSome(t *testing.T) {
+	all := Cache{Format: Combined, Generator: "g", Entries: []Entry{
+		{Name: "libcuda.so.1", Path: "/l/libcuda.so.1", Flags: FlagX8664},
+		{Name: "libc.so.6", Path: "/l/libc.so.6", Flags: FlagX8664},
+		{Name: "libc.so.6", Path: "/l32/libc.so.6", Flags: Flag32},
+	}}
+	for _, format := range []Format{Old, Combined, New} {
+		all.Format = format
+		data, err := all.Encode()
+		require.NoError(t, err)
+		want, err := Parse(data)
+		require.NoError(t, err)
+		want.Entries = slices.DeleteFunc(want.Entries, func(e Entry) bool { return e.Name != "libc.so.6" || e.Flags != FlagX8664 })
+		got, err := ParseSome(data, func(name string, flags int32) bool { return name == "libc.so.6" && flags == FlagX8664 })
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+		assert.Len(t, got.Entries, 1)
+	}
+}
+
 func TestParseOverlapping(t *testing.T) {
 	const count = 1000
 	data := append([]byte(oldMagic), 0)

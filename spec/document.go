@@ -6,11 +6,9 @@ package spec
 import (
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
@@ -20,14 +18,15 @@ const MaxSize = 64 << 20
 
 // Document is a config.json. It is not safe for concurrent use.
 type Document struct {
-	dir  *os.Root    // the bundle, nil after Parse
+	dir  int         // handle of the bundle, -1 after Parse and Close
 	path string      // as given to Open, for messages
 	name string      // of the file in dir
-	info fs.FileInfo // of the file that was read
+	stat unix.Stat_t // of the file that was read
 
 	original []byte
 	text     []byte
-	top      rawjson.Value // of text
+	top      rawjson.Value // of text; the zero Value after an edit, until it is needed
+	mounts   []Mount       // of text, nil until they are needed
 }
 
 // Open reads config.json in the bundle directory. It must be a regular file, not a link: anything else is
@@ -45,17 +44,17 @@ func OpenFile(path string) (_ *Document, err error) {
 			err = fmt.Errorf("opening %q: %w", path, err)
 		}
 	}()
-	dir, err := os.OpenRoot(filepath.Dir(path))
+	dir, err := openat(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, dir.Close())
+			unix.Close(dir)
 		}
 	}()
 	name := filepath.Base(path)
-	data, info, err := readRegular(dir, name)
+	data, stat, err := readRegular(dir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -63,52 +62,73 @@ func OpenFile(path string) (_ *Document, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d.dir, d.path, d.name, d.info = dir, path, name, info
+	d.dir, d.path, d.name, d.stat = dir, path, name, stat
 	return d, nil
 }
 
-// readRegular reads a file that must be regular, before and after it is opened.
-func readRegular(dir *os.Root, name string) (_ []byte, _ fs.FileInfo, err error) {
-	before, err := dir.Lstat(name)
-	if err != nil {
-		return nil, nil, err
+// openat opens a name below a handle, close-on-exec.
+func openat(dir int, name string, flags int, perm uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, perm)
+		if err != unix.EINTR {
+			return fd, err
+		}
 	}
-	if !before.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("it is %s, not a regular file", kindOf(before.Mode()))
-	}
-	// Should another kind of file have come into its place by now: neither wait for it nor follow it.
-	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	if !info.Mode().IsRegular() || !os.SameFile(before, info) {
-		return nil, nil, errors.New("it was exchanged while being opened")
-	}
-	if info.Size() > MaxSize {
-		return nil, nil, fmt.Errorf("its size is %d bytes, more than the %d that are read", info.Size(), MaxSize)
-	}
-	data := make([]byte, info.Size())
-	n, err := io.ReadFull(f, data)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, nil, err
-	}
-	return data[:n], info, nil
 }
 
-func kindOf(mode fs.FileMode) string {
-	switch mode.Type() {
-	case fs.ModeDir:
+// readRegular reads a file that must be regular, before and after it is opened. It makes system calls itself, and so
+// does [Document.Save]: an os.File would be made known to the poller, at six more calls for the first one.
+func readRegular(dir int, name string) (_ []byte, after unix.Stat_t, err error) {
+	var before unix.Stat_t
+	if err := unix.Fstatat(dir, name, &before, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, after, err
+	}
+	if before.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, after, fmt.Errorf("it is %s, not a regular file", kindOf(before.Mode))
+	}
+	// Should another kind of file have come into its place by now: neither wait for it nor follow it.
+	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, after, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &after); err != nil {
+		return nil, after, err
+	}
+	if after.Mode&unix.S_IFMT != unix.S_IFREG || !sameFile(&before, &after) {
+		return nil, after, errors.New("it was exchanged while being opened")
+	}
+	if after.Size > MaxSize {
+		return nil, after, fmt.Errorf("its size is %d bytes, more than the %d that are read", after.Size, MaxSize)
+	}
+	data := make([]byte, after.Size)
+	for n := 0; n < len(data); {
+		more, err := unix.Pread(fd, data[n:], int64(n))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, after, err
+		case more == 0: // it became shorter
+			data = data[:n]
+		}
+		n += max(more, 0)
+	}
+	return data, after, nil
+}
+
+func sameFile(a, b *unix.Stat_t) bool {
+	return a.Dev == b.Dev && a.Ino == b.Ino
+}
+
+func kindOf(mode uint32) string {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFDIR:
 		return "a directory"
-	case fs.ModeSymlink:
+	case unix.S_IFLNK:
 		return "a symbolic link"
-	case fs.ModeNamedPipe:
+	case unix.S_IFIFO:
 		return "a FIFO"
-	case fs.ModeSocket:
+	case unix.S_IFSOCK:
 		return "a socket"
 	}
 	return "a device"
@@ -117,23 +137,26 @@ func kindOf(mode fs.FileMode) string {
 // Parse makes a document of the text of a config.json. The text must be a JSON object; data must not be
 // changed afterwards. Syntax errors wrap a [*rawjson.Error].
 func Parse(data []byte) (*Document, error) {
-	d := &Document{original: data}
-	if err := d.set(data); err != nil {
+	d := &Document{dir: -1, original: data, text: data}
+	if _, err := d.value(); err != nil {
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *Document) set(text []byte) error {
-	top, err := rawjson.Parse(text)
-	if err != nil {
-		return err
+// value is the text as it is now, checked.
+func (d *Document) value() (rawjson.Value, error) {
+	if d.top.Kind() == rawjson.Absent {
+		top, err := rawjson.Parse(d.text)
+		if err != nil {
+			return top, err
+		}
+		if err := top.Want(rawjson.Object); err != nil {
+			return rawjson.Value{}, err
+		}
+		d.top = top
 	}
-	if err := top.Want(rawjson.Object); err != nil {
-		return err
-	}
-	d.text, d.top = text, top
-	return nil
+	return d.top, nil
 }
 
 // Bytes returns the text as it is now. It belongs to the document.
@@ -143,8 +166,10 @@ func (d *Document) Bytes() []byte {
 
 // Close gives the handle on the bundle back.
 func (d *Document) Close() error {
-	if d.dir == nil {
+	if d.dir < 0 {
 		return nil
 	}
-	return d.dir.Close()
+	err := unix.Close(d.dir)
+	d.dir = -1
+	return err
 }

@@ -115,9 +115,8 @@ func TestSave(t *testing.T) {
 	name := filepath.Join(dir, "config.json")
 	require.NoError(t, os.Chmod(name, 0o604))
 	require.NoError(t, os.Link(name, filepath.Join(dir, "hard-link")))
-	// What runs that were killed left behind, and files of others.
-	require.NoError(t, os.WriteFile(filepath.Join(dir, temporaryPrefix+"ABC"), []byte("{"), 0o600))
-	require.NoError(t, os.Mkdir(filepath.Join(dir, temporaryPrefix+"directory"), 0o700))
+	// What a run that was killed left behind, and a file of others.
+	require.NoError(t, os.WriteFile(filepath.Join(dir, temporaryPrefix+"config.json"), []byte("{"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "rootfs"), nil, 0o600))
 	if os.Geteuid() == 0 {
 		require.NoError(t, os.Chown(name, 12345, 54321))
@@ -145,7 +144,7 @@ func TestSave(t *testing.T) {
 	text, err = os.ReadFile(filepath.Join(dir, "hard-link"))
 	require.NoError(t, err)
 	assert.Equal(t, `{"mounts": [ ], "x":1e400}`, string(text))
-	assert.Equal(t, []string{temporaryPrefix + "directory", "config.json", "hard-link", "rootfs"}, names(t, dir))
+	assert.Equal(t, []string{"config.json", "hard-link", "rootfs"}, names(t, dir))
 
 	// A document can be edited and saved again, and is not written when nothing changes.
 	_, err = d.Apply(Edits{Mounts: []mount{{Destination: "/c", Source: "/d"}}})
@@ -189,6 +188,12 @@ func TestSaveRefuses(t *testing.T) {
 			require.NoError(t, os.Rename(name, name+"2"))
 			require.NoError(t, os.Symlink(name+"2", name))
 		}, "it was changed by somebody else since it was read"},
+		{"being replaced", func(t *testing.T, name string) {
+			f, err := os.Create(filepath.Join(filepath.Dir(name), temporaryPrefix+"config.json"))
+			require.NoError(t, err)
+			require.NoError(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
+			t.Cleanup(func() { assert.NoError(t, f.Close()) })
+		}, "somebody else is replacing it at this moment"},
 		{"gone", func(t *testing.T, name string) {
 			require.NoError(t, os.Remove(name))
 		}, "no such file or directory"},

@@ -32,6 +32,9 @@ type Edits struct {
 	RemoveHooks []string
 	// RemoveMounts are destinations whose entries in mounts go away, where their source is /dev/null.
 	RemoveMounts []string
+	// RemoveBinds are bind mounts of an earlier edit that go away: those with the destination and options of
+	// one of these, unless Mounts has that destination too.
+	RemoveBinds []specs.Mount
 	// FenceMajors are the device majors whose nodes the container shall not make: see Fence.
 	FenceMajors []int64
 	// FenceAlways gives a container without seccomp profile one that does nothing but this.
@@ -86,7 +89,11 @@ func (d *Document) apply(e Edits) (Report, error) {
 		devices, resources, masked    rawjson.Value
 		seccomp                       rawjson.Value
 	)
-	err := fields(d.top,
+	whole, err := d.value()
+	if err != nil {
+		return r, err
+	}
+	err = fields(whole,
 		want{"process", rawjson.Object, &process},
 		want{"mounts", rawjson.Array, &mounts},
 		want{"hooks", rawjson.Object, &hooks},
@@ -103,11 +110,11 @@ func (d *Document) apply(e Edits) (Report, error) {
 		return r, fmt.Errorf("linux: %w", err)
 	}
 
-	top := object{splices: &s, value: d.top}
+	top := object{splices: &s, value: whole}
 	if err := addGIDs(&s, process, e.AdditionalGIDs); err != nil {
 		return r, fmt.Errorf("process: %w", err)
 	}
-	if err := editMounts(top, mounts, e, &r); err != nil {
+	if err := d.editMounts(top, mounts, e, &r); err != nil {
 		return r, fmt.Errorf("mounts: %w", err)
 	}
 	if err := removeHooks(&s, hooks, e.RemoveHooks, &r); err != nil {
@@ -138,7 +145,8 @@ func (d *Document) apply(e Edits) (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	return r, d.set(text)
+	d.text, d.top, d.mounts = text, rawjson.Value{}, nil
+	return r, nil
 }
 
 // object is an object that members are added to. It may not be there yet: then they are collected.
@@ -238,11 +246,11 @@ func addGIDs(s *rawjson.Splices, process rawjson.Value, gids []uint32) error {
 	return nil
 }
 
-func editMounts(top object, array rawjson.Value, e Edits, r *Report) error {
-	if len(e.Mounts)+len(e.RemoveMounts) == 0 {
+func (d *Document) editMounts(top object, array rawjson.Value, e Edits, r *Report) error {
+	if len(e.Mounts)+len(e.RemoveMounts)+len(e.RemoveBinds) == 0 {
 		return nil
 	}
-	have, err := readMounts(array)
+	have, err := d.readMounts(array)
 	if err != nil {
 		return err
 	}
@@ -261,6 +269,11 @@ func editMounts(top object, array rawjson.Value, e Edits, r *Report) error {
 		switch {
 		case slices.Contains(e.RemoveMounts, m.Destination) && path.Clean(m.Source) == "/dev/null":
 			changes[i].Drop = true
+		case !wanted && slices.ContainsFunc(e.RemoveBinds, func(b specs.Mount) bool {
+			return b.Destination == m.Destination && b.Type == m.Type && slices.Equal(b.Options, m.Options)
+		}):
+			changes[i].Drop = true
+			r.StaleMounts = append(r.StaleMounts, m.Destination)
 		case !wanted:
 			stale.look(m)
 		case taken[to]:

@@ -150,6 +150,21 @@ func TestApply(t *testing.T) {
 			}},
 		},
 		{
+			name: "mounts of an earlier edit that gave files another way go",
+			in: `{"mounts":[` +
+				ours("/h/libcuda.so.550.54.15", "/usr/lib64/libcuda.so.550.54.15") + `,{"destination":"/usr/lib64/libb.so.1","type":"bind","source":"/mine","options":["ro"]},` +
+				ours("/h/libc.so.1", "/usr/lib64/libc.so.1") + `,` + ours("/h/libd.so.1", "/usr/lib64/libd.so.1") + `]}`,
+			edits: Edits{
+				Mounts: []mount{library("/h/libc.so.1", "/usr/lib64/libc.so.1")},
+				RemoveBinds: []mount{
+					library("", "/usr/lib64/libcuda.so.550.54.15"), library("", "/usr/lib64/libb.so.1"), library("", "/usr/lib64/libc.so.1"),
+				},
+			},
+			want: `{"mounts":[{"destination":"/usr/lib64/libb.so.1","type":"bind","source":"/mine","options":["ro"]},` +
+				ours("/h/libc.so.1", "/usr/lib64/libc.so.1") + `,` + ours("/h/libd.so.1", "/usr/lib64/libd.so.1") + `]}`,
+			report: Report{StaleMounts: []string{"/usr/lib64/libcuda.so.550.54.15"}},
+		},
+		{
 			name: "marker mounts go, others at such places stay",
 			in: `{"mounts":[{"destination":"/m/0","source":"/dev/null"},{"destination":"/keep"},` +
 				`{"destination":"/m/1","source":"/dev//null"},{"destination":"/m/2","source":"/data"},{"destination":"/m/3","source":"/dev/null"}]}`,
@@ -310,7 +325,9 @@ func FuzzApply(f *testing.F) {
 		first := bytes.Clone(d.Bytes())
 		old, err := rawjson.Parse(data)
 		require.NoError(t, err)
-		survive(t, old, d.top, "")
+		now, err := rawjson.Parse(d.Bytes())
+		require.NoError(t, err)
+		survive(t, old, now, "")
 
 		second, err := Parse(first)
 		require.NoError(t, err)

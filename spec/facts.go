@@ -31,8 +31,6 @@ type Facts struct {
 
 	// Mounts is mounts, in order.
 	Mounts []Mount
-	// Annotations is annotations; for equal keys the last one.
-	Annotations map[string]string
 
 	// UserNS tells whether linux.namespaces has a user namespace. UserNSPath is the one to be joined.
 	UserNS     bool
@@ -158,12 +156,15 @@ func (d *Document) label() string {
 }
 
 func (d *Document) facts(f *Facts) error {
-	var process, root, mounts, annotations, linux rawjson.Value
-	err := fields(d.top,
+	var process, root, mounts, linux rawjson.Value
+	top, err := d.value()
+	if err != nil {
+		return err
+	}
+	err = fields(top,
 		want{"process", rawjson.Object, &process},
 		want{"root", rawjson.Object, &root},
 		want{"mounts", rawjson.Array, &mounts},
-		want{"annotations", rawjson.Object, &annotations},
 		want{"linux", rawjson.Object, &linux})
 	if err != nil {
 		return err
@@ -174,17 +175,8 @@ func (d *Document) facts(f *Facts) error {
 	if err := f.root(root); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
-	if f.Mounts, err = readMounts(mounts); err != nil {
+	if f.Mounts, err = d.readMounts(mounts); err != nil {
 		return fmt.Errorf("mounts: %w", err)
-	}
-	for m := range annotations.Members() {
-		if m.Value.Kind() != rawjson.String {
-			continue
-		}
-		if f.Annotations == nil {
-			f.Annotations = make(map[string]string)
-		}
-		f.Annotations[m.Key.Text()] = m.Value.Text()
 	}
 	if err := f.linux(linux); err != nil {
 		return fmt.Errorf("linux: %w", err)
@@ -280,8 +272,13 @@ func (f *Facts) root(root rawjson.Value) error {
 	return decode(readonly, &f.RootReadonly)
 }
 
-func readMounts(array rawjson.Value) ([]Mount, error) {
-	var list []Mount
+// readMounts reads mounts, once for a text: there may be thousands. The lists of options share one array.
+func (d *Document) readMounts(array rawjson.Value) ([]Mount, error) {
+	if d.mounts != nil {
+		return d.mounts, nil
+	}
+	var all []string
+	list := []Mount{}
 	for e := range array.Elements() {
 		var destination, kind, source, options rawjson.Value
 		err := fields(e,
@@ -293,12 +290,23 @@ func readMounts(array rawjson.Value) ([]Mount, error) {
 			return nil, err
 		}
 		m := Mount{Destination: destination.Text(), Type: kind.Text(), Source: source.Text()}
-		if m.Options, err = texts(options); err != nil {
-			return nil, fmt.Errorf("options: %w", err)
+		first := len(all)
+		for o := range options.Elements() {
+			if err := o.Want(rawjson.String); err != nil {
+				return nil, fmt.Errorf("options: %w", err)
+			}
+			all = append(all, o.Text())
+		}
+		if len(all) > first {
+			m.Options = all[first:len(all):len(all)]
 		}
 		list = append(list, m)
 	}
-	return list, nil
+	if len(list) > 0 {
+		d.mounts = list
+		return list, nil
+	}
+	return nil, nil
 }
 
 func (f *Facts) linux(linux rawjson.Value) error {

@@ -41,7 +41,7 @@ type Policy struct {
 
 // Values of [Request.Source]. For swarm resources it is the name of the variable, or a comma list of them.
 const (
-	SourceEnvironment  = "environment"
+	SourceEnvironment  = visibleDevices
 	SourceVolumeMounts = "volume mounts"
 )
 
@@ -251,7 +251,7 @@ type item struct{ text, origin string }
 
 // origin is how a variable is called in messages.
 func (env environment) origin(name string) string {
-	return name + "=" + quoteValue(env[name])
+	return escape(name) + "=" + quoteValue(env[name])
 }
 
 // list splits the value of a variable at commas, trims the items and drops empty ones.
@@ -567,7 +567,7 @@ func (env environment) requirements() (list []require.Requirement, note string, 
 			return nil, "", fmt.Errorf("requirement error: %s: %w; %s", env.origin(name), err, skipAdvice)
 		}
 		if len(r.Terms) > 0 {
-			r.Variable = name
+			r.Variable = escape(name) // behind the prefix it is the image's as much as the value
 			list = append(list, r)
 		}
 	}

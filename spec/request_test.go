@@ -125,7 +125,7 @@ func TestRequestDevices(t *testing.T) {
 			testrequire.NoError(t, err)
 			want := spec.Request{}
 			if tt.want != nil {
-				want = spec.Request{Devices: tt.want, Source: "environment", Capabilities: defaultCaps}
+				want = spec.Request{Devices: tt.want, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps}
 			}
 			assert.Equal(t, want, got)
 			assert.Equal(t, tt.want != nil, ok)
@@ -160,7 +160,7 @@ func TestRequestSources(t *testing.T) {
 	}{
 		{
 			name: "environment, privileged, not accepted from others", facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=0"}, Bounding: privileged},
-			want: spec.Request{Devices: []string{"0"}, Source: "environment", Capabilities: defaultCaps},
+			want: spec.Request{Devices: []string{"0"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps},
 		},
 		{
 			name: "environment, unprivileged, not accepted", facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=0"}, Bounding: []string{"CAP_MKNOD", "CAP_SYS_ADMINS"}},
@@ -173,7 +173,7 @@ func TestRequestSources(t *testing.T) {
 		{name: "nothing asked, nothing refused", facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=void"}}, policy: spec.Policy{RefuseUnprivileged: true}},
 		{
 			name: "refusing does not hit the privileged", facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=none"}, Bounding: privileged}, policy: spec.Policy{RefuseUnprivileged: true},
-			want: spec.Request{Devices: []string{"none"}, Source: "environment", Capabilities: defaultCaps},
+			want: spec.Request{Devices: []string{"none"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps},
 		},
 		{
 			name: "what is ignored is not parsed", facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=amd.com/gpu=0", "NVIDIA_DRIVER_CAPABILITIES=x", "NVIDIA_REQUIRE_CUDA=x"}},
@@ -217,7 +217,7 @@ func TestRequestSources(t *testing.T) {
 			name: "mounts not accepted, the environment serves", policy: spec.Policy{EnvWhenUnprivileged: true, RefuseUnprivileged: true},
 			facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=1"}, Mounts: []spec.Mount{mark("0"), mark("cdi/x")}},
 			want: spec.Request{
-				Devices: []string{"1"}, Source: "environment", Capabilities: defaultCaps,
+				Devices: []string{"1"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps,
 				Notes: []string{`mount "/var/run/nvidia-container-devices/0" is no request for a device: accept-nvidia-visible-devices-as-volume-mounts is false`},
 			},
 		},
@@ -247,7 +247,7 @@ func TestRequestSources(t *testing.T) {
 			name: "dots in a marker", policy: mounts,
 			facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=0"}, Mounts: []spec.Mount{mark("a/../1")}},
 			want: spec.Request{
-				Devices: []string{"0"}, Source: "environment", Capabilities: defaultCaps,
+				Devices: []string{"0"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps,
 				Notes: []string{`mount "/var/run/nvidia-container-devices/a/../1" is no request for a device: ".." in its destination`},
 			},
 		},
@@ -294,7 +294,7 @@ func TestRequestSources(t *testing.T) {
 		},
 		{
 			name: "no swarm variable", policy: swarm, facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=5"}},
-			want: spec.Request{Devices: []string{"5"}, Source: "environment", Capabilities: defaultCaps},
+			want: spec.Request{Devices: []string{"5"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps},
 		},
 		{name: "empty swarm variable", policy: swarm, facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=all", "DOCKER_RESOURCE_GPU="}}},
 		{name: "empty swarm variable of a legacy image", policy: swarm, facts: spec.Facts{Env: []string{"CUDA_VERSION=9.0", "DOCKER_RESOURCE_GPU="}}},
@@ -336,33 +336,33 @@ func TestRequestLegacy(t *testing.T) {
 	}{
 		{
 			name: "all devices, all capabilities, a requirement", env: []string{"CUDA_VERSION=9.0.116"},
-			want: spec.Request{Devices: []string{"all"}, Source: "environment", Capabilities: allCaps, Requirements: cuda("9.0")},
+			want: spec.Request{Devices: []string{"all"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: allCaps, Requirements: cuda("9.0")},
 		},
 		{
 			name: "devices set", env: []string{"CUDA_VERSION=9.0.116", "NVIDIA_VISIBLE_DEVICES=1"},
-			want: spec.Request{Devices: []string{"1"}, Source: "environment", Capabilities: allCaps, Requirements: cuda("9.0")},
+			want: spec.Request{Devices: []string{"1"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: allCaps, Requirements: cuda("9.0")},
 		},
 		{name: "devices set to nothing", env: []string{"CUDA_VERSION=9.0.116", "NVIDIA_VISIBLE_DEVICES="}},
 		{name: "devices set to blanks", env: []string{"CUDA_VERSION=9.0.116", "NVIDIA_VISIBLE_DEVICES= , "}},
 		{name: "void", env: []string{"CUDA_VERSION=9.0.116", "NVIDIA_VISIBLE_DEVICES=void"}},
 		{
 			name: "capabilities set", env: []string{"CUDA_VERSION=9.0.116", "NVIDIA_DRIVER_CAPABILITIES=utility"},
-			want: spec.Request{Devices: []string{"all"}, Source: "environment", Capabilities: []string{"utility"}, Requirements: cuda("9.0")},
+			want: spec.Request{Devices: []string{"all"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: []string{"utility"}, Requirements: cuda("9.0")},
 		},
 		{
 			name: "capabilities set to nothing", env: []string{"CUDA_VERSION=9.0.116", "NVIDIA_DRIVER_CAPABILITIES="},
-			want: spec.Request{Devices: []string{"all"}, Source: "environment", Capabilities: defaultCaps, Requirements: cuda("9.0")},
+			want: spec.Request{Devices: []string{"all"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps, Requirements: cuda("9.0")},
 		},
 		{
 			name: "empty requirement", env: []string{"CUDA_VERSION=9.0.116", "NVIDIA_REQUIRE_CUDA="},
-			want: spec.Request{Devices: []string{"all"}, Source: "environment", Capabilities: allCaps, Requirements: cuda("9.0")},
+			want: spec.Request{Devices: []string{"all"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: allCaps, Requirements: cuda("9.0")},
 		},
 		{name: "with a requirement it is no legacy image", env: []string{"CUDA_VERSION=12.4.1", "NVIDIA_REQUIRE_CUDA=cuda>=12.4"}},
 		{name: "no version", env: []string{"CUDA_VERSION="}},
 		{
 			name: "another requirement comes first", env: []string{"CUDA_VERSION=9.0.116", "NVIDIA_REQUIRE_BRAND=brand=tesla"},
 			want: spec.Request{
-				Devices: []string{"all"}, Source: "environment", Capabilities: allCaps,
+				Devices: []string{"all"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: allCaps,
 				Requirements: append([]require.Requirement{{
 					Variable: "NVIDIA_REQUIRE_BRAND",
 					Terms:    []require.Term{{{Property: "brand", Operator: "=", Value: "tesla"}}},
@@ -371,7 +371,7 @@ func TestRequestLegacy(t *testing.T) {
 		},
 		{
 			name: "checks disabled, version not looked at", env: []string{"CUDA_VERSION=foo", "NVIDIA_DISABLE_REQUIRE=1"},
-			want: spec.Request{Devices: []string{"all"}, Source: "environment", Capabilities: allCaps},
+			want: spec.Request{Devices: []string{"all"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: allCaps},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -470,7 +470,7 @@ func TestRequestCapabilities(t *testing.T) {
 				return
 			}
 			testrequire.NoError(t, err)
-			assert.Equal(t, spec.Request{Devices: []string{"none"}, Source: "environment", Capabilities: tt.want}, got)
+			assert.Equal(t, spec.Request{Devices: []string{"none"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: tt.want}, got)
 		})
 	}
 	t.Run("not looked at where nothing is asked", func(t *testing.T) {
@@ -536,7 +536,7 @@ func TestRequestRequirements(t *testing.T) {
 				return
 			}
 			testrequire.NoError(t, err)
-			assert.Equal(t, spec.Request{Devices: []string{"0"}, Source: "environment", Capabilities: defaultCaps, Requirements: tt.want, Notes: tt.notes}, got)
+			assert.Equal(t, spec.Request{Devices: []string{"0"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps, Requirements: tt.want, Notes: tt.notes}, got)
 		})
 	}
 }
@@ -584,7 +584,7 @@ func TestRequestMIG(t *testing.T) {
 				return
 			}
 			testrequire.NoError(t, err)
-			want := spec.Request{Devices: got.Devices, Source: "environment", Capabilities: defaultCaps, MIGConfig: tt.config, MIGMonitor: tt.monitor}
+			want := spec.Request{Devices: got.Devices, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps, MIGConfig: tt.config, MIGMonitor: tt.monitor}
 			assert.Equal(t, want, got)
 		})
 	}
@@ -708,7 +708,7 @@ func TestRequestOtherDevices(t *testing.T) {
 			got, ok, err := spec.NewRequest(spec.Facts{Env: append(tt.env, "NVIDIA_VISIBLE_DEVICES=0")}, defaultPolicy)
 			testrequire.NoError(t, err)
 			assert.True(t, ok)
-			tt.want.Devices, tt.want.Source, tt.want.Capabilities = []string{"0"}, "environment", defaultCaps
+			tt.want.Devices, tt.want.Source, tt.want.Capabilities = []string{"0"}, "NVIDIA_VISIBLE_DEVICES", defaultCaps
 			assert.Equal(t, tt.want, got)
 
 			got, ok, err = spec.NewRequest(spec.Facts{Env: tt.env}, defaultPolicy)
@@ -730,7 +730,7 @@ func TestDocumentRequest(t *testing.T) {
 		{
 			name: "environment, plain list of capabilities",
 			in:   `{"ociVersion":"1.0.0-rc1","process":{"capabilities":["CAP_SYS_ADMIN"],"env":["NVIDIA_VISIBLE_DEVICES=0","NVIDIA_MIG_CONFIG_DEVICES=all"]}}`,
-			want: spec.Request{Devices: []string{"0"}, Source: "environment", Capabilities: defaultCaps, MIGConfig: true},
+			want: spec.Request{Devices: []string{"0"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps, MIGConfig: true},
 		},
 		{
 			name: "bounding set alone counts",

@@ -4,16 +4,13 @@
 package spec
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-// temporaryPrefix begins the names of the files that Save makes in the bundle.
+// temporaryPrefix begins the name of the file that Save makes in the bundle.
 const temporaryPrefix = ".nvidia-container-runtime-"
 
 // Save replaces the file that the document was read from, if edits changed it. The new text is written to
@@ -21,12 +18,15 @@ const temporaryPrefix = ".nvidia-container-runtime-"
 // takes the old one's name in one step. All goes through the handle that Open got, so nobody can put
 // another directory in between. The file is not replaced when it is no longer the one that was read.
 //
+// The directory is not synchronised: after a loss of power it has the old file or the new one, whole either
+// way, and no container runs that could tell.
+//
 // A run that is killed may leave its temporary file behind; the next Save removes it.
 func (d *Document) Save() error {
 	if !d.Changed() {
 		return nil
 	}
-	if d.dir == nil {
+	if d.path == "" {
 		return errors.New("saving config.json: it was not read from a file")
 	}
 	if err := d.save(); err != nil {
@@ -40,97 +40,114 @@ func (d *Document) save() (err error) {
 	if err := d.unchangedOnDisk(); err != nil {
 		return err
 	}
-	removeLeftovers(d.dir)
-	name := temporaryPrefix + rand.Text()
-	f, err := d.dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	tmp := temporaryPrefix + d.name
+	fd, made, err := d.temporary(tmp)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, f.Close())
 		if err != nil {
-			_ = d.dir.Remove(name) // the first error is the one to tell; a leftover does not hurt
+			_ = unix.Unlinkat(d.dir, tmp, 0) // the first error is the one to tell; a leftover does not hurt
 		}
+		err = errors.Join(err, unix.Close(fd))
 	}()
-	// The lock tells others that this is no leftover. A file system without locks does without.
-	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if err := takeOver(f, d.info); err != nil {
+	if err := d.fill(fd, made); err != nil {
 		return err
 	}
-	if _, err := f.Write(d.text); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	info, err := f.Stat()
-	if err != nil {
+	if err := unix.Fstat(fd, &made); err != nil {
 		return err
 	}
 	if err := d.unchangedOnDisk(); err != nil {
 		return err
 	}
-	if err := d.dir.Rename(name, d.name); err != nil {
+	if err := unix.Renameat(d.dir, tmp, d.dir, d.name); err != nil {
 		return err
 	}
-	d.info = info
-	return syncDirectory(d.dir)
+	d.stat = made
+	return nil
 }
 
 func (d *Document) unchangedOnDisk() error {
-	now, err := d.dir.Lstat(d.name)
-	if err != nil {
+	var now unix.Stat_t
+	if err := unix.Fstatat(d.dir, d.name, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	if !os.SameFile(now, d.info) || now.Size() != d.info.Size() || !now.ModTime().Equal(d.info.ModTime()) {
+	if !sameFile(&now, &d.stat) || now.Size != d.stat.Size || now.Mtim != d.stat.Mtim {
 		return errors.New("it was changed by somebody else since it was read")
 	}
 	return nil
 }
 
-// takeOver gives f owner and mode of another file.
-func takeOver(f *os.File, like fs.FileInfo) error {
-	mine, err := f.Stat()
-	if err != nil {
-		return err
+// temporary makes the new file, locked. A file of that name that nobody has locked is left from a run that ended
+// early, and goes away.
+func (d *Document) temporary(name string) (fd int, made unix.Stat_t, err error) {
+	for range 3 {
+		fd, err = openat(d.dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		if err == unix.EEXIST {
+			if err := d.removeLeftover(name); err != nil {
+				return -1, made, err
+			}
+			continue
+		}
+		if err != nil {
+			return -1, made, err
+		}
+		// The lock tells others that this is no leftover; one of them may have been faster. A file system
+		// without locks does without.
+		locked := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		var there unix.Stat_t
+		if locked != unix.EWOULDBLOCK && unix.Fstat(fd, &made) == nil &&
+			unix.Fstatat(d.dir, name, &there, unix.AT_SYMLINK_NOFOLLOW) == nil && sameFile(&made, &there) {
+			return fd, made, nil
+		}
+		unix.Close(fd)
 	}
-	want, ok := like.Sys().(*syscall.Stat_t)
-	have, ok2 := mine.Sys().(*syscall.Stat_t)
-	if ok && ok2 && (want.Uid != have.Uid || want.Gid != have.Gid) {
-		if err := f.Chown(int(want.Uid), int(want.Gid)); err != nil {
+	return -1, made, errBusy
+}
+
+var errBusy = errors.New("somebody else is replacing it at this moment")
+
+func (d *Document) removeLeftover(name string) error {
+	fd, err := openat(d.dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err == unix.ENOENT {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", name, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return errBusy
+	}
+	if err := unix.Unlinkat(d.dir, name, 0); err != nil && err != unix.ENOENT {
+		return fmt.Errorf("removing %s: %w", name, err)
+	}
+	return nil
+}
+
+// fill gives the new file owner and mode of the old one, and the text, on disk.
+func (d *Document) fill(fd int, made unix.Stat_t) error {
+	if d.stat.Uid != made.Uid || d.stat.Gid != made.Gid {
+		if err := unix.Fchown(fd, int(d.stat.Uid), int(d.stat.Gid)); err != nil {
 			return err
 		}
 	}
-	return f.Chmod(like.Mode().Perm())
-}
-
-// removeLeftovers removes temporary files of runs that ended early: those that nobody holds locked. It is
-// a service to the owner of the bundle, so what goes wrong with it is nobody's concern.
-func removeLeftovers(dir *os.Root) {
-	entries, err := fs.ReadDir(dir.FS(), ".")
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), temporaryPrefix) || !e.Type().IsRegular() {
-			continue
-		}
-		f, err := dir.OpenFile(e.Name(), os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
-		if err != nil {
-			continue
-		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			_ = dir.Remove(e.Name())
-		}
-		_ = f.Close()
-	}
-}
-
-func syncDirectory(dir *os.Root) (err error) {
-	f, err := dir.Open(".")
-	if err != nil {
+	if err := unix.Fchmod(fd, d.stat.Mode&0o777); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return f.Sync()
+	for text := d.text; len(text) > 0; {
+		n, err := unix.Write(fd, text)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		text = text[n:]
+	}
+	for {
+		if err := unix.Fsync(fd); err != unix.EINTR {
+			return err
+		}
+	}
 }

@@ -302,7 +302,7 @@ func (f *fencer) rule(e rawjson.Value, number int) (rawjson.Change, error) {
 	if len(split) == 0 {
 		return unchanged, nil
 	}
-	return replacement(e, names, args, split, parts)
+	return replacement(e, names, split, parts)
 }
 
 // note remembers a rule that is one of our denials.
@@ -436,7 +436,7 @@ func (f *fencer) matches(c condition) bool {
 
 // replacement makes the rules for e: the rule itself for the names that stay, and one for each call and
 // alternative, all with whatever else e has.
-func replacement(e, names, args rawjson.Value, split []string, parts map[string][][]condition) (rawjson.Change, error) {
+func replacement(e, names rawjson.Value, split []string, parts map[string][][]condition) (rawjson.Change, error) {
 	var all [][]byte
 	stay := false
 	var without rawjson.Splices
@@ -453,13 +453,11 @@ func replacement(e, names, args rawjson.Value, split []string, parts map[string]
 		all = append(all, text)
 	}
 	for _, call := range split {
-		for _, conditions := range parts[call] {
-			text, err := copyRule(e, names, args, call, conditions)
-			if err != nil {
-				return rawjson.Change{}, err
-			}
-			all = append(all, text)
+		rules, err := copyRule(e, names, call, parts[call])
+		if err != nil {
+			return rawjson.Change{}, err
 		}
+		all = append(all, rules...)
 	}
 	if len(all) == 0 {
 		return rawjson.Change{Drop: true}, nil // it allowed nothing but what is denied now
@@ -467,22 +465,43 @@ func replacement(e, names, args rawjson.Value, split []string, parts map[string]
 	return rawjson.Change{Replace: bytes.Join(all, []byte(","))}, nil
 }
 
-// copyRule makes a rule like e for one call, with other conditions.
-func copyRule(e, names, args rawjson.Value, call string, conditions []condition) ([]byte, error) {
-	var changed rawjson.Splices
+// copyRule makes rules like e for one call, each with other conditions. The copies are made of a copy whose names,
+// hundreds perhaps, have already given way to the one.
+func copyRule(e, names rawjson.Value, call string, alternatives [][]condition) ([][]byte, error) {
+	var renamed rawjson.Splices
 	name, err := encode([]string{call})
 	if err != nil {
 		return nil, err
 	}
-	changed.Replace(names, name)
-	text, err := encode(conditions)
+	renamed.Replace(names, name)
+	text, err := renamed.ApplyTo(e)
 	if err != nil {
 		return nil, err
 	}
-	if args.Kind() == rawjson.Absent {
-		changed.AddMember(e, "args", text)
-	} else {
-		changed.Replace(args, text)
+	rule, err := rawjson.Parse(text)
+	if err != nil {
+		return nil, err
 	}
-	return changed.ApplyTo(e)
+	args, err := field(rule, "args", rawjson.Absent)
+	if err != nil {
+		return nil, err
+	}
+	var rules [][]byte
+	for _, conditions := range alternatives {
+		var changed rawjson.Splices
+		text, err := encode(conditions)
+		if err != nil {
+			return nil, err
+		}
+		if args.Kind() == rawjson.Absent {
+			changed.AddMember(rule, "args", text)
+		} else {
+			changed.Replace(args, text)
+		}
+		if text, err = changed.ApplyTo(rule); err != nil {
+			return nil, err
+		}
+		rules = append(rules, text)
+	}
+	return rules, nil
 }

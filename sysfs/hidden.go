@@ -4,9 +4,12 @@
 package sysfs
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 )
@@ -15,29 +18,43 @@ import (
 const procCapabilities = "proc/driver/nvidia/capabilities"
 
 // HiddenPaths are the directories below /proc/driver/nvidia that tell about devices which are not in the selection, sorted:
-// those of [Inventory.HiddenGPUs]; of a GPU of whose MIG instances none is selected the directory of all of them; of another
-// the directories of the instances that are not:
+// those of [Inventory.HiddenGPUs]; of a GPU of whose MIG instances none is selected the directory of all of them, unless the GPU is
+// selected and has none; of another the directories of the instances that are not:
 //
 //	/proc/driver/nvidia/capabilities/gpu1/mig
 //	/proc/driver/nvidia/capabilities/gpu0/mig/gi2
 //	/proc/driver/nvidia/capabilities/gpu0/mig/gi1/ci1
 //
 // They are meant to be masked. A container that may change MIG instances has to see these: use HiddenGPUs there.
-func (inv Inventory) HiddenPaths(root Root, sel Selection) []string {
+// What cannot be read is not taken for absent.
+func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 	hidden := inv.HiddenGPUs(sel)
 	entries, err := root.ReadDir(procCapabilities)
-	if err != nil {
-		return hidden // before R450 there are none
+	if errors.Is(err, fs.ErrNotExist) {
+		return hidden, nil // before R450 there are none
 	}
-	for _, gpu := range inv.GPUs {
-		name := fmt.Sprintf("gpu%d", gpu.Minor)
-		if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name }) {
+	if err != nil {
+		return nil, fmt.Errorf("listing what to hide: %w", err)
+	}
+	// Go by the directories, not by the GPUs: of one whose information cannot be read the minor is not known.
+	for _, e := range entries {
+		name := e.Name()
+		number, ok := strings.CutPrefix(name, "gpu")
+		minor, err := strconv.Atoi(number)
+		if !ok || err != nil {
 			continue
 		}
 		var shown []mig.Instance
+		mine := false
 		for _, selected := range sel.GPUs {
-			if selected.GPU.Address == gpu.Address {
-				shown = selected.Instances
+			if selected.GPU.Minor == minor {
+				shown, mine = selected.Instances, true
+			}
+		}
+		if mine && len(shown) == 0 {
+			// The container's own GPU, without MIG as a rule: each masked directory is one more mount.
+			if inside, err := root.ReadDir(procCapabilities + "/" + name + "/mig"); errors.Is(err, fs.ErrNotExist) || err == nil && len(inside) == 0 {
+				continue
 			}
 		}
 		all := "/" + procCapabilities + "/" + name + "/mig"
@@ -45,8 +62,11 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) []string {
 			hidden = append(hidden, all)
 			continue
 		}
-		dirs, err := mig.Directories(root, gpu.Minor)
-		if err != nil { // what cannot be listed is hidden as a whole
+		dirs, err := mig.Directories(root, minor)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("listing what to hide: %w", err)
+		}
+		if err != nil { // what is going away just now is hidden as a whole
 			hidden = append(hidden, all)
 			continue
 		}
@@ -62,7 +82,7 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) []string {
 		}
 	}
 	slices.Sort(hidden)
-	return hidden
+	return hidden, nil
 }
 
 // HiddenGPUs are the directories of /proc/driver/nvidia/gpus whose GPUs are not in the selection, sorted.

@@ -261,7 +261,9 @@ func TestHiddenPaths(t *testing.T) {
 		t.Run(tt.ids, func(t *testing.T) {
 			sel, err := inv.Select(ParseQuery([]string{tt.ids}))
 			require.NoError(t, err)
-			assert.Equal(t, tt.want, inv.HiddenPaths(root, sel))
+			hidden, err := inv.HiddenPaths(root, sel)
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, hidden)
 			var only []string
 			for _, path := range tt.want {
 				if strings.HasPrefix(path, gpus) {

@@ -16,6 +16,7 @@ type invocation struct {
 	log       string // value of --log
 	logFormat string // value of --log-format
 	debug     bool   // --debug
+	resources string // value of crun's -r or --resources after update
 
 	systemdCgroup bool // --systemd-cgroup, or crun's --cgroup-manager=systemd
 }
@@ -32,52 +33,46 @@ func (inv invocation) intercepted() bool {
 // their value, and the command's options end at the first other word.
 type dialect struct {
 	gnu     bool
-	global  map[string]bool // option name to "takes a value"
-	command map[string]bool // options of create and run together
-	names   map[string]bool // known commands
+	global  options
+	command options // of create and run together
+	update  options // of update, where they matter
+	names   options // known commands
+}
+
+// options are names separated by blanks; one that takes a value ends in "=".
+// A text needs no initialisation, which a map would at every start.
+type options string
+
+// find tells whether name is one of the options, and whether it takes a value.
+func (o options) find(name string) (takesValue, known bool) {
+	for word := range strings.FieldsSeq(string(o)) {
+		if found, takes := strings.CutSuffix(word, "="); found == name {
+			return takes, true
+		}
+	}
+	return false, false
 }
 
 // Option tables: runc's main.go, create.go and run.go (1.0 to 1.5),
 // crun's crun.c, create.c and run.c (1.0 to 1.29).
 var (
 	runcDialect = dialect{
-		global: map[string]bool{
-			"log": true, "log-format": true, "root": true, "rootless": true, "criu": true,
-			"debug": false, "systemd-cgroup": false,
-			"version": false, "v": false, "help": false, "h": false,
-		},
-		command: map[string]bool{
-			"bundle": true, "b": true, "console-socket": true, "pidfd-socket": true, "pid-file": true, "preserve-fds": true,
-			"no-pivot": false, "no-new-keyring": false, "no-subreaper": false, "detach": false, "d": false, "keep": false,
-			"help": false, "h": false,
-			// runc 1.5 accepts its global options here, too.
-			"log": true, "log-format": true, "root": true, "rootless": true, "debug": false, "systemd-cgroup": false,
-		},
-		names: words("checkpoint create delete events exec kill list pause ps restore resume run spec start state update features help h init"),
+		global: "log= log-format= root= rootless= criu= debug systemd-cgroup version v help h",
+		// The last words are global options, which runc 1.5 accepts here, too.
+		command: "bundle= b= console-socket= pidfd-socket= pid-file= preserve-fds= no-pivot no-new-keyring no-subreaper detach d keep help h " +
+			"log= log-format= root= rootless= debug systemd-cgroup",
+		names: "checkpoint create delete events exec kill list pause ps restore resume run spec start state update features help h init",
 	}
 	crunDialect = dialect{
-		gnu: true,
-		global: map[string]bool{
-			"cgroup-manager": true, "log": true, "log-format": true, "log-level": true, "root": true, "rootless": true,
-			"debug": false, "systemd-cgroup": false,
-			"version": false, "v": false, "V": false, "help": false, "?": false, "usage": false,
-		},
-		command: map[string]bool{
-			"bundle": true, "b": true, "config": true, "f": true, "console-socket": true, "pid-file": true, "preserve-fds": true,
-			"no-pivot": false, "no-new-keyring": false, "no-subreaper": false, "detach": false, "d": false, "keep": false,
-			"help": false, "?": false, "usage": false, "version": false, "V": false,
-		},
-		names: words("checkpoint create delete exec list kill ps run spec start state update pause resume features restore mounts"),
+		gnu:    true,
+		global: "cgroup-manager= log= log-format= log-level= root= rootless= debug systemd-cgroup version v V help ? usage",
+		command: "bundle= b= config= f= console-socket= pid-file= preserve-fds= no-pivot no-new-keyring no-subreaper detach d keep " +
+			"help ? usage version V",
+		update: "resources= r= blkio-weight= cpu-period= cpu-quota= cpu-share= cpu-rt-period= cpu-rt-runtime= cpuset-cpus= cpuset-mems= " +
+			"kernel-memory= kernel-memory-tcp= memory= memory-reservation= memory-swap= pids-limit= l3-cache-schema= mem-bw-schema=",
+		names: "checkpoint create delete exec list kill ps run spec start state update pause resume features restore mounts",
 	}
 )
-
-func words(s string) map[string]bool {
-	m := make(map[string]bool)
-	for w := range strings.FieldsSeq(s) {
-		m[w] = true
-	}
-	return m
-}
 
 // parseArgs reads args, the command line without the program's own name, as
 // the low-level runtime of that dialect would.
@@ -88,10 +83,13 @@ func parseArgs(d dialect, args []string) invocation {
 		return inv
 	}
 	inv.command = rest[0]
+	rest = rest[1:]
+	if inv.command == "update" && d.update != "" {
+		d.options(d.update, rest, func(name, value string) { inv.set(name, value, false) }, false)
+	}
 	if inv.command != "create" && inv.command != "run" {
 		return inv
 	}
-	rest = rest[1:]
 	for len(rest) > 0 {
 		rest = d.options(d.command, rest, func(name, value string) { inv.set(name, value, false) }, false)
 		// What is left starts with a word. runc takes options behind it; for
@@ -122,6 +120,8 @@ func (inv *invocation) set(name, value string, global bool) {
 		inv.bundle = value
 	case "config", "f":
 		inv.config = value
+	case "resources", "r":
+		inv.resources = value
 	case "help", "h", "?", "usage":
 		inv.help = inv.help || on
 	case "version", "v", "V":
@@ -133,7 +133,7 @@ func (inv *invocation) set(name, value string, global bool) {
 // options takes the options at the head of args and returns what follows:
 // nothing, a list that starts with the first other word, or, for a
 // command's options, one that starts with "--".
-func (d dialect) options(known map[string]bool, args []string, set func(name, value string), global bool) []string {
+func (d dialect) options(known options, args []string, set func(name, value string), global bool) []string {
 	for len(args) > 0 {
 		word := args[0]
 		if word == "--" {
@@ -154,10 +154,10 @@ func (d dialect) options(known map[string]bool, args []string, set func(name, va
 		if d.gnu {
 			name = complete(known, name)
 		}
-		takes, ok := known[name]
+		takes, ok := known.find(name)
 		switch {
 		case joined:
-		case ok && takes, !ok && global && len(args) > 1 && !strings.HasPrefix(args[0], "-") && !d.names[args[0]]:
+		case ok && takes, !ok && global && len(args) > 1 && !strings.HasPrefix(args[0], "-") && !d.isCommand(args[0]):
 			// An option that is not known may or may not take a value: if
 			// the next word is a command, it does not.
 			if len(args) > 0 {
@@ -169,11 +169,16 @@ func (d dialect) options(known map[string]bool, args []string, set func(name, va
 	return nil
 }
 
+func (d dialect) isCommand(word string) bool {
+	_, known := d.names.find(word)
+	return known
+}
+
 // cluster takes a word of short options, "-dbDIR", and returns what follows.
-func (d dialect) cluster(known map[string]bool, letters string, args []string, set func(name, value string)) []string {
+func (d dialect) cluster(known options, letters string, args []string, set func(name, value string)) []string {
 	for i := range len(letters) {
 		name := letters[i : i+1]
-		if !known[name] {
+		if takes, _ := known.find(name); !takes {
 			set(name, "")
 			continue
 		}
@@ -189,14 +194,14 @@ func (d dialect) cluster(known map[string]bool, letters string, args []string, s
 
 // complete returns the long option that name stands for: itself, or the only
 // one it begins.
-func complete(known map[string]bool, name string) string {
-	if _, ok := known[name]; ok || name == "" {
+func complete(known options, name string) string {
+	if _, ok := known.find(name); ok || name == "" {
 		return name
 	}
 	found := name
 	n := 0
-	for k := range known {
-		if len(k) > 1 && strings.HasPrefix(k, name) {
+	for word := range strings.FieldsSeq(string(known)) {
+		if k := strings.TrimSuffix(word, "="); len(k) > 1 && strings.HasPrefix(k, name) {
 			found = k
 			n++
 		}

@@ -75,6 +75,15 @@ func TestParseArgs(t *testing.T) {
 		{args: "--criu /criu create id", runc: invocation{command: "create"}},
 		{args: "--cgroup-manager systemd create id", runc: invocation{command: "create", systemdCgroup: true}},
 		{args: "--cgroup-manager=cgroupfs create id", runc: invocation{command: "create"}},
+		{
+			args: "update --resources - id", runc: invocation{command: "update"},
+			crun: &invocation{command: "update", resources: "-"},
+		},
+		{
+			args: "update --cpu-quota -r --memory 1 -r- id", runc: invocation{command: "update"},
+			crun: &invocation{command: "update", resources: "-"},
+		},
+		{args: "update id --resources -", runc: invocation{command: "update"}},
 		// Options of tomorrow: with a value, without one, with one that is joined.
 		{args: "--new value create id", runc: invocation{command: "create"}},
 		{args: "--new create id", runc: invocation{command: "create"}},

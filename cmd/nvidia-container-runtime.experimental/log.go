@@ -28,9 +28,18 @@ func openLog(path, level string, debug bool) *logrus.Logger {
 		return log
 	}
 	if f, err := openAppend(path, 0o640); err == nil {
-		log.SetOutput(f)
+		log.SetOutput(patient{f})
 	}
 	return log
+}
+
+// patient bears errors of its writer, a full disk for one: the logger would
+// complain on stderr, which engines read.
+type patient struct{ io.Writer }
+
+func (p patient) Write(data []byte) (int, error) {
+	_, _ = p.Writer.Write(data)
+	return len(data), nil
 }
 
 // report appends err to the low-level runtime's log, where engines look for
@@ -48,7 +57,7 @@ func report(inv invocation, err error) {
 	}
 	defer f.Close()
 	log := logrus.New()
-	log.SetOutput(f)
+	log.SetOutput(patient{f})
 	if inv.logFormat == "json" {
 		log.SetFormatter(&logrus.JSONFormatter{})
 	}

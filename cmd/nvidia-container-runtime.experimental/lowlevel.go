@@ -26,11 +26,10 @@ func findRuntime(configured string, candidates []string, pathVar string) (string
 	if configured != "" {
 		candidates = []string{configured}
 	}
-	self, err := os.Open("/proc/self/exe")
-	if err != nil {
+	var self unix.Stat_t
+	if err := unix.Stat("/proc/self/exe", &self); err != nil {
 		return "", fmt.Errorf("looking for the low-level runtime: %w", err)
 	}
-	defer self.Close()
 
 	var dirs []string
 	for _, dir := range filepath.SplitList(pathVar) {
@@ -55,7 +54,7 @@ func findRuntime(configured string, candidates []string, pathVar string) (string
 			}
 		}
 		for _, path := range paths {
-			err := usable(path, self)
+			err := usable(path, &self)
 			if err == nil {
 				return path, nil
 			}
@@ -77,8 +76,8 @@ func findRuntime(configured string, candidates []string, pathVar string) (string
 var errSelf = errors.New("is this program itself")
 
 // usable tells whether path can be executed and is not this program.
-func usable(path string, self *os.File) error {
-	var st, own unix.Stat_t
+func usable(path string, own *unix.Stat_t) error {
+	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return err
 	}
@@ -86,9 +85,6 @@ func usable(path string, self *os.File) error {
 		return errors.New("is not a regular file")
 	}
 	if err := unix.Access(path, unix.X_OK); err != nil {
-		return err
-	}
-	if err := unix.Fstat(int(self.Fd()), &own); err != nil {
 		return err
 	}
 	if st.Dev == own.Dev && st.Ino == own.Ino {

@@ -55,6 +55,11 @@ func start(inv invocation, args, environ []string) error {
 			return err
 		}
 	}
+	if inv.resources == "-" {
+		if err := keepDevices(); err != nil {
+			return err
+		}
+	}
 	err = syscall.Exec(runtime, slices.Concat([]string{runtime}, args), environ)
 	return fmt.Errorf("executing the low-level runtime %s: %w", runtime, err)
 }
@@ -85,10 +90,17 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 	}
 	image := plan.ReadImage(cfg, inv.bundle, facts, machine)
 	defer image.Close()
+	if image.Fault != nil {
+		return fmt.Errorf("reading the container's root filesystem: %w", image.Fault)
+	}
+	machine.LinkLibraries(cfg, facts, image, true)
 
 	changes := plan.Make(cfg, request, facts, machine, image)
 	if err := machine.MakeNodes(); err != nil {
 		log.Warn(err)
+	}
+	for _, note := range machine.MakeCharLinks(cfg, inv.systemdCgroup) {
+		log.Warn(note)
 	}
 	image.Write(&changes)
 	report, err := doc.Apply(changes.Edits)

@@ -34,8 +34,8 @@ func TestMain(m *testing.M) {
 //	machine NAME [DIR]   unpacks a fixture, without device nodes, to DIR
 //	                     (default machine) and lets NVIDIA_CONTAINER_RUNTIME_SYSROOT
 //	                     name it
-//	image NAME           makes the root filesystem b/rootfs: debian, fedora,
-//	                     arch, alpine or empty
+//	image NAME           makes the root filesystem b/rootfs: debian,
+//	                     debian-arm64, fedora, arch, alpine or empty
 //	bundle FILE [VAR=VALUE…]  makes the bundle b from FILE, a config.json, with
 //	                     variables added to its environment
 //	create FILE [VAR=VALUE…]  the same, then creates a container of it. Checks
@@ -134,6 +134,7 @@ func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 var images = map[string]struct {
 	files map[string]string // path to content; a content "-> x" is a link
 	libc  string            // its entry in the cache; "" no cache
+	flags int32             // of that entry; 0 is x86-64
 }{
 	"debian": {
 		files: map[string]string{
@@ -144,6 +145,13 @@ var images = map[string]struct {
 			"usr/lib64/ld-linux-x86-64.so.2":      "loader",
 		},
 		libc: "/lib/x86_64-linux-gnu/libc.so.6",
+	},
+	"debian-arm64": {
+		files: map[string]string{
+			"lib": "-> usr/lib", "etc/debian_version": "12.11\n",
+			"usr/lib/aarch64-linux-gnu/libc.so.6": "libc",
+		},
+		libc: "/lib/aarch64-linux-gnu/libc.so.6", flags: ldcache.FlagAArch64,
 	},
 	"fedora": {
 		files: map[string]string{
@@ -197,7 +205,7 @@ func imageCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if image.libc == "" {
 		return
 	}
-	cache := ldcache.Cache{Entries: []ldcache.Entry{{Name: "libc.so.6", Path: image.libc, Flags: ldcache.FlagX8664}}}
+	cache := ldcache.Cache{Entries: []ldcache.Entry{{Name: "libc.so.6", Path: image.libc, Flags: cmp.Or(image.flags, ldcache.FlagX8664)}}}
 	data, err := cache.Encode()
 	ts.Check(err)
 	ts.Check(os.MkdirAll(filepath.Join(root, "etc"), 0o755))
@@ -322,6 +330,7 @@ func printHidingWork(ts *testscript.TestScript, text string) {
 	ts.Check(err)
 }
 
+// testingT is the key of the test in a script's values.
 type testingT struct{}
 
 // configs are config.json files, as short as they can be.
@@ -520,9 +529,7 @@ func mkdevCommand(ts *testscript.TestScript, neg bool, args []string) {
 		if os.Getenv("NVCR_NO_SKIP") != "" {
 			ts.Fatalf("needed here: root")
 		}
-		t := ts.Value(testingT{}).(testscript.T)
-		t.Log("SKIPPED: needs root")
-		t.Skip("SKIPPED: needs root")
+		ts.Value(testingT{}).(testscript.T).Skip("SKIPPED: needs root")
 	}
 	path := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))

@@ -35,6 +35,10 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"list", "[--root DIR] [--json]", "the GPUs of a machine and their MIG devices", listHelp, runList},
+		{"info", "[--root DIR]", "a machine, its driver, engines and configuration in one page", infoHelp, runInfo},
+		{"doctor", "[--root DIR] [--json]", "check a machine for what keeps containers from their GPUs", doctorHelp, runDoctor},
+		{"explain", "[--bundle DIR] [--config FILE] [--systemd-cgroup] [--root DIR] [--json]", "what the runtime would change for a container, and why", explainHelp, runExplain},
+		{"configure", "docker|containerd|crio|podman [FLAG...]", "register the runtime with an engine", "", runConfigure},
 		{"capture", "[--scrub] [--root DIR] DIR|FILE.txtar", "keep what a machine shows of its GPUs, as a tree or an archive", captureHelp, runCapture},
 		{"unpack", "FIXTURE DIR", "make a tree of an archive: one of `nvsysfs fixtures`, or a file", unpackHelp, runUnpack},
 		{"demo", "[--fixture NAME]", "start a container through the runtime and look at it from inside", demoHelp, runDemo},

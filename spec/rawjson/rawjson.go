@@ -4,9 +4,10 @@
 // Package rawjson reads JSON as ranges of bytes, so that a document can be edited in a few places
 // while everything else stays as it was written: order, blanks, number spellings, unknown fields.
 //
-// [Parse] checks the whole text once; after that a [Value] is no more than a range of it, and looking
-// into objects and arrays neither copies nor allocates. [Splices] collects replacements and makes the
-// new text in one go.
+// [Parse] checks the whole text once, and remembers where each array and object of some length ends;
+// after that a [Value] is no more than a range of the text, looking into objects and arrays neither copies
+// nor allocates, and what is not looked into is not read again. [Splices] collects replacements and makes
+// the new text in one go.
 //
 // The accepted language is exactly that of encoding/json's Valid, except that values nested deeper than
 // [MaxDepth] are refused. A byte order mark is refused by both, here with words that say so.
@@ -18,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"strings"
 	"unicode/utf8"
 )
@@ -59,10 +61,28 @@ func (e *Error) Error() string {
 }
 
 // Value is one value of a text that [Parse] accepted. The zero Value stands for "not there".
-// It stays valid as long as nobody changes the bytes.
+// It stays valid as long as nobody changes the bytes. Values of one text are not safe for concurrent use.
 type Value struct {
-	text       []byte
+	source     *source
 	start, end int
+}
+
+// source is a text that was checked.
+type source struct {
+	text  []byte
+	copy  string // of text, made when the first string is asked for: all share it
+	spans []span // of long arrays and objects, by start
+}
+
+// span is the range of an array or object.
+type span struct{ start, end int32 }
+
+// text is the text that v is in; nil for the zero Value.
+func (v Value) text() []byte {
+	if v.source == nil {
+		return nil
+	}
+	return v.source.text
 }
 
 // Member is one key and its value, in an object.
@@ -75,6 +95,9 @@ type Member struct {
 // The error, if any, is an [*Error].
 func Parse(data []byte) (Value, error) {
 	s := scanner{text: data}
+	if len(data) > math.MaxInt32 {
+		return Value{}, newError(nil, 0, "the text is longer than 2 GiB")
+	}
 	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
 		s.reason = "the text starts with a UTF-8 byte order mark, which JSON does not allow"
 		return Value{}, s.failure()
@@ -88,7 +111,7 @@ func Parse(data []byte) (Value, error) {
 		s.fail(i, fmt.Sprintf("unexpected %q after the end of the value", data[i]))
 		return Value{}, s.failure()
 	}
-	return Value{data, start, end}, nil
+	return Value{&source{text: data, spans: s.spans}, start, end}, nil
 }
 
 // Kind tells what v is.
@@ -96,7 +119,7 @@ func (v Value) Kind() Kind {
 	if v.start >= v.end {
 		return Absent
 	}
-	switch v.text[v.start] {
+	switch v.source.text[v.start] {
 	case '{':
 		return Object
 	case '[':
@@ -120,7 +143,7 @@ func (v Value) Present() bool {
 
 // Raw returns the bytes of v, which belong to the text.
 func (v Value) Raw() []byte {
-	return v.text[v.start:v.end:v.end]
+	return v.text()[v.start:v.end:v.end]
 }
 
 // Start is the offset of the first byte of v in the text.
@@ -135,7 +158,7 @@ func (v Value) End() int {
 
 // Errorf makes an [*Error] at the place of v.
 func (v Value) Errorf(format string, args ...any) error {
-	return newError(v.text, v.start, fmt.Sprintf(format, args...))
+	return newError(v.text(), v.start, fmt.Sprintf(format, args...))
 }
 
 // Want returns an error unless v is of kind k.
@@ -152,9 +175,12 @@ func (v Value) Text() string {
 	if v.Kind() != String {
 		return ""
 	}
-	inner := v.text[v.start+1 : v.end-1]
-	if bytes.IndexByte(inner, '\\') < 0 && utf8.Valid(inner) {
-		return string(inner)
+	if v.source.copy == "" {
+		v.source.copy = string(v.source.text)
+	}
+	inner := v.source.copy[v.start+1 : v.end-1]
+	if strings.IndexByte(inner, '\\') < 0 && utf8.ValidString(inner) {
+		return inner
 	}
 	var s string
 	if err := json.Unmarshal(v.Raw(), &s); err != nil {
@@ -168,9 +194,9 @@ func (v Value) Decode(into any) error {
 	if err := json.Unmarshal(v.Raw(), into); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
-			return newError(v.text, v.start, fmt.Sprintf("%s does not fit here", wrong.Value))
+			return newError(v.text(), v.start, fmt.Sprintf("%s does not fit here", wrong.Value))
 		}
-		return newError(v.text, v.start, err.Error())
+		return newError(v.text(), v.start, err.Error())
 	}
 	return nil
 }
@@ -193,7 +219,7 @@ func (v Value) Elements() iter.Seq[Value] {
 	return func(yield func(Value) bool) {
 		i := v.first(Array)
 		for i >= 0 {
-			e := Value{v.text, i, skip(v.text, i)}
+			e := Value{v.source, i, v.source.skip(i)}
 			if i = v.next(e.end); !yield(e) {
 				return
 			}
@@ -206,7 +232,7 @@ func (v Value) first(k Kind) int {
 	if v.Kind() != k {
 		return -1
 	}
-	if i := blanks(v.text, v.start+1); i < v.end-1 {
+	if i := blanks(v.text(), v.start+1); i < v.end-1 {
 		return i
 	}
 	return -1
@@ -214,17 +240,18 @@ func (v Value) first(k Kind) int {
 
 // next is the offset of the member or element behind one that ends at i, -1 if that was the last.
 func (v Value) next(i int) int {
-	if i = blanks(v.text, i); v.text[i] == ',' {
-		return blanks(v.text, i+1)
+	if i = blanks(v.text(), i); v.text()[i] == ',' {
+		return blanks(v.text(), i+1)
 	}
 	return -1
 }
 
 // member is the member at an offset, and the offset of the next one.
 func (v Value) member(i int) (Member, int) {
-	key := Value{v.text, i, skip(v.text, i)}
-	start := blanks(v.text, blanks(v.text, key.end)+1)
-	value := Value{v.text, start, skip(v.text, start)}
+	text := v.source.text
+	key := Value{v.source, i, skipString(text, i)}
+	start := blanks(text, blanks(text, key.end)+1)
+	value := Value{v.source, start, v.source.skip(start)}
 	return Member{key, value}, v.next(value.end)
 }
 
@@ -263,7 +290,7 @@ func (v Value) Fields(names []string, into ...*Value) error {
 
 // match finds key among names, by the rules of Fields; -1 for none.
 func match(key Value, names []string) (index int, exact bool) {
-	inner := key.text[key.start+1 : key.end-1]
+	inner := key.text()[key.start+1 : key.end-1]
 	plain := true
 	for _, c := range inner {
 		if c >= 0x80 || c == '\\' {

@@ -8,14 +8,32 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 )
 
 // scanner checks a text against the grammar of RFC 8259. Its methods take the offset at which a thing
 // begins and return the offset behind it, or -1 after fail.
 type scanner struct {
 	text   []byte
+	spans  []span
 	at     int
 	reason string
+}
+
+// shortSpan is the length up to which an array or object is rather read again than remembered.
+const shortSpan = 64
+
+// remember keeps the range of an array or object that has ended, whose place in spans was taken when it began.
+func (s *scanner) remember(place, end int) int {
+	if end < 0 {
+		return -1
+	}
+	if end-int(s.spans[place].start) <= shortSpan {
+		s.spans = s.spans[:place] // and so those in it were
+		return end
+	}
+	s.spans[place].end = int32(end)
+	return end
 }
 
 func (s *scanner) fail(at int, reason string) int {
@@ -44,10 +62,12 @@ func (s *scanner) value(i, depth int) int {
 		if depth == MaxDepth {
 			return s.fail(i, fmt.Sprintf("values are nested deeper than %d", MaxDepth))
 		}
+		place := len(s.spans)
+		s.spans = append(s.spans, span{start: int32(i)})
 		if c == '{' {
-			return s.object(i, depth+1)
+			return s.remember(place, s.object(i, depth+1))
 		}
-		return s.array(i, depth+1)
+		return s.remember(place, s.array(i, depth+1))
 	case '"':
 		return s.str(i)
 	case 't':
@@ -231,8 +251,15 @@ func ordinary(text []byte, i int) int {
 	return i
 }
 
-// skip returns the offset behind the value at i, in a text that has been checked.
-func skip(text []byte, i int) int {
+// skip returns the offset behind the value at i.
+func (s *source) skip(i int) int {
+	text := s.text
+	if c := text[i]; c == '{' || c == '[' {
+		at, known := slices.BinarySearchFunc(s.spans, int32(i), func(s span, start int32) int { return int(s.start) - int(start) })
+		if known {
+			return int(s.spans[at].end)
+		}
+	}
 	depth := 0
 	for {
 		switch text[i] {

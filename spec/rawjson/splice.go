@@ -117,7 +117,7 @@ func (s *Splices) Apply(text []byte) ([]byte, error) {
 
 // ApplyTo returns the bytes of v with all changes made, which must all lie within v.
 func (s *Splices) ApplyTo(v Value) ([]byte, error) {
-	return s.apply(v.text, v.start, v.end)
+	return s.apply(v.text(), v.start, v.end)
 }
 
 func (s *Splices) apply(text []byte, start, end int) ([]byte, error) {

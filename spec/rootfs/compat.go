@@ -66,7 +66,8 @@ func (f *FS) Compat() (Compat, error) {
 	return c, nil
 }
 
-func (f *FS) compat() (Compat, error) {
+func (f *FS) compat() (_ Compat, err error) {
+	defer func() { f.blame(err) }()
 	dir, err := f.open(compatDir, unix.O_DIRECTORY, false)
 	if err != nil {
 		return Compat{}, err
@@ -109,7 +110,7 @@ func (f *FS) compat() (Compat, error) {
 		return Compat{}, fmt.Errorf("has no libcuda.so.1: %w", fs.ErrNotExist)
 	}
 
-	handle, err := unix.Openat(dir, libcuda, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	handle, err := openat(dir, libcuda, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return Compat{}, err
 	}

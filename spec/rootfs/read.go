@@ -30,7 +30,8 @@ func (f *FS) ReadFile(name string, max int64) ([]byte, error) {
 	return data, nil
 }
 
-func (f *FS) readFile(name string, max int64) ([]byte, error) {
+func (f *FS) readFile(name string, max int64) (_ []byte, err error) {
+	defer func() { f.blame(err) }()
 	handle, err := f.open(name, 0, false)
 	if err != nil {
 		return nil, err
@@ -58,6 +59,7 @@ func (f *FS) ReadDir(name string, max int) ([]string, error) {
 	defer unix.Close(handle)
 	entries, err := readDir(handle, max)
 	if err != nil {
+		f.blame(err)
 		return nil, absent(name, err)
 	}
 	names := make([]string, 0, len(entries))
@@ -87,6 +89,7 @@ func (f *FS) Size(name string) (int64, error) {
 	defer unix.Close(handle)
 	var st unix.Stat_t
 	if err := unix.Fstat(handle, &st); err != nil {
+		f.blame(err)
 		return 0, absent(name, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -132,7 +135,8 @@ func (f file) ReadAt(p []byte, off int64) (int, error) {
 
 // reopen opens for reading the object that the O_PATH handle holds, after checking that it is a
 // regular file of at most max bytes, and tells its size. O_NONBLOCK is for files with a lease.
-func (f *FS) reopen(handle int, max int64) (file, int64, error) {
+func (f *FS) reopen(handle int, max int64) (_ file, _ int64, err error) {
+	defer func() { f.blame(err) }()
 	var held, st unix.Stat_t
 	if err := unix.Fstat(handle, &held); err != nil {
 		return -1, 0, err
@@ -147,7 +151,7 @@ func (f *FS) reopen(handle int, max int64) (file, int64, error) {
 	if err != nil {
 		return -1, 0, err
 	}
-	fd, err := unix.Openat(proc, strconv.Itoa(handle), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	fd, err := openat(proc, strconv.Itoa(handle), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return -1, 0, err
 	}
@@ -174,7 +178,7 @@ type entry struct {
 // readDir lists the directory that the handle holds, sorted by name. It fails if there are more
 // than max entries.
 func readDir(handle, max int) ([]entry, error) {
-	fd, err := unix.Openat(handle, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := openat(handle, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

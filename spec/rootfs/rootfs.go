@@ -71,6 +71,8 @@ type FS struct {
 
 	dir     int    // O_PATH handle of the directory last written to, -1 if none
 	dirName string // its name
+
+	fault error // see Fault
 }
 
 // Owner is the user and group, as numbers of the namespace we run in, that shall own what is
@@ -95,7 +97,7 @@ func Open(dir string) (_ *FS, err error) {
 	if !filepath.IsAbs(dir) {
 		return nil, fmt.Errorf("opening root filesystem %s: path is not absolute", quote(dir))
 	}
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := openat(unix.AT_FDCWD, dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening root filesystem %s: %w", quote(dir), err)
 	}
@@ -130,13 +132,53 @@ func (f *FS) Close() error {
 // IsHost reports whether the root filesystem is the machine's own "/", to which nothing is written.
 func (f *FS) IsHost() bool { return f.host }
 
+// Fault returns the first error, if there was one while looking, that no image can cause: the disk
+// fails, or the machine is out of memory or of descriptors. What was taken for absent may then well
+// be there.
+func (f *FS) Fault() error { return f.fault }
+
+// blame remembers an error if it is such a one.
+func (f *FS) blame(err error) {
+	var errno unix.Errno
+	if f.fault != nil || !errors.As(err, &errno) {
+		return
+	}
+	switch errno {
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EACCES, unix.EPERM, unix.EXDEV, unix.EISDIR,
+		unix.EINVAL, unix.ENXIO, unix.ENODEV, unix.EOVERFLOW, unix.ETXTBSY, unix.EAGAIN, unix.EBUSY, unix.ESTALE,
+		unix.EOPNOTSUPP, unix.ENOTCONN, unix.ENOSYS:
+	default:
+		f.fault = err
+	}
+}
+
+// uninterrupted repeats a call until no signal interrupts it: on FUSE and network file systems even
+// a look-up can be, whatever the signal's flags say.
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// openat opens a name, close-on-exec.
+func openat(dir int, name string, flags int, perm uint32) (fd int, err error) {
+	err = uninterrupted(func() error {
+		fd, err = unix.Openat(dir, name, flags|unix.O_CLOEXEC, perm)
+		return err
+	})
+	return fd, err
+}
+
 // eagain bounds how often a look-up is repeated that a rename elsewhere on the machine disturbed.
 // After that the walk takes over, which cannot be disturbed.
 const eagain = 16
 
 // open returns an O_PATH handle of what the name stands for below the root, all links resolved.
 // The flags may add O_DIRECTORY; sameMount refuses to leave the mount that the root is on.
-func (f *FS) open(name string, flags int, sameMount bool) (int, error) {
+func (f *FS) open(name string, flags int, sameMount bool) (_ int, err error) {
+	defer func() { f.blame(err) }()
 	rel, err := relative(name)
 	if err != nil {
 		return -1, err
@@ -157,6 +199,8 @@ func (f *FS) open(name string, flags int, sameMount bool) (int, error) {
 		case nil:
 			return fd, nil
 		case unix.EAGAIN, unix.EINTR:
+		case unix.ELOOP: // The kernel counts links anew, but adds up, when it has to start over; the walk counts right.
+			return f.walk(rel, flags&unix.O_DIRECTORY != 0, sameMount)
 		case unix.ENOSYS, unix.EPERM: // EPERM is what old seccomp profiles answer to calls they do not know.
 			f.walkOnly = true
 		default:
@@ -171,7 +215,7 @@ func (f *FS) procfs() (int, error) {
 	if f.proc >= 0 {
 		return f.proc, nil
 	}
-	fd, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := openat(unix.AT_FDCWD, "/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return -1, fmt.Errorf("opening /proc/self/fd: %w", err)
 	}
@@ -189,7 +233,8 @@ func (f *FS) procfs() (int, error) {
 }
 
 // realName returns the path in the container of an open handle, as the kernel tells it.
-func (f *FS) realName(handle int) (string, error) {
+func (f *FS) realName(handle int) (_ string, err error) {
+	defer func() { f.blame(err) }()
 	proc, err := f.procfs()
 	if err != nil {
 		return "", err
@@ -220,7 +265,11 @@ func (f *FS) realName(handle int) (string, error) {
 // readlink returns the text of a link, or EINVAL if it is none.
 func readlink(dir int, name string) (string, error) {
 	var buf [unix.PathMax]byte
-	n, err := unix.Readlinkat(dir, name, buf[:])
+	var n int
+	err := uninterrupted(func() (err error) {
+		n, err = unix.Readlinkat(dir, name, buf[:])
+		return err
+	})
 	if err != nil {
 		return "", err
 	}

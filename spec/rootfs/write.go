@@ -4,6 +4,7 @@
 package rootfs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,8 +20,8 @@ import (
 // else that has the name is left alone, and the error is an [*OccupiedError]. Whatever the error,
 // nothing was written, and a mount can serve instead.
 //
-// The handle of the directory is kept for the next call, so that one more link in the same
-// directory costs one system call.
+// The handle of the directory is kept for the next call, so that a link that is there already, as at
+// every start but a container's first, costs one system call, and a new one two.
 func (f *FS) Symlink(dir, name, target string, o Owner) (changed bool, err error) {
 	defer func() {
 		if err != nil {
@@ -34,18 +35,16 @@ func (f *FS) Symlink(dir, name, target string, o Owner) (changed bool, err error
 	if err != nil {
 		return false, err
 	}
-	err = unix.Symlinkat(target, d, name)
-	if err == nil {
+	switch old, err := readlink(d, name); {
+	case err == unix.ENOENT:
+		if err := uninterrupted(func() error { return unix.Symlinkat(target, d, name) }); err != nil {
+			return false, err
+		}
 		if err := f.own(d, name, o); err != nil {
 			unix.Unlinkat(d, name, 0)
 			return false, err
 		}
 		return true, nil
-	}
-	if err != unix.EEXIST {
-		return false, err
-	}
-	switch old, err := readlink(d, name); {
 	case err == unix.EINVAL:
 		return false, occupied(d, dir, name)
 	case err != nil:
@@ -53,12 +52,14 @@ func (f *FS) Symlink(dir, name, target string, o Owner) (changed bool, err error
 	case old == target:
 		return false, nil
 	}
-	tmp, err := create(func(tmp string) error { return unix.Symlinkat(target, d, tmp) })
+	tmp, err := create(func(tmp string) error {
+		return uninterrupted(func() error { return unix.Symlinkat(target, d, tmp) })
+	})
 	if err != nil {
 		return false, err
 	}
 	if err = f.own(d, tmp, o); err == nil {
-		err = unix.Renameat(d, tmp, d, name)
+		err = uninterrupted(func() error { return unix.Renameat(d, tmp, d, name) })
 	}
 	if err != nil {
 		unix.Unlinkat(d, tmp, 0)
@@ -73,7 +74,8 @@ func (f *FS) Symlink(dir, name, target string, o Owner) (changed bool, err error
 // WriteFile makes name a regular file with the content, the permissions and the owner given,
 // whatever the umask is: a new file beside it, on disk before it takes the name by rename. Missing
 // directories are made, as [FS.MkdirAll] does. A regular file or a link of that name is replaced,
-// the link not followed; anything else is left alone, and the error is an [*OccupiedError].
+// the link not followed; anything else is left alone, and the error is an [*OccupiedError]. A file
+// that is all of this already stays.
 func (f *FS) WriteFile(name string, data []byte, perm fs.FileMode, o Owner) (err error) {
 	defer func() {
 		if err != nil {
@@ -98,11 +100,13 @@ func (f *FS) WriteFile(name string, data []byte, perm fs.FileMode, o Owner) (err
 		return err
 	case st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFLNK:
 		return occupied(d, dir, last)
+	case st.Mode == unix.S_IFREG|uint32(perm.Perm()) && (Owner{UID: int(st.Uid), GID: int(st.Gid)}) == o && f.has(d, last, data):
+		return nil
 	}
 
 	var fd int
 	tmp, err := create(func(tmp string) (err error) {
-		fd, err = unix.Openat(d, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		fd, err = openat(d, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 		return err
 	})
 	if err != nil {
@@ -113,12 +117,29 @@ func (f *FS) WriteFile(name string, data []byte, perm fs.FileMode, o Owner) (err
 		err = e
 	}
 	if err == nil {
-		err = unix.Renameat(d, tmp, d, last)
+		err = uninterrupted(func() error { return unix.Renameat(d, tmp, d, last) })
 	}
 	if err != nil {
 		unix.Unlinkat(d, tmp, 0)
 	}
 	return err
+}
+
+// has reports whether a regular file has exactly this content.
+func (f *FS) has(dir int, name string, data []byte) bool {
+	handle, err := openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(handle)
+	file, size, err := f.reopen(handle, int64(len(data)))
+	if err != nil {
+		return false
+	}
+	defer unix.Close(int(file))
+	have := make([]byte, size)
+	n, err := file.ReadAt(have, 0)
+	return err == nil && bytes.Equal(have[:n], data)
 }
 
 // fill writes a file that was just created.
@@ -141,7 +162,7 @@ func (f *FS) fill(fd int, data []byte, perm fs.FileMode, o Owner) error {
 	if err := unix.Fchmod(fd, uint32(perm.Perm())); err != nil {
 		return err
 	}
-	return unix.Fsync(fd)
+	return uninterrupted(func() error { return unix.Fsync(fd) })
 }
 
 // MkdirAll makes a directory, and those above it, with permissions 0755. Links on the way are
@@ -177,7 +198,7 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 	if err != nil {
 		return err
 	}
-	err = unix.Mkdirat(parent, name, 0o755)
+	err = uninterrupted(func() error { return unix.Mkdirat(parent, name, 0o755) })
 	if err == unix.EEXIST { // Made by somebody else just now, or a link that leads nowhere.
 		_, err = f.writeDir(dir)
 		return err
@@ -185,7 +206,7 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 	if err != nil {
 		return err
 	}
-	made, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	made, err := openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
@@ -306,7 +327,7 @@ func (f *FS) own(dir int, name string, o Owner) error {
 	if o == f.self {
 		return nil
 	}
-	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}

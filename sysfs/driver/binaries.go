@@ -54,7 +54,7 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 			if !n.isRegular() {
 				continue
 			}
-			if info, ok := t.stat(n); !ok || info.Mode().Perm()&0o111 == 0 {
+			if full, ok := t.stat(n); !ok || full.mode.Perm()&0o111 == 0 {
 				continue
 			}
 			files = append(files, File{

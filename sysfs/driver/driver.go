@@ -11,6 +11,7 @@ package driver
 import (
 	"debug/elf"
 	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -124,6 +125,9 @@ func Find(root sysfs.Root, o Options) ([]File, error) {
 	}
 	files = append(files, firmware...)
 	files = append(files, findSockets(t, o)...)
+	if t.fault != nil {
+		return nil, fmt.Errorf("looking for the driver's files: %w", t.fault)
+	}
 	slices.SortFunc(files, compareFiles)
 	return files, nil
 }

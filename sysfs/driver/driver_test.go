@@ -1102,3 +1102,14 @@ func TestReadELFFileRefuses(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, elfInfo{Machine: elf.EM_X86_64, Class: elf.ELFCLASS64, SONAME: "lib.so"}, got)
 }
+
+// The quick look at a loader's cache passes over no library of a known family.
+func TestMayBeDriver(t *testing.T) {
+	for _, f := range families {
+		assert.True(t, mayBeDriver(f.prefix+".so.1"), f.prefix)
+	}
+	for _, prefix := range slices.Concat(ownVersion[:], anchors[:]) {
+		assert.True(t, mayBeDriver(prefix+".so.1"), prefix)
+	}
+	assert.False(t, mayBeDriver("libc.so.6"))
+}

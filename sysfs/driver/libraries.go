@@ -177,7 +177,9 @@ func (f *finder) readCache() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the loader's cache: %w", err)
 	}
-	cache, err := ldcache.Parse(data)
+	cache, err := ldcache.ParseSome(data, func(library string, flags int32) bool {
+		return f.bitsOf(flags) != 0 && (mayBeDriver(library) || strings.HasSuffix(library, f.suffix))
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the loader's cache %s: %w", quote(f.tree.root.Path(name)), err)
 	}
@@ -187,7 +189,7 @@ func (f *finder) readCache() ([]string, error) {
 	var dirs []string
 	for _, firstly := range []bool{true, false} {
 		for _, e := range cache.Entries {
-			if e.Subdir != "" || f.bitsOf(e.Flags) == 0 || !path.IsAbs(e.Path) {
+			if e.Subdir != "" || !path.IsAbs(e.Path) {
 				continue
 			}
 			stem := stemOf(e.Name)
@@ -206,7 +208,7 @@ func (f *finder) readCache() ([]string, error) {
 	}
 	for _, e := range cache.Entries {
 		bits := f.bitsOf(e.Flags)
-		if e.Subdir != "" || bits == 0 || !validName(e.Name) {
+		if e.Subdir != "" || !validName(e.Name) {
 			continue
 		}
 		stem := stemOf(e.Name)
@@ -225,6 +227,11 @@ func (f *finder) readCache() ([]string, error) {
 		}
 	}
 	return dirs, nil
+}
+
+// mayBeDriver tells of most libraries, at little cost, that they are of no family of the driver.
+func mayBeDriver(name string) bool {
+	return strings.Contains(name, "nv") || strings.HasPrefix(name, "libcuda")
 }
 
 // bitsOf returns the bits of a wanted architecture with these flags, 0 for all others.

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"syscall"
 )
 
 // sockets are those of the driver's daemons, below /run.
@@ -60,12 +59,8 @@ func findMPS(t *tree, name string) (File, bool) {
 	if !n.isDir() || n.path != path.Join(parent.path, path.Base(name)) {
 		return File{}, false
 	}
-	info, ok := t.stat(n)
-	if !ok {
-		return File{}, false
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+	n, ok := t.stat(n)
+	if !ok || n.uid != 0 && int(n.uid) != os.Geteuid() {
 		return File{}, false
 	}
 	return File{Path: n.path, Name: path.Base(name), Kind: Directory, Class: Compute, Dest: name}, true

@@ -4,11 +4,13 @@
 package driver
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
@@ -16,11 +18,15 @@ import (
 // maxLinks is how many links one name may lead through, as in the kernel.
 const maxLinks = 40
 
+// maxPath is the kernel's PATH_MAX.
+const maxPath = 4096
+
 // node is what a name inside the root leads to. The zero node is a name that leads nowhere.
 type node struct {
 	path string      // absolute name inside the root, free of links
-	mode fs.FileMode // the type; the permissions only if info is set
-	info fs.FileInfo // nil if only the directory's listing was read
+	mode fs.FileMode // the type; the permissions only after stat
+	uid  uint32      // only after stat
+	full bool        // stat was called already: more than the directory's listing was read
 }
 
 func (n node) isDir() bool     { return n.path != "" && n.mode.IsDir() }
@@ -31,12 +37,33 @@ func (n node) isRegular() bool { return n.path != "" && n.mode.IsRegular() }
 // [sysfs.Root.Resolve] does for one name, tree does for the hundreds that a search tries.
 type tree struct {
 	root     sysfs.Root
+	prefix   string                   // of a name inside the root, on the host
 	nodes    map[string]node          // by name: real directory, slash, entry
 	listings map[string][]fs.DirEntry // by real directory, sorted by name
+	fault    error                    // the first error that is no way of being absent
 }
 
 func newTree(root sysfs.Root) *tree {
-	return &tree{root: root, nodes: make(map[string]node), listings: make(map[string][]fs.DirEntry)}
+	return &tree{
+		root: root, prefix: strings.TrimSuffix(root.Path("/"), "/"),
+		nodes: make(map[string]node), listings: make(map[string][]fs.DirEntry),
+	}
+}
+
+// blame remembers an error that says nothing about what the root has: the disk fails, or the machine is out of
+// memory or descriptors. Without it a file of the driver would silently be taken for absent.
+func (t *tree) blame(err error) {
+	for _, absent := range []error{
+		fs.ErrNotExist, fs.ErrPermission, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG,
+		syscall.EINVAL, // a link that is none by now, or a name that the file system cannot have
+	} {
+		if errors.Is(err, absent) {
+			return
+		}
+	}
+	if t.fault == nil {
+		t.fault = err
+	}
 }
 
 // lookup follows an absolute name to its end.
@@ -66,7 +93,10 @@ func (t *tree) walk(dir, name string, links int) node {
 
 // entry follows one entry of dir, which is free of links.
 func (t *tree) entry(dir, base string, links int) node {
-	name := path.Join(dir, base)
+	name := dir + "/" + base
+	if dir == "/" {
+		name = dir + base
+	}
 	if known, ok := t.nodes[name]; ok {
 		return known
 	}
@@ -79,15 +109,22 @@ func (t *tree) entry(dir, base string, links int) node {
 			return node{} // not kept: the listing knows
 		}
 		found.mode = listing[i].Type()
-	} else if info, err := os.Lstat(t.root.Path(name)); err == nil {
-		found.mode, found.info = info.Mode(), info
-	} else {
+	} else if found, ok = t.stat(found); !ok {
 		found = node{}
 	}
 	if found.mode&fs.ModeSymlink != 0 {
 		found = node{}
-		if target, err := os.Readlink(t.root.Path(name)); err == nil && target != "" && links < maxLinks {
-			found = t.walk(dir, target, links+1)
+		var buf [maxPath]byte
+		var n int
+		err := uninterrupted(func() (err error) {
+			n, err = syscall.Readlink(t.prefix+name, buf[:])
+			return err
+		})
+		switch {
+		case err != nil:
+			t.blame(err)
+		case n > 0 && n < len(buf) && links < maxLinks:
+			found = t.walk(dir, string(buf[:n]), links+1)
 		}
 	}
 	t.nodes[name] = found
@@ -101,8 +138,9 @@ func (t *tree) list(dir string) []fs.DirEntry {
 	}
 	// ReadDir opens with O_DIRECTORY: should the directory have been replaced by a
 	// named pipe or a device since, the kernel refuses to open it.
-	listing, err := os.ReadDir(t.root.Path(dir))
+	listing, err := os.ReadDir(t.prefix + dir)
 	if err != nil {
+		t.blame(err)
 		listing = nil
 	}
 	t.listings[dir] = listing
@@ -117,11 +155,38 @@ func (t *tree) has(dir, base string) bool {
 	return ok
 }
 
-// stat completes a node with permissions and owner.
-func (t *tree) stat(n node) (fs.FileInfo, bool) {
-	if n.info != nil {
-		return n.info, true
+// stat completes a node with permissions and owner; false if it is not there.
+func (t *tree) stat(n node) (node, bool) {
+	if n.full {
+		return n, true
 	}
-	info, err := os.Lstat(t.root.Path(n.path))
-	return info, err == nil
+	var st syscall.Stat_t
+	if err := uninterrupted(func() error { return syscall.Lstat(t.prefix+n.path, &st) }); err != nil {
+		t.blame(err)
+		return node{}, false
+	}
+	n.mode, n.uid, n.full = fs.FileMode(st.Mode&0o777), st.Uid, true
+	switch st.Mode & syscall.S_IFMT {
+	case syscall.S_IFREG:
+	case syscall.S_IFDIR:
+		n.mode |= fs.ModeDir
+	case syscall.S_IFLNK:
+		n.mode |= fs.ModeSymlink
+	case syscall.S_IFSOCK:
+		n.mode |= fs.ModeSocket
+	case syscall.S_IFIFO:
+		n.mode |= fs.ModeNamedPipe
+	default:
+		n.mode |= fs.ModeDevice
+	}
+	return n, true
+}
+
+// uninterrupted repeats a call until no signal interrupts it, which can happen on FUSE and network file systems.
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); err != syscall.EINTR {
+			return err
+		}
+	}
 }

@@ -86,6 +86,7 @@ func Make(cfg Config, req spec.Request, facts spec.Facts, m Machine, img *Image)
 	slices.Sort(c.Edits.AdditionalGIDs)
 	c.fence(cfg, facts, m)
 	c.place(m, img)
+	c.dropOtherWay(facts, m)
 	c.spareMounts(facts)
 	c.cache(m, img)
 	c.applicationProfile(req, m, img)
@@ -154,6 +155,10 @@ func (c *Changes) place(m Machine, img *Image) {
 			if !slices.Contains(c.LibDirs, base) {
 				c.LibDirs = append(c.LibDirs, base)
 			}
+			if m.Linked != "" && linkable(f) {
+				c.Links = append(c.Links, linksTo(f, base, source)...)
+				continue
+			}
 			dir := path.Join(base, f.Subdir)
 			c.Edits.Mounts = append(c.Edits.Mounts, bindMount(source, path.Join(dir, f.Name), fileOptions))
 			for _, l := range f.Links {
@@ -170,6 +175,9 @@ func (c *Changes) place(m Machine, img *Image) {
 			}
 		}
 	}
+	if m.Linked != "" {
+		c.Edits.Mounts = append(c.Edits.Mounts, bindMount(m.Linked, driverPlace, fileOptions))
+	}
 	for _, name := range m.GDS {
 		c.Edits.Mounts = append(c.Edits.Mounts, bindMount(m.Root.Path(name), name, fileOptions))
 	}
@@ -184,18 +192,21 @@ func (c *Changes) place(m Machine, img *Image) {
 // the library goes, on which then ours would come. A mount with our own options is
 // of an earlier start, when the link could not be made.
 func (c *Changes) spareMounts(facts spec.Facts) {
+	// /lib is /usr/lib in most images.
+	place := func(name string) string { return strings.TrimPrefix(path.Clean(name), "/usr") }
 	taken := make(map[string]bool, len(facts.Mounts))
 	for _, m := range facts.Mounts {
 		if !slices.Equal(m.Options, fileOptions) {
-			taken[path.Clean(m.Destination)] = true
+			taken[place(m.Destination)] = true
 		}
 	}
 	c.Links = slices.DeleteFunc(c.Links, func(l Link) bool {
 		name := path.Join(l.Dir, l.Name)
-		if taken[name] {
+		if taken[place(name)] {
 			c.note("no link is put at %s: the container mounts something there", name)
+			return true
 		}
-		return taken[name]
+		return false
 	})
 }
 
@@ -240,8 +251,10 @@ func (c *Changes) cache(m Machine, img *Image) {
 		c.note("CUDA forward-compatibility libraries of %s in the image come first in the loader cache", img.Compat.Version)
 	}
 	merged := *img.Cache
+	dead := slices.Sorted(slices.Values(img.dead)) // an image may have very many
 	merged.Entries = slices.DeleteFunc(slices.Clone(merged.Entries), func(e ldcache.Entry) bool {
-		return slices.Contains(img.dead, e.Path)
+		_, found := slices.BinarySearch(dead, e.Path)
+		return found
 	})
 	merged.Merge(entries)
 	data, err := merged.Encode()

@@ -54,6 +54,8 @@ type Config struct {
 	SupportedCapabilities []string // supported-driver-capabilities, split
 	CUDACompat            bool     // nvidia-container-runtime.modes.legacy.cuda-compat-mode is not "disabled"
 	Fence                 string   // nvidia-container-runtime.experimental.seccomp-fence
+	DevCharLinks          string   // nvidia-container-runtime.experimental.dev-char-links
+	DriverDirectory       string   // nvidia-container-runtime.experimental.driver-directory: "auto", "off" or a path
 
 	IgnoreIMEX       bool // features.ignore-imex-channel-requests
 	NoAdditionalGIDs bool // features.no-additional-gids-for-device-nodes
@@ -93,6 +95,8 @@ type configFile struct {
 			LibrarySearchPath []string `toml:"library-search-path"`
 			SeccompFence      string   `toml:"seccomp-fence"`
 			RefusedRequest    string   `toml:"refused-request"`
+			DevCharLinks      string   `toml:"dev-char-links"`
+			DriverDirectory   string   `toml:"driver-directory"`
 		} `toml:"experimental"`
 	} `toml:"nvidia-container-runtime"`
 
@@ -192,6 +196,8 @@ func parseConfig(data []byte) (Config, error) {
 		VolumeMounts:        f.VolumeMounts,
 		CUDACompat:          f.Runtime.Modes.Legacy.CUDACompatMode != "disabled",
 		Fence:               first(x.SeccompFence, FenceProfile),
+		DevCharLinks:        first(x.DevCharLinks, CharLinksAuto),
+		DriverDirectory:     first(x.DriverDirectory, DirectoryOff),
 
 		IgnoreIMEX:       f.Features.IgnoreIMEX,
 		NoAdditionalGIDs: f.Features.NoAdditionalGIDs,
@@ -210,6 +216,14 @@ func parseConfig(data []byte) (Config, error) {
 	case FenceProfile, FenceAlways, FenceOff:
 	default:
 		return Config{}, fmt.Errorf("seccomp-fence %q is none of \"profile\", \"always\", \"off\"", c.Fence)
+	}
+	switch c.DevCharLinks {
+	case CharLinksAuto, CharLinksAlways, CharLinksNever:
+	default:
+		return Config{}, fmt.Errorf("dev-char-links %q is none of \"auto\", \"always\", \"never\"", c.DevCharLinks)
+	}
+	if d := c.DriverDirectory; d != DirectoryAuto && d != DirectoryOff && !filepath.IsAbs(d) {
+		return Config{}, fmt.Errorf("driver-directory %q is neither \"auto\" nor \"off\" nor an absolute path", d)
 	}
 	c.SupportedCapabilities = DriverCapabilities
 	if f.Supported != nil {

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
@@ -36,6 +38,8 @@ type Image struct {
 	Compat *rootfs.Compat // CUDA forward-compatibility libraries that this driver may run with
 	Owner  rootfs.Owner
 
+	Fault error // not the image's doing: it could not be read, and what was found is not to be relied upon
+
 	cache []byte // Cache as it stands in the image
 	dead  []string
 	Notes []string
@@ -45,7 +49,14 @@ type Image struct {
 // it counts as absent: it is the image's, and no reason to fail.
 func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) *Image {
 	img := &Image{Owner: rootfs.Owner{UID: int(facts.ContainerUID), GID: int(facts.ContainerGID)}}
+	if os.Geteuid() != 0 && !facts.UserNS {
+		// An ordinary user cannot give files away.
+		img.Owner = rootfs.Owner{UID: os.Geteuid(), GID: os.Getegid()}
+	}
 	if err := img.open(bundle, facts); err != nil {
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, errNoRoot) {
+			img.Fault = err
+		}
 		img.note("nothing is written into the container's root filesystem: %v", err)
 		img.Layout = rootfs.Layout{LibDir: "/usr/lib64", LibDir32: "/usr/lib"}
 		return img
@@ -66,11 +77,12 @@ func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) *Image {
 	}
 	img.Layout = img.FS.Layout(m.Elf, libc, libc32)
 	if img.Cache != nil {
-		img.findDead()
+		img.findDead(m)
 	}
 	if cfg.CUDACompat && img.Cache != nil {
 		img.findCompat(m)
 	}
+	img.Fault = img.FS.Fault()
 	return img
 }
 
@@ -78,9 +90,11 @@ func (img *Image) note(format string, args ...any) {
 	img.Notes = append(img.Notes, fmt.Sprintf(format, args...))
 }
 
+var errNoRoot = errors.New("config.json names none")
+
 func (img *Image) open(bundle string, facts spec.Facts) error {
 	if facts.RootPath == "" {
-		return errors.New("config.json names none")
+		return errNoRoot
 	}
 	dir := facts.RootPath
 	if !filepath.IsAbs(dir) {
@@ -111,9 +125,28 @@ func libcPath(c *ldcache.Cache, flags int32) string {
 
 // findDead lists the cache's entries for libraries of the driver whose file
 // is not there any more, or is the empty file that a mount leaves behind:
-// they are left from a start under another driver.
-func (img *Image) findDead() {
+// they are left from a start under another driver. Entries that give way to
+// ours anyway are not looked at: their files are mounted later.
+func (img *Image) findDead(m Machine) {
+	type key struct {
+		name  string
+		flags int32
+	}
+	given := make(map[key]bool)
+	for _, f := range m.Files {
+		if flags, ok := cacheFlags(m.Elf, f.Bits); ok && f.Kind == driver.Library && f.Subdir == "" {
+			given[key{f.SONAME, flags}] = true
+			for _, l := range f.Links {
+				if l.Target == f.SONAME {
+					given[key{l.Name, flags}] = true
+				}
+			}
+		}
+	}
 	for _, e := range img.Cache.Entries {
+		if given[key{e.Name, e.Flags}] {
+			continue
+		}
 		dir, name := path.Split(e.Path)
 		if dir = path.Clean(dir); dir != img.Layout.LibDir && dir != img.Layout.LibDir32 {
 			continue
@@ -132,6 +165,13 @@ func (img *Image) findCompat(m Machine) {
 	compat, err := img.FS.Compat()
 	if err != nil {
 		return
+	}
+	for _, g := range m.Selection.GPUs {
+		// The driver answers CUDA error 804 there, while its own libcuda works.
+		if brand, _ := sysfs.Brand(g.GPU.Model); brand == "geforce" || brand == "titan" {
+			img.note("CUDA forward-compatibility libraries %s in the image's %s are not used: %s has none", compat.Version, compat.Dir, g.GPU.Model)
+			return
+		}
 	}
 	cuda, _ := sysfs.CUDAVersion(m.Inventory.Driver.Version)
 	if !rootfs.CompatUsable(m.Inventory.Driver.Version, cuda, compat) {
@@ -168,8 +208,13 @@ func (img *Image) Write(c *Changes) {
 	if img.FS == nil {
 		return
 	}
-	for _, dir := range c.LibDirs {
-		removed, err := img.FS.RemoveLinks(dir, ofDriver, func(name, target string) bool { return img.stale(c, dir, name, target) })
+	ours := make(map[string]bool, len(c.Links))
+	for _, l := range c.Links {
+		ours[path.Join(l.Dir, l.Name)] = true
+	}
+	for _, dir := range c.linkDirs() {
+		candidate := func(name string) bool { return ofDriver(name) && !ours[path.Join(dir, name)] }
+		removed, err := img.FS.RemoveLinks(dir, candidate, func(name, target string) bool { return img.stale(c, dir, name, target) })
 		switch {
 		case err != nil:
 			c.note("links of an earlier driver in %s: %v", dir, err)
@@ -187,6 +232,20 @@ func (img *Image) Write(c *Changes) {
 	}
 }
 
+// linkDirs are the directories in which links of an earlier driver may be:
+// those of the libraries, of VDPAU's, and wherever links are now.
+func (c *Changes) linkDirs() []string {
+	var dirs []string
+	for _, dir := range c.LibDirs {
+		dirs = append(dirs, dir, path.Join(dir, "vdpau"))
+	}
+	for _, l := range c.Links {
+		dirs = append(dirs, l.Dir)
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
+}
+
 // ofDriver tells whether a library has the name of one of the driver's: of a
 // family that is known, or of one that a later driver may have.
 func ofDriver(name string) bool {
@@ -194,7 +253,7 @@ func ofDriver(name string) bool {
 		return false
 	}
 	_, known := driver.ClassOf(name)
-	return known || strings.HasPrefix(name, "libnvidia-")
+	return known || strings.HasPrefix(name, "libnvidia-") || name == "libGLX_indirect.so.0"
 }
 
 // stale tells whether a link in a library directory was made for another
@@ -204,8 +263,8 @@ func (img *Image) stale(c *Changes, dir, name, target string) bool {
 	if !ofDriver(path.Base(target)) {
 		return false
 	}
-	if slices.ContainsFunc(c.Links, func(l Link) bool { return l.Dir == dir && l.Name == name }) {
-		return false
+	if leadsToPlace(dir, target) {
+		return true
 	}
 	if path.IsAbs(target) || path.Dir(target) != "." {
 		return false

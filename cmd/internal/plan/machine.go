@@ -37,6 +37,7 @@ type Machine struct {
 	Files   []driver.File // the user-mode driver, by driver capability
 	GDS     []string      // files and directories that GPUDirect Storage needs, below Root
 	Hidden  []string      // entries of /proc/driver/nvidia that are not for the container
+	Linked  string        // directory with links to the libraries of Files; see LinkLibraries
 
 	Notes []string // what the operator may want to know
 }
@@ -84,7 +85,9 @@ func ReadMachine(cfg Config, req spec.Request, facts spec.Facts, hostPath string
 	case req.MIGConfig || req.MIGMonitor:
 		m.Hidden = m.Inventory.HiddenGPUs(m.Selection) // every instance is to be seen
 	default:
-		m.Hidden = m.Inventory.HiddenPaths(m.Root, m.Selection)
+		if m.Hidden, err = m.Inventory.HiddenPaths(m.Root, m.Selection); err != nil {
+			return Machine{}, err
+		}
 	}
 	return m, m.findFiles(cfg, req, facts, classes, hostPath)
 }
@@ -382,7 +385,7 @@ func (m *Machine) findFiles(cfg Config, req spec.Request, facts spec.Facts, clas
 		KernelRelease: strings.TrimSpace(string(release)),
 	})
 	if err != nil {
-		return err
+		return advise(err)
 	}
 	if limit := facts.NoFile; limit != nil && limit.Soft >= absurdNoFile {
 		m.Files = slices.DeleteFunc(m.Files, func(f driver.File) bool {
@@ -394,6 +397,19 @@ func (m *Machine) findFiles(cfg Config, req spec.Request, facts spec.Facts, clas
 		})
 	}
 	return nil
+}
+
+// advise adds to an error about the driver's libraries what can be done.
+func advise(err error) error {
+	var version *driver.VersionError
+	var none *driver.NotFoundError
+	switch {
+	case errors.As(err, &version):
+		return fmt.Errorf("%w; reboot or reload the kernel modules, or install the libraries of version %s", err, version.Kernel)
+	case errors.As(err, &none):
+		return fmt.Errorf("%w; install the libraries of this version, or name their directory with library-search-path, or the root of a driver container with root, in config.toml", err)
+	}
+	return err
 }
 
 // elfMachine maps the architecture word of the driver's banner.

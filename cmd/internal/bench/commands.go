@@ -1,0 +1,230 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// heading says on what was measured.
+func heading(g *ground, o options, out io.Writer) error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(g.dir, &st); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, `# Benchmarks
+
+Printed by `+"`make bench`"+` on %s. Runs of what is compared alternate; a time is a median, and a ratio is the median of
+the ratios within a round. Low-level runtime of the single commands is a stub that ends at once.
+
+- machine: %s, %d processors, Linux %s
+- programs: %s; %s; %s
+- bundles and root filesystems on %s; load average at the start: %s
+- %d rounds of single commands, %d of whole lives
+`,
+		time.Now().UTC().Format("2 January 2006"), cpuModel(), runtime.NumCPU(), unix.ByteSliceToString(name.Release[:]),
+		runtime.Version(), versionOf("runc"), versionOf("crun"),
+		fileSystem(st.Type), loadAverage(), o.rounds, o.lives)
+	return nil
+}
+
+func cpuModel() string {
+	data, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(data)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+func versionOf(program string) string {
+	data, err := exec.Command(program, "--version").Output()
+	if err != nil {
+		return "no " + program
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	return line
+}
+
+func fileSystem(magic int64) string {
+	switch magic {
+	case unix.EXT4_SUPER_MAGIC:
+		return "ext4"
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs"
+	case unix.TMPFS_MAGIC:
+		return "tmpfs"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlay"
+	}
+	return fmt.Sprintf("a file system of type %#x", magic)
+}
+
+func loadAverage() string {
+	data, _ := os.ReadFile("/proc/loadavg")
+	return strings.Join(strings.Fields(string(data))[:3], " ")
+}
+
+// gpuEnv are the variables of a container that asks for GPUs and for every
+// file of the driver.
+func gpuEnv(devices string) []string {
+	return []string{"NVIDIA_VISIBLE_DEVICES=" + devices, "NVIDIA_DRIVER_CAPABILITIES=all"}
+}
+
+// create is a create on a machine, with the links and caches of an earlier
+// one in place.
+func (g *ground) create(name, program, machine string, size int, env ...string) (subject, error) {
+	text, err := config(size, env...)
+	if err != nil {
+		return subject{}, err
+	}
+	b, err := g.bundle("bundle-"+strings.Map(letter, name), text)
+	if err != nil {
+		return subject{}, err
+	}
+	return subject{
+		name: name, prepare: b.reset,
+		argv: []string{program, "--root", "/run/bench", "create", "--bundle", b.dir, "id"},
+		env:  g.environment(machine, g.stub),
+	}, nil
+}
+
+func letter(r rune) rune {
+	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+		return r
+	}
+	return '-'
+}
+
+// afresh makes a create the first one in its root filesystem.
+func (g *ground) afresh(s subject) subject {
+	reset, rootfs := s.prepare, filepath.Join(s.argv[5], "rootfs")
+	s.prepare = func() error {
+		if err := os.RemoveAll(rootfs); err != nil {
+			return err
+		}
+		if err := os.Mkdir(rootfs, 0o755); err != nil {
+			return err
+		}
+		if err := makeImage(rootfs, nil); err != nil {
+			return err
+		}
+		return reset()
+	}
+	return s
+}
+
+// commands measures single commands.
+func commands(g *ground, o options, out io.Writer) error {
+	env := g.environment(g.t4, g.stub)
+	subjects := []subject{
+		{name: "floor: a static Go program that only execs", argv: []string{g.floor, "state", "id"}, env: env},
+		{name: "the stub itself", argv: []string{g.stub, "state", "id"}, env: env},
+		{name: "`state`", argv: []string{g.shim, "--root", "/run/bench", "state", "id"}, env: env},
+	}
+	for _, c := range []struct {
+		name, program, machine string
+		size                   int
+		env                    []string
+		fresh                  bool
+	}{
+		{"`create`, nothing asked", g.shim, g.t4, 0, nil, false},
+		{"`create`, one GPU", g.shim, g.t4, 0, gpuEnv("0"), false},
+		{"`create`, one GPU, first time in its root filesystem", g.shim, g.t4, 0, gpuEnv("0"), true},
+		{"`create`, largest machine, one GPU", g.shim, g.large, 0, gpuEnv("0"), false},
+		{"`create`, largest machine, all 8 GPUs", g.shim, g.large, 0, gpuEnv("all"), false},
+		{"`create`, largest machine, config.json of 34 KB", g.shim, g.large, 34 << 10, gpuEnv("all"), false},
+		{"`create`, largest machine, config.json of 1 MB", g.shim, g.large, 1 << 20, gpuEnv("all"), false},
+		{"`create`, nothing asked, config.json of 1 MB", g.shim, g.t4, 1 << 20, nil, false},
+	} {
+		s, err := g.create(c.name, c.program, c.machine, c.size, c.env...)
+		if err != nil {
+			return err
+		}
+		if c.fresh {
+			s = g.afresh(s)
+		}
+		subjects = append(subjects, s)
+	}
+	if o.nvidia != "" {
+		more, err := g.nvidia(o.nvidia)
+		if err != nil {
+			return err
+		}
+		subjects = append(subjects, more...)
+	}
+
+	accounts := make([]account, len(subjects))
+	for i, s := range subjects {
+		for range 2 { // links are in place the second time
+			var err error
+			if accounts[i], err = count(s); err != nil {
+				return fmt.Errorf("counting %s: %w", s.name, err)
+			}
+		}
+	}
+	times, err := measure(o.rounds, subjects)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(out, "\n## Single commands\n\nMemory, system calls, files opened and processes started are those before the exec of the stub.\n\n"+
+		"| | median ms | least ms | ÷ floor | peak memory MiB | system calls | opened | processes |\n|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	for i, s := range subjects {
+		a := accounts[i]
+		fmt.Fprintf(out, "| %s | %s | %s | %.2f | %.1f | %d | %d | %d |\n", s.name, ms(times[i].median()), ms(times[i].least()), times[i].times(times[0]),
+			float64(a.peak)/1024, a.calls, a.opened, a.processes)
+	}
+	fmt.Fprintln(out)
+	for _, path := range []string{g.floor, g.shim, o.nvidia} {
+		if info, err := os.Stat(path); err == nil {
+			fmt.Fprintf(out, "- bytes of %s: %d\n", filepath.Base(path), info.Size())
+		}
+	}
+	return nil
+}
+
+// nvidia is NVIDIA's own runtime, which finds its configuration itself. Its
+// low-level runtimes are called runc and crun: so is the stub, in the first
+// directory of its PATH.
+func (g *ground) nvidia(program string) ([]subject, error) {
+	bin := filepath.Join(g.dir, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"runc", "crun", "docker-runc"} {
+		if err := os.Symlink(g.stub, filepath.Join(bin, name)); err != nil {
+			return nil, err
+		}
+	}
+	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+	subjects := []subject{{name: "NVIDIA's: `state`", argv: []string{program, "--root", "/run/bench", "state", "id"}, env: env}}
+	for _, c := range []struct {
+		name string
+		env  []string
+	}{{"NVIDIA's: `create`, nothing asked", nil}, {"NVIDIA's: `create`, one GPU", gpuEnv("0")}} {
+		s, err := g.create(c.name, program, g.t4, 0, c.env...)
+		if err != nil {
+			return nil, err
+		}
+		s.env = env
+		subjects = append(subjects, s)
+	}
+	return subjects, nil
+}

@@ -1,0 +1,159 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"debug/elf"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/elfstub"
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
+)
+
+const shimName = "nvidia-container-runtime.experimental"
+
+// ground is what the measurements share: programs, and machines of fixtures.
+type ground struct {
+	dir   string
+	shim  string
+	floor string
+	stub  string // ends at once with 0
+	t4    string // root of a machine with one GPU
+	large string // root of the largest machine
+}
+
+func prepare(o options) (_ *ground, err error) {
+	dir, err := os.MkdirTemp(o.dir, "nvcr-bench-")
+	if err != nil {
+		return nil, err
+	}
+	g := &ground{
+		dir: dir, shim: filepath.Join(dir, shimName), floor: filepath.Join(dir, "floor"), stub: filepath.Join(dir, "stub"),
+		t4: filepath.Join(dir, "t4"), large: filepath.Join(dir, "large"),
+	}
+	defer func() {
+		if err != nil {
+			g.close()
+		}
+	}()
+	for path, pkg := range map[string]string{g.shim: "./cmd/" + shimName, g.floor: "./cmd/internal/bench/floor"} {
+		if err := build(path, pkg); err != nil {
+			return nil, err
+		}
+	}
+	stub, err := elfstub.File{Machine: hostMachine(), Executable: true}.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(g.stub, stub, 0o755); err != nil {
+		return nil, err
+	}
+	for root, name := range map[string]string{g.t4: "t4", g.large: "large"} {
+		machine, err := fixtures.Load(name)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := machine.Unpack(root, fixtures.UnpackOptions{NoDevices: true}); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+func (g *ground) close() { _ = os.RemoveAll(g.dir) }
+
+// build builds a program as the Makefile does.
+func build(path, pkg string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building %s: %w: %s", pkg, err, out)
+	}
+	return nil
+}
+
+func hostMachine() elf.Machine {
+	if runtime.GOARCH == "arm64" {
+		return elf.EM_AARCH64
+	}
+	return elf.EM_X86_64
+}
+
+// environment is the environment of a command: this machine below a root,
+// defaults for all else.
+func (g *ground) environment(machine, lowLevel string) []string {
+	return []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"XDG_CONFIG_HOME=" + g.dir,
+		"NVIDIA_CONTAINER_RUNTIME_PATH=" + lowLevel,
+		"NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine,
+	}
+}
+
+// makeImage makes a root filesystem in the layout of Debian's, with a loader
+// cache as an image with some packages has.
+func makeImage(dir string, program []byte) error {
+	flags, triplet := ldcache.FlagX8664, "x86_64-linux-gnu"
+	if runtime.GOARCH == "arm64" {
+		flags, triplet = ldcache.FlagAArch64, "aarch64-linux-gnu"
+	}
+	libDir := "/lib/" + triplet
+	cache := ldcache.Cache{Format: ldcache.New, Generator: "ldconfig (GNU libc) stable release version 2.36"}
+	cache.Entries = append(cache.Entries, ldcache.Entry{Name: "libc.so.6", Path: libDir + "/libc.so.6", Flags: flags})
+	for i := range 150 {
+		name := fmt.Sprintf("libpackage%d.so.%d", i, i%7)
+		cache.Entries = append(cache.Entries, ldcache.Entry{Name: name, Path: libDir + "/" + name, Flags: flags})
+	}
+	cache.Merge(cache.Entries[:1]) // sorts
+	data, err := cache.Encode()
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{"proc", "sys", "dev", "etc", "tmp", "usr/bin", "usr/lib64", "usr/lib/" + triplet} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, l := range []string{"bin", "lib", "lib64"} {
+		if err := os.Symlink("usr/"+l, filepath.Join(dir, l)); err != nil {
+			return err
+		}
+	}
+	for name, content := range map[string][]byte{
+		"etc/debian_version": []byte("12.11\n"), "etc/ld.so.cache": data, "usr" + libDir + "/libc.so.6": []byte("libc"), "usr/bin/program": program,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bundle is a bundle with a root filesystem of its own.
+type bundle struct {
+	dir    string
+	config []byte // config.json as the engine wrote it
+}
+
+func (g *ground) bundle(name string, config []byte) (bundle, error) {
+	b := bundle{dir: filepath.Join(g.dir, name), config: config}
+	if err := os.MkdirAll(filepath.Join(b.dir, "rootfs"), 0o755); err != nil {
+		return bundle{}, err
+	}
+	if err := makeImage(filepath.Join(b.dir, "rootfs"), nil); err != nil {
+		return bundle{}, err
+	}
+	return b, b.reset()
+}
+
+// reset undoes what a create did to config.json, but not what it did to the
+// root filesystem.
+func (b bundle) reset() error {
+	return os.WriteFile(filepath.Join(b.dir, "config.json"), b.config, 0o644)
+}

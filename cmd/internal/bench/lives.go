@@ -1,0 +1,247 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// life is what lifeAlone measures: whole lives of containers, in each of some
+// ways.
+type life struct {
+	Dir    string // for file systems
+	Rounds int
+	Crun   bool
+	Ways   []way
+}
+
+// way is one of the ways to start a container.
+type way struct {
+	Name    string
+	Program string
+	Env     []string
+	Config  []byte
+}
+
+// lives measures create, start, wait and delete of a container on a fresh
+// overlay.
+func lives(g *ground, o options, out io.Writer) error {
+	fmt.Fprint(out, "\n## Whole life of a container\n\nCreate, start, wait, delete; the root filesystem is a fresh overlay each time; the driver has all its files.\n\n")
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(out, "Not measured: this takes root.")
+		return nil
+	}
+	plain, err := config(0)
+	if err != nil {
+		return err
+	}
+	asking, err := config(0, gpuEnv("0")...)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(out, "| | median ms | least ms | ÷ plain | mounts added | hooks added |\n|---|---:|---:|---:|---:|---:|\n")
+	for _, name := range []string{"runc", "crun"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			fmt.Fprintf(out, "| no %s on this machine | | | | | |\n", name)
+			continue
+		}
+		ways := []way{
+			{name + ", plain", path, os.Environ(), plain},
+			{name + ", through the shim, nothing asked", g.shim, g.environment(g.t4, path), plain},
+			{name + ", through the shim, one GPU", g.shim, g.environment(g.t4, path), asking},
+		}
+		if o.nvidia != "" {
+			bin := filepath.Join(g.dir, "bin-"+name)
+			if err := os.MkdirAll(bin, 0o755); err != nil {
+				return err
+			}
+			for _, link := range []string{"docker-runc", "runc", "crun"} {
+				if err := os.Symlink(path, filepath.Join(bin, link)); err != nil {
+					return err
+				}
+			}
+			env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+			ways = append(ways, way{name + ", through NVIDIA's runtime, one GPU", o.nvidia, env, asking})
+		}
+		results, err := liveApart(life{Dir: g.dir, Rounds: o.lives, Crun: name == "crun", Ways: ways})
+		if err != nil {
+			return err
+		}
+		for i, r := range results {
+			fmt.Fprintf(out, "| %s | %s | %s | %.2f | %d | %d |\n", ways[i].Name, ms(r.Times.median()), ms(r.Times.least()), r.Times.times(results[0].Times), r.Mounts, r.Hooks)
+		}
+	}
+	return nil
+}
+
+// lived is what was measured of one way.
+type lived struct {
+	Times         samples
+	Mounts, Hooks int // in config.json, more than before
+}
+
+// liveApart runs this program again in a mount namespace of its own, so that
+// no mount is left behind. crun refuses a hybrid cgroup hierarchy, so for it
+// the unified one is taken away in there.
+func liveApart(l life) ([]lived, error) {
+	request, err := json.Marshal(l)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/proc/self/exe", "-life", string(request))
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	answer, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("measuring lives: %w", err)
+	}
+	var results []lived
+	return results, json.Unmarshal(answer, &results)
+}
+
+func lifeAlone(request string, out io.Writer) error {
+	var l life
+	if err := json.Unmarshal([]byte(request), &l); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	const unified = "/sys/fs/cgroup/unified"
+	if _, err := os.Stat(unified); err == nil && l.Crun {
+		if err := unix.Unmount(unified, unix.MNT_DETACH); err != nil {
+			return err
+		}
+	}
+	// The process of a container comes to us when create has ended.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	lower := filepath.Join(l.Dir, "image")
+	if _, err := os.Stat(lower); err != nil {
+		program, err := os.ReadFile(filepath.Join(l.Dir, "stub"))
+		if err != nil {
+			return err
+		}
+		if err := makeImage(lower, program); err != nil {
+			return err
+		}
+	}
+	results := make([]lived, len(l.Ways))
+	const warm = 1
+	for round := range l.Rounds + warm {
+		for i := range l.Ways {
+			n := (i + round) % len(l.Ways)
+			d, err := l.once(l.Ways[n], lower, fmt.Sprintf("bench-%d-%d-%d", os.Getpid(), round, n), &results[n])
+			if err != nil {
+				return fmt.Errorf("%s: %w", l.Ways[n].Name, err)
+			}
+			if round >= warm {
+				results[n].Times = append(results[n].Times, d)
+			}
+		}
+	}
+	return json.NewEncoder(out).Encode(results)
+}
+
+// once lives one life. What is measured is what an engine would wait for; the
+// overlay is mounted before and taken away after that.
+func (l life) once(w way, lower, id string, r *lived) (_ time.Duration, err error) {
+	dir, err := os.MkdirTemp(l.Dir, "life-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	for _, d := range []string{"upper", "work", "rootfs"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			return 0, err
+		}
+	}
+	rootfs, file, pidFile := filepath.Join(dir, "rootfs"), filepath.Join(dir, "config.json"), filepath.Join(dir, "pid")
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, dir, dir)
+	if err := unix.Mount("overlay", rootfs, "overlay", 0, options); err != nil {
+		return 0, fmt.Errorf("mounting an overlay: %w", err)
+	}
+	defer func() { err = errors.Join(err, unix.Unmount(rootfs, unix.MNT_DETACH)) }()
+	if err := os.WriteFile(file, w.Config, 0o644); err != nil {
+		return 0, err
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	run := func(args ...string) error {
+		argv := append([]string{w.Program, "--root", filepath.Join(l.Dir, "state")}, args...)
+		p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{Env: w.Env, Dir: dir, Files: []*os.File{null, log, log}})
+		if err != nil {
+			return err
+		}
+		state, err := p.Wait()
+		if err == nil && !state.Success() {
+			text, _ := os.ReadFile(log.Name())
+			err = fmt.Errorf("%v: %v: %.1000s", args, state, text)
+		}
+		return err
+	}
+
+	start := time.Now()
+	if err := run("create", "--bundle", dir, "--pid-file", pidFile, id); err != nil {
+		return 0, err
+	}
+	pid, err := readPid(pidFile)
+	if err != nil {
+		return 0, err
+	}
+	if err := run("start", id); err != nil {
+		return 0, err
+	}
+	if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
+		return 0, fmt.Errorf("waiting for the container: %w", err)
+	}
+	if err := run("delete", id); err != nil {
+		return 0, err
+	}
+	elapsed := time.Since(start)
+
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	r.Mounts = strings.Count(string(text), `"destination"`) - strings.Count(string(w.Config), `"destination"`)
+	var after struct{ Hooks map[string][]any }
+	if err := json.Unmarshal(text, &after); err != nil {
+		return 0, err
+	}
+	r.Hooks = 0
+	for _, hooks := range after.Hooks {
+		r.Hooks += len(hooks)
+	}
+	return elapsed, nil
+}
+
+func readPid(file string) (int, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(data)))
+}

@@ -1,0 +1,100 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench measures what a container start through
+// nvidia-container-runtime.experimental costs, beside what it costs without
+// and, where NVIDIA_RUNTIME names one, through NVIDIA's own runtime. It
+// builds what it measures and needs nothing but Go; as root and with runc or
+// crun it measures whole lives of containers too.
+//
+//	go run ./cmd/internal/bench            print the tables
+//	go run ./cmd/internal/bench -write     write them to BENCHMARKS.md, too
+//
+// Runs of what is compared alternate, in a changing order, and ratios are
+// medians of the ratios within one round, so that what else the
+// machine does hits all alike. Nothing here fails because it is slow.
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+func main() {
+	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command line.
+type options struct {
+	write  bool
+	rounds int
+	lives  int
+	many   int
+	only   string
+	dir    string
+	nvidia string
+}
+
+// sections are the parts of the report, in order. Each prints its own.
+var sections = []struct {
+	name  string
+	print func(g *ground, o options, out io.Writer) error
+}{
+	{"commands", commands},
+	{"lives", lives},
+	{"growth", growth},
+	{"concurrency", concurrency},
+	{"startup", startup},
+}
+
+func run(args []string, stdout, stderr io.Writer) error {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.BoolVar(&o.write, "write", false, "write the report to BENCHMARKS.md in this folder as well")
+	flags.IntVar(&o.rounds, "rounds", 200, "rounds of single commands")
+	flags.IntVar(&o.lives, "lives", 40, "rounds of whole lives of a container")
+	flags.IntVar(&o.many, "many", 500, "creates at one time")
+	flags.StringVar(&o.only, "only", "", "sections to run, separated by commas")
+	flags.StringVar(&o.dir, "dir", "", "where bundles and root filesystems are made; default the directory for temporary files")
+	alone := flags.String("life", "", "internal: measure lives as this JSON tells")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *alone != "" {
+		return lifeAlone(*alone, stdout)
+	}
+	o.nvidia = os.Getenv("NVIDIA_RUNTIME")
+
+	g, err := prepare(o)
+	if err != nil {
+		return err
+	}
+	defer g.close()
+	var report bytes.Buffer
+	out := io.MultiWriter(stdout, &report)
+	if err := heading(g, o, out); err != nil {
+		return err
+	}
+	for _, s := range sections {
+		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), s.name) {
+			continue
+		}
+		if err := s.print(g, o, out); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	fmt.Fprintf(out, "\nLoad average at the end: %s.\n", loadAverage())
+	if o.write {
+		return os.WriteFile("BENCHMARKS.md", report.Bytes(), 0o644)
+	}
+	return nil
+}

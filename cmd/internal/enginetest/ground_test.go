@@ -1,0 +1,456 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package enginetest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/testimage"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+)
+
+const (
+	shimName  = "nvidia-container-runtime.experimental"
+	hookName  = "nvidia-container-runtime-hook"
+	imageName = "nvcr.test/probe:1"
+
+	// patience is how long a condition may take to come true, and deadline
+	// how long a command may run: far longer than any does.
+	patience = 30 * time.Second
+	deadline = 2 * time.Minute
+)
+
+// programs is a folder with what all tests share: the shim, the hook's
+// stand-in and the image.
+var programs = struct {
+	dir  string
+	shim func() error
+	hook func() error
+	runc func() (string, error)
+}{}
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(idmapVariable); dir != "" {
+		if err := idmap(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(testMain(m))
+}
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "nvcr-e-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	// Engines run as other users, too.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		panic(err)
+	}
+	programs.dir = dir
+	programs.shim = sync.OnceValue(func() error { return build(shimName) })
+	programs.hook = sync.OnceValue(func() error { return build(hookName) })
+	programs.runc = sync.OnceValues(currentRunc)
+	return m.Run()
+}
+
+// build builds a program of this module as make does.
+func build(name string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", filepath.Join(programs.dir, name), "../../"+name)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building %s: %w: %s", name, err, out)
+	}
+	return nil
+}
+
+// runcVersion is a current release; that of Debian 12 is of 2023.
+const runcVersion = "v1.5.2"
+
+// currentRunc builds it, with seccomp, for which it needs libseccomp's
+// headers.
+func currentRunc() (string, error) {
+	bin := filepath.Join(programs.dir, "runc-"+runcVersion)
+	cmd := exec.Command("go", "install", "-tags", "seccomp", "github.com/opencontainers/runc@"+runcVersion)
+	cmd.Env = append(os.Environ(), "GOBIN="+bin, "GOFLAGS=", "CGO_ENABLED=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building runc %s, which needs libseccomp-dev and pkg-config: %w: %s", runcVersion, err, out)
+	}
+	return filepath.Join(bin, "runc"), nil
+}
+
+// lowLevel is a low-level runtime.
+type lowLevel struct{ name, path string }
+
+// lowLevels are runc and crun as the machine has them, and a current runc.
+func lowLevels(t *testing.T) []lowLevel {
+	t.Helper()
+	list := []lowLevel{{"runc", need.Program(t, "runc")}, {"crun", need.Program(t, "crun")}}
+	path, err := programs.runc()
+	if err != nil {
+		if os.Getenv("NVCR_NO_SKIP") != "" {
+			t.Fatal(err)
+		}
+		t.Logf("SKIPPED: all cases with a current runc: %v", err)
+		return list
+	}
+	return append(list, lowLevel{"runc-" + runcVersion, path})
+}
+
+// ground is what a test stands on: a mount namespace and a PID namespace. In
+// it /run is empty, /etc and /var/lib may be written without being changed,
+// and the cgroup hierarchies are those of version 1 alone where there are both:
+// crun refuses the mixture.
+type ground struct {
+	t   *testing.T
+	dir string // for all that the test writes; short, because sockets are in it
+	pid int    // of the namespaces' first process
+}
+
+// newGround makes one. setup is a shell script that runs in it first.
+func newGround(t *testing.T, setup string) *ground {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: engines are not started with -short")
+	}
+	need.Root(t)
+	unshare := need.Program(t, "unshare")
+	need.Program(t, "nsenter")
+	dir, err := os.MkdirTemp("", "nvcr-e-") //nolint:usetesting // its path is short, for sockets, and names a cgroup
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(dir, 0o755))
+	g := &ground{t: t, dir: dir}
+
+	script := `set -e
+		read -r pid rest </proc/self/stat
+		mount -t proc proc /proc
+		mount -t tmpfs -o mode=755 tmpfs /run
+		for d in etc var/lib; do
+			mkdir -p "$0/private/$d/upper" "$0/private/$d/work"
+			mount -t overlay -o lowerdir=/$d,upperdir="$0/private/$d/upper",workdir="$0/private/$d/work" overlay /$d
+		done
+		if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi
+		` + setup + `
+		echo "$pid"
+		cat
+		:`
+	// The shell is the first process of the namespace: it waits for cat, and
+	// reaps what loses its parent. cat waits for the end of the test.
+	cmd := exec.Command(unshare, "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		g.checkEmpty()
+		assert.NoError(t, stdin.Close())
+		assert.NoError(t, cmd.Wait())
+		g.removeCgroups()
+		assert.NoError(t, os.RemoveAll(dir))
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err, "%s", &stderr)
+	_, err = fmt.Sscan(line, &g.pid)
+	require.NoError(t, err)
+	return g
+}
+
+// checkEmpty waits until nothing but the shell and cat runs.
+func (g *ground) checkEmpty() {
+	assert.NoError(g.t, eventually(func() error {
+		out, err := g.output("sh", "-c", `for p in /proc/[0-9]*; do
+			pid=${p#/proc/}
+			[ $pid != 1 ] && [ $pid != $$ ] && read -r x name state parent rest 2>/dev/null <$p/stat && [ "$name $parent" != "(cat) 1" ] && [ $state != Z ] && echo "$name"
+		done; true`)
+		if err != nil {
+			return err
+		}
+		if out != "" {
+			return fmt.Errorf("still running: %s", out)
+		}
+		return nil
+	}))
+}
+
+// command is a program that runs in the namespaces.
+func (g *ground) command(args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	g.t.Cleanup(cancel)
+	pid := fmt.Sprint(g.pid)
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--mount", "--pid", "--target", pid, "--"}, args...)...)
+}
+
+// output runs a program and returns all that it prints. It reads from a
+// file: a container may keep a pipe open.
+func (g *ground) output(args ...string) (string, error) {
+	return output(g.command(args...))
+}
+
+func output(cmd *exec.Cmd) (string, error) {
+	f, err := os.CreateTemp("", "nvcr-e-output-")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	cmd.Stdout, cmd.Stderr = f, f
+	err = cmd.Run()
+	data, readErr := os.ReadFile(f.Name())
+	return string(data), errors.Join(err, readErr)
+}
+
+// eventually waits for a condition.
+func eventually(condition func() error) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	end := time.Now().Add(patience)
+	for {
+		err := condition()
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+		<-tick.C
+	}
+}
+
+// daemon starts one, waits until it answers, and ends it with the test.
+func (g *ground) daemon(name string, environ []string, ready []string, args ...string) {
+	g.t.Helper()
+	pidFile, logFile := filepath.Join(g.dir, name+".pid"), filepath.Join(g.dir, name+".log")
+	cmd := exec.Command("nsenter", append([]string{
+		"--mount", "--pid", "--target", fmt.Sprint(g.pid), "--",
+		"sh", "-c", `echo $$ >"$0.new"; mv "$0.new" "$0"; exec "$@"`, pidFile,
+	}, args...)...)
+	cmd.Env = append(os.Environ(), environ...)
+	log, err := os.OpenFile(logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	require.NoError(g.t, err)
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	require.NoError(g.t, cmd.Start())
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+
+	ended := false
+	g.t.Cleanup(func() {
+		if !ended {
+			out, err := g.output("sh", "-c", `kill -TERM "$(cat "$0")"`, pidFile)
+			assert.NoError(g.t, err, "%s", out)
+			select {
+			case <-done:
+			case <-time.After(patience):
+				assert.Fail(g.t, "still running", "%s", name)
+			}
+		}
+		if g.t.Failed() {
+			data, _ := os.ReadFile(logFile)
+			lines := slices.DeleteFunc(strings.Split(string(data), "\n"), func(line string) bool { return strings.Contains(line, "level=info") })
+			g.t.Logf("the last that %s said:\n%s", name, strings.Join(lines[max(0, len(lines)-20):], "\n"))
+		}
+	})
+	require.NoError(g.t, eventually(func() error {
+		select {
+		case err := <-done:
+			ended = true
+			data, _ := os.ReadFile(logFile)
+			require.NoError(g.t, errors.Join(err, errors.New("it has ended")), "%s", data)
+		default:
+		}
+		if out, err := g.output(ready...); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}), "waiting for %s to answer", name)
+}
+
+// machine unpacks a fixture, once for a test.
+func (g *ground) machine(fixture string) string {
+	g.t.Helper()
+	dir := filepath.Join(g.dir, "machine", fixture)
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
+	a, err := fixtures.Load(fixture)
+	require.NoError(g.t, err)
+	require.NoError(g.t, os.MkdirAll(dir, 0o755))
+	_, err = a.Unpack(dir, fixtures.UnpackOptions{NoDevices: true})
+	require.NoError(g.t, err)
+	return dir
+}
+
+// runtime makes a program for an engine: the shim with the machine of a
+// fixture and a low-level runtime. What can only be said in config.toml is
+// in config.
+func (g *ground) runtime(name, fixture, lowLevel, config string) string {
+	g.t.Helper()
+	require.NoError(g.t, programs.shim())
+	dir := filepath.Join(g.dir, "runtimes")
+	require.NoError(g.t, os.MkdirAll(dir, 0o755))
+	path := filepath.Join(dir, name)
+	require.NoError(g.t, os.WriteFile(path+".toml", []byte(config), 0o644))
+	script := fmt.Sprintf(`#!/bin/sh
+export NVIDIA_CTK_CONFIG_FILE_PATH=%q NVIDIA_CONTAINER_RUNTIME_SYSROOT=%q NVIDIA_CONTAINER_RUNTIME_PATH=%q
+exec %q "$@"
+`, path+".toml", g.machine(fixture), lowLevel, filepath.Join(programs.dir, shimName))
+	require.NoError(g.t, os.WriteFile(path, []byte(script), 0o755))
+	return path
+}
+
+// image makes the image's archive.
+func (g *ground) image() string {
+	g.t.Helper()
+	file := filepath.Join(g.dir, "image.tar")
+	rootfs := filepath.Join(g.dir, "rootfs")
+	testimage.Build(g.t, rootfs, "debian")
+	testimage.Archive(g.t, rootfs, imageName, file)
+	require.NoError(g.t, os.RemoveAll(rootfs))
+	return file
+}
+
+// Scripts for containers print all on one stream: engines keep no order
+// between two.
+
+// look tells of each NVIDIA node its number in hexadecimal and permissions,
+// and whether the device cgroup lets it be opened: there is no driver behind
+// it here, so what is allowed fails with ENXIO and what is not with EPERM.
+const look = `
+exec 2>&1
+for n in $(ls -d /dev/nvidia* /dev/nvidia-caps/* 2>/dev/null); do
+	[ -c $n ] || continue
+	echo "$n $(stat -c '%t:%T %a' $n) $( (: <$n) 2>&1 | sed 's/.*: //')"
+done
+`
+
+// What look prints in a container with the GPU of the fixture t4.
+const t4Nodes = `/dev/nvidia-uvm 1fc:0 666 No such device or address
+/dev/nvidia-uvm-tools 1fc:1 666 No such device or address
+/dev/nvidia0 c3:0 666 No such device or address
+/dev/nvidiactl c3:ff 666 No such device or address
+`
+
+// libs lets the image's own loader load the driver's libraries.
+const libs = `
+exec 2>&1
+probe libcuda.so.1 libnvidia-ml.so.1
+`
+
+const t4Libs = `libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
+libnvidia-ml.so.1 => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
+`
+
+// fence tries to make nodes: of a GPU that the container was not given, and
+// two others.
+const fence = `
+exec 2>&1
+mknod /tmp/nvidia7 c 195 7 && echo made 195:7
+mknod /tmp/null c 1 3 && echo made 1:3
+mknod /tmp/x c 194 7 && echo made 194:7
+true
+`
+
+const fenced = `mknod: /tmp/nvidia7: Operation not permitted
+made 1:3
+made 194:7
+`
+
+// failure is a container that cannot be had, and what its user is told.
+type failure struct {
+	name    string
+	runtime string // of those that failureRuntimes makes
+	env     string
+	want    string
+}
+
+var failures = []failure{
+	{"unknown device", "t4", "NVIDIA_VISIBLE_DEVICES=7", `device "7": unknown device: no GPU has the index 7; available: 0 (GPU-`},
+	{"missing driver", "no-nvidia", "NVIDIA_VISIBLE_DEVICES=all", "no NVIDIA kernel driver is loaded"},
+	{"version mismatch", "version-skew", "NVIDIA_VISIBLE_DEVICES=all", "kernel module has version 550.90.07, but the driver's libraries have 550.107.02"},
+	{"refused request", "refused", "NVIDIA_VISIBLE_DEVICES=all", "insufficient privileges to read device list from NVIDIA_VISIBLE_DEVICES"},
+	{"missing low-level runtime", "missing", "NVIDIA_VISIBLE_DEVICES=all", "no low-level runtime found: looked for /nonexistent/runc"},
+	{"requirement", "t4", "NVIDIA_REQUIRE_X=driver>=999", "requirement error: unsatisfied condition: driver>=999"},
+}
+
+// failureRuntimes are the runtimes of failures, and one of another driver.
+func (g *ground) failureRuntimes(lowLevel string) map[string]string {
+	paths := map[string]string{}
+	for _, r := range []struct{ name, fixture, lowLevel, config string }{
+		{"t4", "t4", lowLevel, ""},
+		{"no-nvidia", "no-nvidia", lowLevel, ""},
+		{"version-skew", "version-skew", lowLevel, ""},
+		{"refused", "t4", lowLevel, "accept-nvidia-visible-devices-envvar-when-unprivileged = false\n[nvidia-container-runtime.experimental]\nrefused-request = \"error\"\n"},
+		{"missing", "t4", "/nonexistent/runc", ""},
+		{"other-driver", "driver-610", lowLevel, ""},
+	} {
+		paths[r.name] = g.runtime(r.name, r.fixture, r.lowLevel, r.config)
+	}
+	return paths
+}
+
+// cgroup is the name of the cgroup that is parent to the test's containers.
+func (g *ground) cgroup() string { return "/" + filepath.Base(g.dir) }
+
+// removeCgroups removes what engines leave of it: empty cgroups, one in
+// another, in each hierarchy.
+func (g *ground) removeCgroups() {
+	g.t.Helper()
+	roots, err := filepath.Glob("/sys/fs/cgroup/*" + g.cgroup())
+	require.NoError(g.t, err)
+	for _, root := range append(roots, "/sys/fs/cgroup"+g.cgroup()) {
+		var dirs []string
+		_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		for _, dir := range slices.Backward(dirs) {
+			assert.NoError(g.t, os.Remove(dir))
+		}
+	}
+}
+
+// gpuMinor is the minor of a machine's GPU.
+func gpuMinor(t *testing.T, machine string, index int) int {
+	t.Helper()
+	inventory, err := sysfs.Read(sysfs.Root(machine), false)
+	require.NoError(t, err)
+	for _, g := range inventory.GPUs {
+		if g.Index == index {
+			return g.Minor
+		}
+	}
+	t.Fatalf("no GPU %d", index)
+	return 0
+}
+
+// sorted sorts lines as ls does.
+func sorted(lines string) string {
+	list := strings.SplitAfter(lines, "\n")
+	slices.Sort(list)
+	return strings.Join(list, "")
+}

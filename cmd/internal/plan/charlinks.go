@@ -1,0 +1,163 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+)
+
+// Values of dev-char-links: when the links below /dev/char are made.
+const (
+	CharLinksAuto   = "auto"   // for the systemd cgroup driver
+	CharLinksAlways = "always" // for every container with GPUs
+	CharLinksNever  = "never"
+)
+
+// CharLink is a link by which a device node is found by its number:
+//
+//	/dev/char/195:0 -> ../nvidia0
+//
+// udev makes such links for nodes of devtmpfs, which NVIDIA's are not. With the systemd cgroup driver the
+// low-level runtime hands each device to systemd under this name (generateDeviceProperties in
+// github.com/opencontainers/cgroups/devices). runc 1.1.3 to 1.1.6, and later ones on a systemd before 240, leave
+// a device out whose link leads nowhere: the container loses it when systemd next
+// applies its rules, as at "systemctl daemon-reload".
+type CharLink struct {
+	Name   string // "/dev/char/195:0"
+	Target string // "../nvidia0"
+	Found  string // what is there instead; "" for nothing
+	Dead   bool   // Found is a link to nothing, nobody misses it
+}
+
+// Command is what an administrator types to make the link.
+func (l CharLink) Command() string {
+	return fmt.Sprintf("ln -sfn %s %s", l.Target, l.Name)
+}
+
+// CharLinks returns the links for the container's nodes that are missing or lead elsewhere.
+func (m *Machine) CharLinks() []CharLink {
+	var bad []CharLink
+	seen := map[string]bool{}
+	for _, n := range m.Nodes {
+		l := CharLink{Name: fmt.Sprintf("/dev/char/%d:%d", n.Major, n.Minor), Target: ".." + strings.TrimPrefix(n.Path, "/dev")}
+		// Nodes by-path are the same devices again. What has another number gets no second name for it.
+		if strings.Contains(n.Path, "/by-path/") || n.Instead != "" || seen[l.Name] {
+			continue
+		}
+		seen[l.Name] = true
+		if dev := m.devRoot(); dev != m.Root && n.OnHost {
+			l.Target = path.Join("/", strings.TrimPrefix(dev.Path(n.Path), m.Root.Path("/")))
+		}
+		if !l.check(m.Root, n) {
+			bad = append(bad, l)
+		}
+	}
+	return bad
+}
+
+// check tells whether the link is as it should be. If not, it says in l what is there.
+func (l *CharLink) check(root sysfs.Root, n sysfs.Node) bool {
+	info, err := root.Stat(l.Name[1:])
+	if err == nil && isDevice(info, n) {
+		return true
+	}
+	target, linkErr := root.ReadLink(l.Name[1:])
+	switch {
+	case linkErr == nil && target == l.Target:
+		return true // the node itself is what is missing
+	case linkErr == nil:
+		l.Dead = errors.Is(err, fs.ErrNotExist)
+		l.Found = fmt.Sprintf("a link to %.100q", target)
+	case !errors.Is(linkErr, fs.ErrNotExist) && !errors.Is(linkErr, syscall.ENOTDIR):
+		l.Found = "something else than a link"
+	}
+	return false
+}
+
+func isDevice(info fs.FileInfo, n sysfs.Node) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode()&fs.ModeCharDevice != 0 && uint64(st.Rdev) == unix.Mkdev(uint32(n.Major), uint32(n.Minor))
+}
+
+// CharLinksMatter tells whether the links are looked at for a container.
+func (c Config) CharLinksMatter(systemdCgroup bool) bool {
+	return systemdCgroup || c.DevCharLinks == CharLinksAlways
+}
+
+// MayMakeCharLinks tells whether links that are missing are made: on the
+// machine itself, by root, if the configuration does not forbid it.
+func (m *Machine) MayMakeCharLinks(cfg Config) bool {
+	return m.Root == "/" && os.Geteuid() == 0 && cfg.DevCharLinks != CharLinksNever
+}
+
+// MakeCharLinks makes the links below /dev/char that the container's nodes
+// lack, if they matter. It returns what the operator may want to know. No
+// container fails for want of a link.
+func (m *Machine) MakeCharLinks(cfg Config, systemdCgroup bool) []string {
+	if !cfg.CharLinksMatter(systemdCgroup) {
+		return nil
+	}
+	bad := m.CharLinks()
+	if len(bad) == 0 {
+		return nil
+	}
+	// A user namespace's containers have no device rules that could be lost.
+	if inside, err := inUserNamespace(); err != nil || inside {
+		return nil
+	}
+	var notes, commands []string
+	may := m.MayMakeCharLinks(cfg)
+	for _, l := range bad {
+		reason := "missing"
+		if l.Found != "" {
+			reason = l.Found
+		}
+		if may && (l.Found == "" || l.Dead) {
+			err := l.make()
+			if err == nil {
+				continue
+			}
+			reason = err.Error()
+		}
+		notes = append(notes, fmt.Sprintf("%s (%s)", l.Name, reason))
+		commands = append(commands, l.Command())
+	}
+	if len(notes) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("links to device nodes are not right: %s; with the systemd cgroup driver the container may lose these devices at the next 'systemctl daemon-reload'; make them with 'mkdir -p /dev/char && %s'",
+		strings.Join(notes, ", "), strings.Join(commands, " && "))}
+}
+
+// make makes the link. A link to nothing is replaced in one step.
+func (l CharLink) make() error {
+	if err := os.Mkdir(path.Dir(l.Name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if !l.Dead {
+		err := os.Symlink(l.Target, l.Name)
+		if errors.Is(err, fs.ErrExist) {
+			return nil // another start was faster
+		}
+		return err
+	}
+	temp := fmt.Sprintf("%s/.%s.%d", path.Dir(l.Name), path.Base(l.Name), os.Getpid())
+	if err := os.Symlink(l.Target, temp); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, l.Name); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return nil
+}

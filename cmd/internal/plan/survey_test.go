@@ -1,0 +1,46 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/spec"
+)
+
+// TestSurveyAgrees compares a survey with what a container gets that asks
+// for all, on every machine: the same nodes and files, or the same error.
+func TestSurveyAgrees(t *testing.T) {
+	for _, name := range fixtures.Names() {
+		t.Run(name, func(t *testing.T) {
+			cfg := DefaultConfig()
+			cfg.Sysroot = machine(t, name)
+			if name == "driver-container" {
+				cfg.DriverRoot = "/run/nvidia/driver"
+			}
+			survey, err := ReadSurvey(cfg, "/usr/bin")
+			require.NoError(t, err)
+			m, err := ReadMachine(cfg, spec.Request{Devices: []string{"all"}, Source: "test", Capabilities: DriverCapabilities}, spec.Facts{}, "/usr/bin")
+			switch {
+			case survey.Inventory.Driver == nil:
+				require.ErrorContains(t, err, "no NVIDIA kernel driver is loaded")
+				assert.Empty(t, survey.Nodes)
+				assert.Empty(t, survey.Files)
+			case err != nil:
+				require.NoError(t, survey.NodesErr)
+				require.EqualError(t, survey.FilesErr, err.Error())
+			default:
+				require.NoError(t, survey.NodesErr)
+				require.NoError(t, survey.FilesErr)
+				assert.Equal(t, m.Nodes, survey.Nodes)
+				assert.Equal(t, m.Files, survey.Files)
+				assert.NotEmpty(t, survey.Files)
+			}
+		})
+	}
+}

@@ -1,0 +1,379 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/tools/txtar"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+)
+
+// unpacked is a machine in a directory of its own.
+func unpacked(t *testing.T, name string, nodes bool) string {
+	t.Helper()
+	a, err := fixtures.Load(name)
+	require.NoError(t, err)
+	dir := filepath.Join(t.TempDir(), "machine")
+	skipped, err := a.Unpack(dir, fixtures.UnpackOptions{NoDevices: !nodes})
+	require.NoError(t, err)
+	if nodes {
+		require.Empty(t, skipped)
+	}
+	return dir
+}
+
+// TestDoctorFixtures compares all that doctor says of every machine, without device nodes, with
+// testdata/doctor.txtar.
+func TestDoctorFixtures(t *testing.T) {
+	const golden = "testdata/doctor.txtar"
+	archive, err := txtar.ParseFile(golden)
+	require.NoError(t, err)
+	want := map[string]string{}
+	for _, f := range archive.Files {
+		want[f.Name] = string(f.Data)
+	}
+	got := map[string]string{}
+	now := &txtar.Archive{Comment: archive.Comment}
+	for _, name := range fixtures.Names() {
+		dir := unpacked(t, name, false)
+		var out, errs bytes.Buffer
+		err := run([]string{"doctor", "--root", dir}, []string{"PATH=/usr/bin"}, &out, &errs)
+		text := out.String()
+		if err != nil {
+			text += err.Error() + "\n"
+		}
+		assert.Empty(t, errs.String())
+		got[name] = strings.ReplaceAll(text, dir, "$ROOT")
+		now.Files = append(now.Files, txtar.File{Name: name, Data: []byte(got[name])})
+	}
+	if *update {
+		require.NoError(t, os.WriteFile(golden, txtar.Format(now), 0o600))
+		return
+	}
+	assert.Equal(t, want, got)
+}
+
+// plant puts files into a tree: "-> x" is a link, "absent" removes, a name that ends in a slash is a directory, and what starts
+// with #! can be executed.
+func plant(t *testing.T, dir string, tree map[string]string) {
+	t.Helper()
+	for name, content := range tree {
+		file := filepath.Join(dir, name)
+		if content == "absent" {
+			require.NoError(t, os.RemoveAll(file))
+			continue
+		}
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		target, isLink := strings.CutPrefix(content, "-> ")
+		switch {
+		case isLink:
+			require.NoError(t, os.Symlink(target, file))
+		case strings.HasSuffix(name, "/"):
+			require.NoError(t, os.MkdirAll(file, 0o755))
+		case strings.HasPrefix(content, "#!"):
+			require.NoError(t, os.WriteFile(file, []byte(content), 0o755))
+		default:
+			require.NoError(t, os.WriteFile(file, []byte(content), 0o644))
+		}
+	}
+}
+
+func TestChecks(t *testing.T) {
+	const (
+		config = "etc/nvidia-container-runtime/config.toml"
+		shim   = "usr/bin/nvidia-container-runtime.experimental"
+		docker = `{"runtimes": {"gpu": {"path": "/usr/bin/nvidia-container-runtime.experimental"}}, "default-runtime": "gpu"}`
+		reload = "with the systemd cgroup driver containers may lose their GPUs at 'systemctl daemon-reload'"
+		links  = "mkdir -p /dev/char && ln -sfn ../nvidia-modeset /dev/char/195:254 && ln -sfn ../nvidia-uvm /dev/char/508:0 && ln -sfn ../nvidia-uvm-tools /dev/char/508:1 && " +
+			"ln -sfn ../nvidia0 /dev/char/195:0 && ln -sfn ../nvidiactl /dev/char/195:255"
+	)
+	tests := []struct {
+		name    string
+		fixture string // "" is t4
+		tree    map[string]string
+		id      string
+		want    []finding // without the id
+	}{
+		{name: "configuration", tree: map[string]string{config: "disable-require = true\n"}, id: "config", want: ok("$ROOT/" + config)},
+		{
+			name: "configuration with a wrong value", tree: map[string]string{config: "\ndisable-require = 1\n"}, id: "config",
+			want: wrong("edit the file", "configuration $ROOT/%s: line 2, column 19: disable-require: toml: cannot decode TOML integer into struct field plan.configFile.DisableRequire of type bool", config),
+		},
+		{
+			name: "the driver is looked at all the same", tree: map[string]string{config: "x"}, id: "driver",
+			want: ok("version 550.54.15, open modules"),
+		},
+		{
+			name: "WSL2", fixture: "no-nvidia", tree: map[string]string{"dev/dxg": ""}, id: "wsl2",
+			want: wrong("", "this is a WSL2 guest (/dev/dxg is there): GPUs of WSL2 are not supported"),
+		},
+		{name: "no WSL2", tree: map[string]string{"dev/dxg": ""}, id: "wsl2"},
+		{
+			name: "majors", tree: map[string]string{"proc/devices": "Character devices:\nnvidia 195\n"}, id: "driver",
+			want: wrong("", `reading major numbers: $ROOT/proc/devices: line 2: "nvidia 195" is not a major number and a name`),
+		},
+		{
+			name: "uvm", tree: map[string]string{"proc/devices": "Character devices:\n195 nvidia\n"}, id: "module-uvm",
+			want: wrong("modprobe nvidia-uvm", "the kernel module nvidia-uvm is not loaded: CUDA does not work, and containers that ask for compute do not start"),
+		},
+		{
+			name: "no GPU", tree: map[string]string{"proc/driver/nvidia/gpus": "absent"}, id: "gpus",
+			want: wrong("", "no GPU can be given to a container: 0 usable"),
+		},
+		{
+			name: "a GPU that did not start", tree: map[string]string{"proc/driver/nvidia/gpus": "absent"}, id: "gpu-unbound",
+			want: wrong("dmesg | grep -E 'NVRM|Xid'", "GPU 0000:00:1e.0 is bound to nvidia, but not in /proc/driver/nvidia/gpus: the driver could not start it"),
+		},
+		{
+			name: "vfio", fixture: "vfio", id: "gpu-unbound",
+			want: slices.Concat(
+				note("echo > /sys/bus/pci/devices/0000:71:00.0/driver_override && echo 0000:71:00.0 > /sys/bus/pci/drivers/vfio-pci/unbind && echo 0000:71:00.0 > /sys/bus/pci/drivers_probe",
+					"GPU 0000:71:00.0 is bound to vfio-pci: no container gets it"),
+				note("echo 0000:72:00.0 > /sys/bus/pci/drivers_probe", "GPU 0000:72:00.0 has no driver: no container gets it"),
+			),
+		},
+		{
+			name: "driver root", tree: map[string]string{config: "nvidia-container-cli.root = \"/run/nvidia/driver\"\n"}, id: "libraries",
+			want: wrong("", `driver root "/run/nvidia/driver" (nvidia-container-runtime.experimental.root or nvidia-container-cli.root): resolve $ROOT/run/nvidia/driver: no such file or directory`),
+		},
+		{
+			name: "a file in the place of a node", tree: map[string]string{"dev/nvidia0": "", config: "nvidia-container-cli.load-kmods = false\n"}, id: "nodes",
+			want: slices.Concat(
+				wrong("rm -r /dev/nvidia0 && mknod -m 666 /dev/nvidia0 c 195 0", "/dev/nvidia0 is regular file, and has to be character device 195:0: programs of the host and containers in user namespaces fail"),
+				note("mknod -m 666 /dev/nvidia-modeset c 195 254 && mknod -m 666 /dev/nvidia-uvm c 508 0 && mknod -m 666 /dev/nvidia-uvm-tools c 508 1 && mknod -m 666 /dev/nvidiactl c 195 255",
+					"the host lacks /dev/nvidia-modeset, /dev/nvidia-uvm, /dev/nvidia-uvm-tools, /dev/nvidiactl: containers in user namespaces do not start"),
+			),
+		},
+		{
+			name: "nodes for nobody", tree: map[string]string{"proc/driver/nvidia/params": "ModifyDeviceFiles: 1\nDeviceFileUID: 0\nDeviceFileGID: 0\nDeviceFileMode: 384\n"}, id: "node-permissions",
+			want: wrong("set NVreg_DeviceFileMode=0666 for the module nvidia, and chmod 0666 the nodes",
+				"only root may open /dev/nvidia-modeset (0600, group 0), /dev/nvidia0 (0600, group 0), /dev/nvidiactl (0600, group 0): programs of other users fail in containers too"),
+		},
+		{
+			name: "nodes for a group that is not given", fixture: "device-mode", tree: map[string]string{config: "features.no-additional-gids-for-device-nodes = true\n"}, id: "node-permissions",
+			want: wrong("remove no-additional-gids-for-device-nodes from $ROOT/"+config,
+				"only a group may open /dev/nvidia-modeset (0660, group 483), /dev/nvidia0 (0660, group 483), /dev/nvidiactl (0660, group 483), and containers are not given it"),
+		},
+		{
+			name: "links", tree: map[string]string{"run/systemd/system/": ""}, id: "char-links",
+			want: note(links, "links to nodes are missing: /dev/char/195:254, /dev/char/508:0, /dev/char/508:1, /dev/char/195:0, /dev/char/195:255; they are made when a container starts with the systemd cgroup driver"),
+		},
+		{
+			name: "links, never", tree: map[string]string{"run/systemd/system/": "", config: "nvidia-container-runtime.experimental.dev-char-links = \"never\"\n"}, id: "char-links",
+			want: wrong(links, "links to nodes are missing or wrong: /dev/char/195:254, /dev/char/508:0, /dev/char/508:1, /dev/char/195:0, /dev/char/195:255; %s", reload),
+		},
+		{
+			name: "a link elsewhere",
+			tree: map[string]string{
+				"run/systemd/system/": "", "dev/char/195:254": "-> ../nvidia-modeset", "dev/char/508:0": "-> ../nvidia-uvm",
+				"dev/char/508:1": "-> ../nvidia-uvm-tools", "dev/char/195:0": "-> ../nvidia0", "dev/char/195:255": "-> ../../proc/devices",
+			},
+			id: "char-links",
+			want: wrong("mkdir -p /dev/char && ln -sfn ../nvidiactl /dev/char/195:255",
+				`links to nodes are missing or wrong: /dev/char/195:255 (a link to "../../proc/devices"); %s`, reload),
+		},
+		{
+			name: "fabric manager", fixture: "hgx-minors", tree: map[string]string{"run/nvidia-fabricmanager": "absent"}, id: "fabric-manager",
+			want: note("systemctl enable --now nvidia-fabricmanager", "the machine has NVSwitches, and there is no socket of the fabric manager: CUDA fails with error 802 unless it runs in a virtual machine of its own"),
+		},
+		{
+			name: "persistence", tree: map[string]string{"run/nvidia-persistenced": "absent"}, id: "persistence",
+			want: note("systemctl enable --now nvidia-persistenced", "nvidia-persistenced does not run: where nothing else keeps a GPU open, each first use of it takes seconds"),
+		},
+		{
+			name: "no low-level runtime", tree: map[string]string{"bin/sh": "#!", "usr/bin/runc": "not executable"}, id: "low-level-runtime",
+			want: wrong("install runc or crun, or set runtime-path in $ROOT/"+config, "no low-level runtime found: looked for docker-runc, runc, crun"),
+		},
+		{
+			name: "no low-level runtime at its path", tree: map[string]string{"bin/sh": "#!", "usr/bin/runc": "#!", config: "nvidia-container-runtime.experimental.runtime-path = \"/opt/runc\"\n"}, id: "low-level-runtime",
+			want: wrong("install runc or crun, or set runtime-path in $ROOT/"+config, "no low-level runtime found: looked for /opt/runc"),
+		},
+		{name: "low-level runtime", tree: map[string]string{"usr/bin/crun": "#!", "usr/local/bin/crun": "#!"}, id: "low-level-runtime", want: ok("/usr/local/bin/crun")},
+		{name: "cgroup 2", tree: map[string]string{"sys/fs/cgroup/cgroup.controllers": "cpu\n"}, id: "cgroup", want: ok("version 2")},
+		{name: "cgroup 1", tree: map[string]string{"sys/fs/cgroup/devices/": ""}, id: "cgroup", want: ok("version 1")},
+		{
+			name: "no cgroup", tree: map[string]string{config: "nvidia-container-cli.no-cgroups = true\n"}, id: "cgroup",
+			want: note("remove no-cgroups from $ROOT/"+config, "no-cgroups is set: containers of root get nodes without the right to open them; containers in user namespaces do not need it"),
+		},
+		{
+			name: "no engine", tree: map[string]string{"bin/sh": "#!"}, id: "registered",
+			want: note("", "no container engine found: looked for dockerd, containerd, crio and podman, and their configuration"),
+		},
+		{
+			name: "not registered", tree: map[string]string{"usr/bin/podman": "#!", "usr/bin/containerd": "#!"}, id: "registered",
+			want: wrong("nvsysfs configure containerd", "the runtime is registered with none of containerd, podman"),
+		},
+		{
+			name: "registered",
+			tree: map[string]string{
+				"etc/docker/daemon.json": docker,
+				"etc/containerd/conf.d/99-x.toml": "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.nvidia-experimental]\nruntime_type = 'io.containerd.runc.v2'\n" +
+					"options.BinaryName = '/usr/bin/nvidia-container-runtime.experimental'\n",
+				"etc/crio/crio.conf.d/99-y.conf":                         "[crio.runtime.runtimes.y]\nruntime_path = '/usr/bin/nvidia-container-runtime.experimental'\n[crio.runtime]\ndefault_runtime = 'crun'\n",
+				"etc/containers/containers.conf.d/99-z.conf":             "[engine]\nruntime = 'z'\n[engine.runtimes]\nz = ['/usr/bin/nvidia-container-runtime.experimental']\ncrun = ['/usr/bin/crun']\n",
+				"etc/containers/containers.conf.d/README":                "[",
+				"var/lib/rancher/k3s/agent/etc/containerd/config.toml":   "[x.runtimes]\nruntimes = 1\n",
+				"usr/share/containers/containers.conf.d/10-nothing.conf": "",
+			},
+			id: "registered",
+			want: ok(`with docker as "gpu" (/etc/docker/daemon.json), the default; containerd as "nvidia-experimental" (/etc/containerd/conf.d/99-x.toml); ` +
+				`crio as "y" (/etc/crio/crio.conf.d/99-y.conf); podman as "z" (/etc/containers/containers.conf.d/99-z.conf), the default`),
+		},
+		{
+			name: "registered with one of two", tree: map[string]string{"etc/docker/daemon.json": docker, "usr/bin/podman": "#!"}, id: "registered",
+			want: ok(`with docker as "gpu" (/etc/docker/daemon.json), the default; not with podman`),
+		},
+		{
+			name: "a path to nothing", tree: map[string]string{"etc/docker/daemon.json": docker}, id: "engine-config",
+			want: wrong("nvsysfs configure docker --name gpu", `docker: the runtime "gpu" in /etc/docker/daemon.json starts "/usr/bin/nvidia-container-runtime.experimental", which is no program`),
+		},
+		{name: "a path to the runtime", tree: map[string]string{"etc/docker/daemon.json": docker, shim: "#!"}, id: "engine-config"},
+		{
+			name: "broken configuration", tree: map[string]string{"etc/docker/daemon.json": "{", "etc/crio/crio.conf": "["}, id: "engine-config",
+			want: slices.Concat(
+				wrong("edit the file", "docker: /etc/docker/daemon.json: unexpected end of JSON input"),
+				wrong("edit the file", "crio: /etc/crio/crio.conf: toml: expected key but reached end of input"),
+			),
+		},
+		{name: "an empty daemon.json", tree: map[string]string{"etc/docker/daemon.json": " \n"}, id: "engine-config"},
+		{
+			name: "docker run --gpus", tree: map[string]string{"etc/docker/daemon.json": docker}, id: "docker-gpus",
+			want: note("nvsysfs configure docker --gpus", "'docker run --gpus' does not work, as dockerd finds no nvidia-container-runtime-hook"),
+		},
+		{
+			name: "docker run --gpus works", id: "docker-gpus",
+			tree: map[string]string{"etc/docker/daemon.json": docker, "usr/bin/nvidia-container-runtime-hook": "#!", "usr/bin/nvidia-cdi-hook": "#!"},
+			want: slices.Concat(
+				note("", "/usr/bin/nvidia-cdi-hook is there: dockerd 29 and later takes GPUs of 'docker run --gpus' from CDI files; -e NVIDIA_VISIBLE_DEVICES=all asks this runtime"),
+				ok("'docker run --gpus' works: dockerd finds /usr/bin/nvidia-container-runtime-hook"),
+			),
+		},
+		{
+			name: "classic hook", id: "classic-hook",
+			tree: map[string]string{
+				"usr/share/containers/oci/hooks.d/oci-nvidia-hook.json": `{"hook": {"path": "/usr/bin/nvidia-container-runtime-hook"}}`,
+				"etc/containers/oci/hooks.d/other.json":                 `{"hook": {"path": "/usr/bin/other"}}`,
+			},
+			want: note("rm /usr/share/containers/oci/hooks.d/oci-nvidia-hook.json", "/usr/share/containers/oci/hooks.d/oci-nvidia-hook.json adds the hook of the classic runtime to containers: this runtime drops it, but others still run it"),
+		},
+		{name: "SELinux permissive", tree: map[string]string{"sys/fs/selinux/enforce": "0", "sys/fs/selinux/booleans/container_use_devices": "0 0"}, id: "selinux"},
+		{
+			name: "SELinux off for devices", tree: map[string]string{"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/container_use_devices": "0 0"}, id: "selinux",
+			want: note("setsebool -P container_use_devices on", "SELinux is enforcing and container_use_devices is off: where containers cannot open a GPU (ausearch -m avc), allow it"),
+		},
+		{
+			name: "SELinux on for devices", tree: map[string]string{"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/container_use_devices": "1 1"}, id: "selinux",
+			want: ok("enforcing, container_use_devices is on"),
+		},
+		{
+			name: "no user namespaces", tree: map[string]string{"proc/sys/user/max_user_namespaces": "0\n"}, id: "user-namespaces",
+			want: note("sysctl -w user.max_user_namespaces=15000", "user namespaces are switched off: there are no rootless containers"),
+		},
+		{
+			name: "user namespaces for root", tree: map[string]string{"proc/sys/kernel/unprivileged_userns_clone": "0\n"}, id: "user-namespaces",
+			want: note("sysctl -w kernel.unprivileged_userns_clone=1", "only root may make user namespaces: there are no rootless containers"),
+		},
+		{
+			name: "podman without ids", tree: map[string]string{"usr/bin/podman": "#!", "etc/subuid": "me:100000:65536\n"}, id: "user-namespaces",
+			want: note("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER", "/etc/subgid gives no user further ids: rootless podman has but one user in a container"),
+		},
+	}
+	seen := map[string]bool{}
+	for _, tt := range tests {
+		seen[tt.id] = true
+		t.Run(tt.name, func(t *testing.T) {
+			fixture := tt.fixture
+			if fixture == "" {
+				fixture = "t4"
+			}
+			dir := unpacked(t, fixture, false)
+			plant(t, dir, tt.tree)
+			environ, err := machineEnviron([]string{"PATH=/usr/bin"}, dir)
+			require.NoError(t, err)
+			p, err := examine(environ)
+			require.NoError(t, err)
+			var got []finding
+			for _, f := range diagnose(p) {
+				if f.ID == tt.id {
+					got = append(got, finding{State: f.State, Text: strings.ReplaceAll(f.Text, dir, "$ROOT"), Fix: strings.ReplaceAll(f.Fix, dir, "$ROOT")})
+				}
+			}
+			assert.Equal(t, tt.want, got)
+		})
+	}
+	for _, c := range checks {
+		if !seen[c.id] && c.id != "gpu-unreadable" && c.id != "gpu-uuid" {
+			t.Errorf("no row for %s", c.id) // those two are in TestDoctorFixtures
+		}
+	}
+}
+
+// TestDoctorNodes has real nodes: one with another major, all with the mode of a group.
+func TestDoctorNodes(t *testing.T) {
+	need.Root(t)
+	dir := unpacked(t, "device-mode", true)
+	plant(t, dir, map[string]string{"dev/nvidia-uvm": "absent", "run/systemd/system/": "", "dev/char/195:0": "-> ../nvidia0", "dev/char/195:255": "-> ../nvidia0"})
+	require.NoError(t, os.Rename(filepath.Join(dir, "dev/nvidia-uvm-tools"), filepath.Join(dir, "dev/nvidia-uvm")))
+	var out, errs bytes.Buffer
+	err := run([]string{"doctor", "--root", dir, "--json"}, nil, &out, &errs)
+	require.EqualError(t, err, "doctor: 2 things are wrong")
+	assert.Equal(t, 1, exitCode(err, &errs))
+	var got struct{ Findings []finding }
+	require.NoError(t, json.Unmarshal(out.Bytes(), &got))
+	got.Findings = slices.DeleteFunc(got.Findings, func(f finding) bool { return !strings.HasPrefix(f.ID, "node") && f.ID != "char-links" })
+	assert.Equal(t, []finding{
+		{
+			"nodes", stateWrong, "/dev/nvidia-uvm is character device 508:1, and has to be character device 508:0: programs of the host and containers in user namespaces fail",
+			"rm -r /dev/nvidia-uvm && mknod -m 666 /dev/nvidia-uvm c 508 0",
+		},
+		{
+			"nodes", stateNote, "the host lacks /dev/nvidia-uvm-tools: containers in user namespaces do not start, and the first container that root starts makes them",
+			"mknod -m 666 /dev/nvidia-uvm-tools c 508 1",
+		},
+		{
+			"node-permissions", stateNote,
+			"only a group may open /dev/nvidia-modeset (0660, group 483), /dev/nvidia0 (0660, group 483), /dev/nvidiactl (0660, group 483): containers are given it, rootless ones only if their user has it", "",
+		},
+		{
+			"char-links", stateWrong,
+			"links to nodes are missing or wrong: /dev/char/195:254, /dev/char/508:1, /dev/char/195:255 (a link to \"../nvidia0\"); with the systemd cgroup driver containers may lose their GPUs at 'systemctl daemon-reload'",
+			"mkdir -p /dev/char && ln -sfn ../nvidia-modeset /dev/char/195:254 && ln -sfn ../nvidia-uvm-tools /dev/char/508:1 && ln -sfn ../nvidiactl /dev/char/195:255",
+		},
+	}, got.Findings)
+}
+
+func TestAdviceOn(t *testing.T) {
+	fixes := "it lacks security fixes, unless the distribution has added them"
+	links := "with the systemd cgroup driver it leaves out devices that have no link in /dev/char; " + fixes
+	reload := "with the systemd cgroup driver containers may lose their devices at 'systemctl daemon-reload'; " + fixes
+	for line, want := range map[string]string{
+		"": "", "crun version 1.8.1": "", "runc version unknown": "", "runc version 1": "", "runc version 1..2": "",
+		"runc version 1.1.2": reload, "runc version 1.1.3": links, "runc version 1.1.5+ds1": links, "runc version 1.1.6-rc.1": links,
+		"runc version 1.1.7": reload, "runc version 1.1.12": reload, "runc version 1.2.4": reload, "runc version 1.2.5": fixes, "runc version 1.2.10": fixes,
+		"runc version 1.3.5": fixes, "runc version 1.3.6": "", "runc version 1.3.10": "", "runc version 1.4.0": fixes, "runc version 1.4.2": fixes, "runc version 1.4.3": "",
+		"runc version 1.5.0": "", "runc version 1.10.0": "", "runc version 2.0.0": "",
+	} {
+		assert.Equal(t, want, adviceOn(line), line)
+	}
+}
+
+// TestAskVersion asks a program, which may be anything.
+func TestAskVersion(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"good": "#!/bin/sh\necho runc version 1.2.3; echo commit: x\n", "bad": "#!/bin/sh\necho no\nexit 1\n"})
+	assert.Equal(t, "runc version 1.2.3", askVersion(filepath.Join(dir, "good")))
+	assert.Empty(t, askVersion(filepath.Join(dir, "bad")))
+	assert.Empty(t, askVersion(filepath.Join(dir, "none")))
+}

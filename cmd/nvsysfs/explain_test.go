@@ -1,0 +1,106 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+)
+
+// bundle makes a bundle with the image, whose container asks for everything.
+func bundle(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	a, err := fixtures.Parse([]byte(image))
+	require.NoError(t, err)
+	_, err = a.Unpack(filepath.Join(dir, "rootfs"), fixtures.UnpackOptions{})
+	require.NoError(t, err)
+	plant(t, dir, map[string]string{
+		// Left by an earlier driver: the runtime would remove it.
+		"rootfs/usr/lib/x86_64-linux-gnu/libcuda.so.1": "-> libcuda.so.100.1",
+		"config.json": `{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["sh"],"cwd":"/",
+			"env":["NVIDIA_VISIBLE_DEVICES=all","NVIDIA_DRIVER_CAPABILITIES=all","NVIDIA_MIG_MONITOR_DEVICES=all"],
+			"capabilities":{"bounding":["CAP_SYS_ADMIN"]}},"root":{"path":"rootfs"},"linux":{"maskedPaths":[]}}`,
+	})
+	return dir
+}
+
+// TestExplainChangesNothing compares bundle, root filesystem and machine before and after, to the nanosecond,
+// on every machine and with each way to give the libraries.
+func TestExplainChangesNothing(t *testing.T) {
+	for _, name := range fixtures.Names() {
+		t.Run(name, func(t *testing.T) {
+			machine, dir := unpacked(t, name, false), bundle(t)
+			config := filepath.Join(t.TempDir(), "config.toml")
+			before, err := snapshot(machine)
+			require.NoError(t, err)
+			more, err := snapshot(dir)
+			require.NoError(t, err)
+			for _, way := range []string{"off", "auto"} {
+				require.NoError(t, os.WriteFile(config, []byte("nvidia-container-runtime.experimental.driver-directory = \""+way+"\"\n"), 0o600))
+				var out, errs bytes.Buffer
+				err = run([]string{"explain", "--bundle", dir, "--root", machine, "--systemd-cgroup"}, []string{"PATH=/usr/bin", "NVIDIA_CTK_CONFIG_FILE_PATH=" + config}, &out, &errs)
+				if err == nil {
+					assert.Contains(t, out.String(), "/dev/nvidiactl")
+				} else {
+					assert.Empty(t, out.String())
+				}
+				assert.Empty(t, errs.String())
+			}
+			after, err := snapshot(machine)
+			require.NoError(t, err)
+			moreAfter, err := snapshot(dir)
+			require.NoError(t, err)
+			assert.Equal(t, before, after)
+			assert.Equal(t, more, moreAfter)
+		})
+	}
+}
+
+// TestExplainHost is on the machine itself, where the runtime would make nodes and links.
+func TestExplainHost(t *testing.T) {
+	machine := unpacked(t, "t4", false)
+	if !need.Host(t, machine) {
+		return
+	}
+	dir := bundle(t)
+	before, err := snapshot("/dev")
+	require.NoError(t, err)
+	more, err := snapshot(dir)
+	require.NoError(t, err)
+	var out, errs bytes.Buffer
+	require.NoError(t, run([]string{"explain", "--bundle", dir, "--systemd-cgroup"},
+		[]string{"NVIDIA_CTK_CONFIG_FILE_PATH=/none", "NVIDIA_CONTAINER_RUNTIME_ROOT=" + machine}, &out, &errs))
+	assert.Regexp(t, `\n  /dev/nvidia0 +195:0 +0666 +on the host: missing, would be made +GPU 0, 0000:00:1e.0\n`, out.String())
+	assert.Regexp(t, `\n  /dev/char/195:0 +-> ../nvidia0 +would be made on the host\n`, out.String())
+	after, err := snapshot("/dev")
+	require.NoError(t, err)
+	moreAfter, err := snapshot(dir)
+	require.NoError(t, err)
+	assert.Equal(t, before, after)
+	assert.Equal(t, more, moreAfter)
+
+	// doctor and info do not make any either. The low-level runtime is this machine's own.
+	require.NoError(t, syscall.Mount("tmpfs", "/etc", "tmpfs", 0, ""))
+	t.Setenv("PATH", "")
+	for _, command := range []string{"doctor", "info"} {
+		out.Reset()
+		_ = run([]string{command}, []string{"NVIDIA_CTK_CONFIG_FILE_PATH=/none", "NVIDIA_CONTAINER_RUNTIME_ROOT=" + machine}, &out, &errs)
+		assert.True(t, strings.Contains(out.String(), "/dev/nvidia0"), out.String())
+	}
+	after, err = snapshot("/dev")
+	require.NoError(t, err)
+	assert.Equal(t, before, after)
+	assert.Empty(t, errs.String())
+}

@@ -1,0 +1,481 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package linkdir keeps directories of hard links to the driver's libraries, so that a container gets
+// them by one mount instead of one mount a file. [Make] is nearly all of it.
+//
+// # What lies where
+//
+//	/usr/lib/nvidia-container-runtime/             the base, 0755 root:root
+//	  boot-4d7a…-8c1e/                             one directory for each boot of the machine
+//	    550.54.15-9f86d081884c7d65…/               one for each set of files, made once, never changed
+//	      64/libcuda.so.550.54.15                  hard links
+//	      32/libcuda.so.550.54.15
+//	    .new-5577006791947779410/                  one that is being made
+//
+// A directory holds exactly the files that were asked for: two containers share one only if they get
+// the same files, so a container never sees a library of a driver capability that it did not get. Its
+// name is the driver's version and a hash over name, device, inode, size and time of change of
+// each file: when a package replaces a file, the next container gets another directory.
+//
+// # How one is made
+//
+// Under a temporary name, beside its place; it is looked at once more, and then renamed. Who comes
+// second removes what it has made and takes the other's. There is no lock, so no start waits for
+// another. Nothing has to reach the disk: after a crash no directory is used that was there before.
+//
+// # How one is checked
+//
+// At every call, also when it was there already: each directory from "/" down belongs to root (or to
+// the user that we run as) and can be written by nobody else, a sticky one like /tmp excepted above
+// the base; the base and all below have the permissions 0755; and each link is the same file as its
+// source is at this moment. That is one stat of each file, one of each link and about fifteen system
+// calls besides: no directory is listed and no file is opened. A directory that does not pass is an error, and
+// is left alone: containers may use it.
+//
+// # When one goes away
+//
+// No container outlives a reboot. So when a directory is made, those of other boots are removed, if
+// they were also last changed before this boot by the clock: a system that systemd-nspawn
+// starts has another boot's number, and the host's clock. Until then the links keep the files of a
+// driver that was uninstalled: its disk space is free again after the next reboot and the
+// next start of a container. An operator may remove the base at any time when no container with a GPU is there.
+//
+// # What is refused
+//
+// File systems other than those of [fileSystems]: overlayfs would copy a library for each link. Files
+// with a set-user-ID or set-group-ID bit, which a link would keep alive after an update. Files on
+// another file system than the base. More than [mostDirs] directories in one boot. In each case,
+// and where the kernel refuses (a read-only file system, a full one, a file of another user under
+// fs.protected_hardlinks), [Make] returns an error, removes what it has made, and files can be mounted one by one.
+//
+// # What was not done
+//
+// Mounting a directory of the driver's own, such as Debian's /usr/lib/x86_64-linux-gnu/nvidia/current or one
+// of the Nix store: it has the libraries of every capability, and most containers get some of them only.
+package linkdir
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mostDirs is how many directories there may be in one boot. There are 127 sets of driver capabilities.
+const mostDirs = 512
+
+// fileSystems are those whose hard links are what they ought to be, by f_type of statfs(2).
+var fileSystems = [...]int64{
+	unix.BTRFS_SUPER_MAGIC,
+	unix.EXT4_SUPER_MAGIC, // ext2 and ext3 too
+	unix.F2FS_SUPER_MAGIC,
+	unix.TMPFS_MAGIC,
+	unix.XFS_SUPER_MAGIC,
+	0x2fc12fc1, // ZFS
+}
+
+// File is one file of a directory.
+type File struct {
+	Name   string // in the directory: "64/libcuda.so.550.54.15"
+	Source string // absolute path on the host, free of links
+}
+
+// Boot is one boot of the machine.
+type Boot struct {
+	ID   string    // /proc/sys/kernel/random/boot_id: "4d7a2c9e-3f1b-4c6d-9a58-0e7f6b2d8c1e"
+	Time time.Time // when it was
+}
+
+// ThisBoot reads /proc/sys/kernel/random/boot_id, which drivers/char/random.c makes up once, and the
+// clock.
+func ThisBoot() (Boot, error) {
+	const name = "/proc/sys/kernel/random/boot_id"
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return Boot{}, fmt.Errorf("reading the number of this boot: %w", err)
+	}
+	id := strings.TrimSpace(string(data))
+	if !isUUID(id) {
+		return Boot{}, fmt.Errorf("reading the number of this boot: %s: %.100q is no UUID", name, id)
+	}
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return Boot{}, fmt.Errorf("reading the time of this boot: %w", err)
+	}
+	return Boot{ID: id, Time: time.Now().Add(-time.Duration(up.Nano()))}, nil
+}
+
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i, c := range []byte(s) {
+		if dash := i == 8 || i == 13 || i == 18 || i == 23; dash != (c == '-') || !dash && !strings.ContainsRune("0123456789abcdef", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
+
+const bootPrefix = "boot-"
+
+// Make returns the directory of these files below base, and makes it if it is not there. The parent of
+// base must exist; the path must be absolute and free of links.
+func Make(base string, boot Boot, version string, files []File) (string, error) {
+	dir, there, err := Find(base, boot, version, files)
+	if err != nil || there {
+		return dir, err
+	}
+	if err := build(base, boot, version, files); err != nil {
+		return "", fmt.Errorf("directory of links below %q: %w", base, err)
+	}
+	dir, there, err = Find(base, boot, version, files)
+	if err == nil && !there {
+		err = fmt.Errorf("directory of links below %q: somebody removes what was just made", base)
+	}
+	if err != nil {
+		return "", err
+	}
+	return dir, nil
+}
+
+// Find is [Make] without making anything: if the directory is not there, it returns its name and false.
+func Find(base string, boot Boot, version string, files []File) (_ string, there bool, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("directory of links below %q: %w", base, err)
+		}
+	}()
+	if !path.IsAbs(base) || path.Clean(base) != base || base == "/" {
+		return "", false, errors.New("not an absolute, clean path")
+	}
+	if !isUUID(boot.ID) || strings.ContainsAny(version, "/\x00") || len(version) > 64 {
+		return "", false, fmt.Errorf("boot %.100q, version %.100q: cannot be part of a name", boot.ID, version)
+	}
+	s, err := newSet(version, files)
+	if err != nil {
+		return "", false, err
+	}
+	if err := checkAbove(path.Dir(base), s.device); err != nil {
+		return "", false, err
+	}
+	bootDir := path.Join(base, bootPrefix+boot.ID)
+	dir := path.Join(bootDir, s.name)
+	for _, d := range []string{base, bootDir, dir} {
+		var st unix.Stat_t
+		err := unix.Lstat(d, &st)
+		if err == unix.ENOENT {
+			return dir, false, nil
+		}
+		if err == nil {
+			err = checkOwn(&st)
+		}
+		if err != nil {
+			return "", false, about(d, err)
+		}
+	}
+	if err := s.verify(dir); err != nil {
+		return "", false, about(dir, err)
+	}
+	return dir, true, nil
+}
+
+// about adds a name to an error.
+func about(name string, err error) error {
+	var path *fs.PathError
+	if err == nil || errors.As(err, &path) {
+		return err
+	}
+	return &fs.PathError{Op: "checking", Path: name, Err: err}
+}
+
+// set is a set of files as they are now.
+type set struct {
+	name   string // of the directory
+	files  []File
+	stats  []unix.Stat_t
+	dirs   []string // directories in the directory
+	device uint64
+}
+
+func newSet(version string, files []File) (set, error) {
+	if len(files) == 0 {
+		return set{}, errors.New("no files")
+	}
+	s := set{files: files, stats: make([]unix.Stat_t, len(files))}
+	hash := fnv.New128a()
+	for i, f := range files {
+		dir, base, ok := strings.Cut(f.Name, "/")
+		if !ok || !fs.ValidPath(f.Name) || strings.HasPrefix(dir, ".") || strings.ContainsAny(base, "/\x00") {
+			return set{}, fmt.Errorf("%.100q is no name in a directory", f.Name)
+		}
+		if len(s.dirs) == 0 || s.dirs[len(s.dirs)-1] != dir {
+			s.dirs = append(s.dirs, dir)
+		}
+		st := &s.stats[i]
+		if err := unix.Lstat(f.Source, st); err != nil {
+			return set{}, &fs.PathError{Op: "lstat", Path: f.Source, Err: err}
+		}
+		switch {
+		case st.Mode&unix.S_IFMT != unix.S_IFREG:
+			return set{}, fmt.Errorf("%q is not a regular file", f.Source)
+		case st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0:
+			return set{}, fmt.Errorf("%q is set-user-ID or set-group-ID", f.Source)
+		case i > 0 && st.Dev != s.device:
+			return set{}, fmt.Errorf("%q is on another file system than %q", f.Source, files[0].Source)
+		}
+		s.device = st.Dev
+		fmt.Fprintf(hash, "%s\x00%d %d %d %d\x00", f.Name, st.Dev, st.Ino, st.Size, st.Mtim.Nano())
+	}
+	s.name = fmt.Sprintf("%s-%x", version, hash.Sum(nil))
+	return s, nil
+}
+
+// checkAbove checks that nobody else can put something into the place of the base or of what is above it.
+// From "/" downwards: what is checked after something that was found good cannot have been exchanged.
+func checkAbove(dir string, device uint64) error {
+	var st unix.Stat_t
+	for end := 0; end < len(dir); {
+		end++
+		if next := strings.IndexByte(dir[end:], '/'); end > 1 && next >= 0 {
+			end += next
+		} else if end > 1 {
+			end = len(dir)
+		}
+		name := dir[:end]
+		if err := unix.Lstat(name, &st); err != nil {
+			return &fs.PathError{Op: "lstat", Path: name, Err: err}
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return about(name, errors.New("not a directory"))
+		}
+		if !trusted(st.Uid) || st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
+			return about(name, fmt.Errorf("others may write here: owner %d, permissions %#o", st.Uid, st.Mode&0o7777))
+		}
+	}
+	if st.Dev != device {
+		return about(dir, errors.New("on another file system than the files"))
+	}
+	return nil
+}
+
+// checkOwn checks a directory that we, or another of our processes, have made.
+func checkOwn(st *unix.Stat_t) error {
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return errors.New("not a directory")
+	case !trusted(st.Uid):
+		return fmt.Errorf("belongs to user %d", st.Uid)
+	case st.Mode&0o777 != 0o755 || st.Mode&(unix.S_ISUID|unix.S_ISVTX) != 0:
+		return fmt.Errorf("has permissions %#o, not 0755", st.Mode&0o7777)
+	}
+	return nil
+}
+
+func trusted(uid uint32) bool { return uid == 0 || uid == uint32(os.Geteuid()) }
+
+// verify checks that a directory holds the files.
+func (s set) verify(dir string) error {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return s.verifyAt(fd)
+}
+
+func (s set) verifyAt(fd int) error {
+	var st unix.Stat_t
+	for _, d := range s.dirs {
+		err := unix.Fstatat(fd, d, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil {
+			err = checkOwn(&st)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", d, err)
+		}
+	}
+	for i, f := range s.files {
+		if err := unix.Fstatat(fd, f.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("%s: %w", f.Name, err)
+		}
+		if want := &s.stats[i]; st.Dev != want.Dev || st.Ino != want.Ino || st.Size != want.Size || st.Mode != want.Mode {
+			return fmt.Errorf("%s is not %s", f.Name, f.Source)
+		}
+	}
+	return nil
+}
+
+// build makes what is missing, after Find has looked at what is there. That another process was faster is
+// no error.
+func build(base string, boot Boot, version string, files []File) error {
+	s, err := newSet(version, files)
+	if err != nil {
+		return err
+	}
+	above, err := unix.Open(path.Dir(base), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(above)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(above, &st); err != nil {
+		return err
+	}
+	if !linkable(int64(st.Type)) {
+		return fmt.Errorf("no hard links are made on a file system of type %#x", st.Type)
+	}
+	baseFD, err := mkdir(above, path.Base(base))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(baseFD)
+	bootFD, err := mkdir(baseFD, bootPrefix+boot.ID)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(bootFD)
+	if names, err := list(bootFD, mostDirs); err != nil {
+		return err
+	} else if len(names) >= mostDirs {
+		return fmt.Errorf("%d directories are there already", mostDirs)
+	}
+
+	temporary := ".new-" + strconv.FormatUint(rand.Uint64(), 10)
+	if err := unix.Mkdirat(bootFD, temporary, 0o755); err != nil {
+		return err
+	}
+	err = s.fill(bootFD, temporary)
+	if err == nil {
+		err = unix.Renameat(bootFD, temporary, bootFD, s.name)
+	}
+	if err != nil {
+		remove(bootFD, temporary, 2)
+	}
+	if err == unix.EEXIST || err == unix.ENOTEMPTY {
+		return nil // Another process was faster; what it made is checked like all else.
+	}
+	if err == nil {
+		removeOld(baseFD, boot)
+	}
+	return err
+}
+
+func linkable(kind int64) bool {
+	for _, k := range fileSystems {
+		if k == kind {
+			return true
+		}
+	}
+	return false
+}
+
+func (s set) fill(parent int, name string) error {
+	fd, err := mkdir(parent, name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, d := range s.dirs {
+		sub, err := mkdir(fd, d)
+		if err != nil {
+			return err
+		}
+		unix.Close(sub)
+	}
+	for _, f := range s.files {
+		if err := unix.Linkat(unix.AT_FDCWD, f.Source, fd, f.Name, 0); err != nil {
+			return &fs.PathError{Op: "link", Path: f.Source, Err: err}
+		}
+	}
+	return s.verifyAt(fd)
+}
+
+// mkdir makes a directory, whatever the umask is, or takes the one that is there, if it is good.
+func mkdir(parent int, name string) (int, error) {
+	err := unix.Mkdirat(parent, name, 0o755)
+	if err != nil && err != unix.EEXIST {
+		return -1, &fs.PathError{Op: "mkdir", Path: name, Err: err}
+	}
+	made := err == nil
+	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, about(name, err)
+	}
+	// Another process may be between its mkdir and its chmod: the permissions are less then, never
+	// more. What we own we may give them.
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	if err == nil && st.Mode&0o777&^0o755 == 0 && st.Mode&0o777 != 0o755 && (made || st.Uid == uint32(os.Geteuid())) {
+		if err = unix.Fchmod(fd, 0o755); err == nil {
+			err = unix.Fstat(fd, &st)
+		}
+	}
+	if err == nil {
+		err = checkOwn(&st)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, about(name, err)
+	}
+	return fd, nil
+}
+
+// removeOld removes the directories of other boots. What cannot be removed stays.
+func removeOld(base int, boot Boot) {
+	names, err := list(base, mostDirs)
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		id, ok := strings.CutPrefix(name, bootPrefix)
+		if !ok || !isUUID(id) || id == boot.ID {
+			continue
+		}
+		var st unix.Stat_t
+		if err := unix.Fstatat(base, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && time.Unix(st.Ctim.Unix()).Before(boot.Time) {
+			remove(base, name, 3)
+		}
+	}
+}
+
+// remove removes a directory with at most so many levels of directories.
+func remove(parent int, name string, levels int) {
+	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	names, _ := list(fd, 1<<16)
+	for _, n := range names {
+		if err := unix.Unlinkat(fd, n, 0); err == unix.EISDIR && levels > 1 {
+			remove(fd, n, levels-1)
+		}
+	}
+	_ = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
+}
+
+// list returns the names in a directory, at most so many.
+func list(dir, most int) ([]string, error) {
+	fd, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "directory")
+	defer f.Close()
+	names, err := f.Readdirnames(most)
+	if len(names) == 0 && err != nil && errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return names, err
+}
