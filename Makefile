@@ -31,8 +31,8 @@ test: ## all tests; those that need root, runc, crun or gcc say so when they are
 	$(GO) test ./...
 
 .PHONY: race
-race:
-	$(GO) test -race -short ./...
+race: ## the race detector over the packages in which several things happen at once, short form
+	$(GO) test -race -short ./ldcache ./mig ./sysfs/... ./spec ./spec/rawjson ./spec/require ./cmd/internal/plan ./cmd/internal/configure
 
 .PHONY: lint
 lint: ## gofmt, vet and golangci-lint, as in CI
@@ -51,7 +51,11 @@ fuzz: ## each fuzz target for FUZZTIME
 	done
 
 .PHONY: bench
-bench: ## each benchmark, with allocations
+bench: ## what a start costs beside what it costs without us; as root also whole lives. BENCHFLAGS=-write keeps it in BENCHMARKS.md
+	$(GO) run ./cmd/internal/bench $(BENCHFLAGS)
+
+.PHONY: gobench
+gobench: ## each Go benchmark, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: check-static
@@ -70,7 +74,7 @@ soak: ## real containers, many at a time, for DURATION: none fails and nothing i
 	NVCR_SOAK=$(DURATION) $(GO) test -count 1 -timeout 0 -v -run '^TestSoak$$' ./cmd/internal/trust
 
 .PHONY: fault
-fault: ## every system call of a create fails once, with every error, and kill -9 before each: about 12,000 runs
+fault: ## every system call of a create fails once, with every error, and kill -9 before each: more than 10,000 runs
 	NVCR_FAULTS=all $(GO) test -count 1 -timeout 0 -v -run 'Faults$$' ./cmd/internal/trust
 
 .PHONY: reproducible
@@ -83,10 +87,10 @@ reproducible: ## two builds, in different directories and with a build cache eac
 
 .PHONY: sbom
 sbom: all ## what each program is made of, as CycloneDX, in dist/
-	@set -e; mkdir -p dist; for p in $(PROGRAMS); do $(GO) run ./cmd/internal/sbom $$p >dist/$$p.cdx.json; echo dist/$$p.cdx.json; done
+	@set -e; mkdir -p dist; for p in $(PROGRAMS); do $(GO) run ./cmd/internal/sbom $$p $(VERSION) >dist/$$p.cdx.json; echo dist/$$p.cdx.json; done
 
 .PHONY: vuln
-vuln: ## known vulnerabilities in what is called; needs the network to ask vuln.go.dev
+vuln: ## known vulnerabilities in what is called; needs the network, for the Go vulnerability database
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 .PHONY: clean

@@ -5,7 +5,6 @@ package ldcache
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,15 +36,18 @@ func TestParseText(t *testing.T) {
 		{"an ABI glibc does not know", "\tliba.so.1 (libc6,65280) => /lib/liba.so.1\n", entry(0xff03), ""},
 		{
 			"everything", "\tlib a.so (libc6,x86-64, hwcap: \"x86-64-v3, x\", OS ABI: Linux 3.2.0) => /lib a/(b) => c\n",
-			[]Entry{{Name: "lib a.so", Path: "/lib a/(b) => c", Flags: FlagX8664, Subdir: "x86-64-v3, x", OSVersion: 0x030200}}, "",
+			[]Entry{{Name: "lib a.so", Path: "/lib a/(b) => c", Flags: FlagX8664, Subdir: "x86-64-v3, x", OSVersion: 0x030200}},
+			"",
 		},
 		{
 			"mask", "\ta (libc6, hwcap: 0x8000000000000000, OS ABI: Unknown OS 255.0.1) => b\n",
-			[]Entry{{Name: "a", Path: "b", Flags: Flag32, HWCap: 1 << 63, OSVersion: 0x06ff0001}}, "",
+			[]Entry{{Name: "a", Path: "b", Flags: Flag32, HWCap: 1 << 63, OSVersion: 0x06ff0001}},
+			"",
 		},
 		{
 			"kernel", "\ta (libc6, OS ABI: Syllable 1.2.3) => b\n",
-			[]Entry{{Name: "a", Path: "b", Flags: Flag32, OSVersion: 0x05010203}}, "",
+			[]Entry{{Name: "a", Path: "b", Flags: Flag32, OSVersion: 0x05010203}},
+			"",
 		},
 
 		{"no attributes", "\n\ta => b\n", nil, "line 2: \"\\ta => b\": no parenthesis after a name"},
@@ -112,7 +114,7 @@ func TestWriteText(t *testing.T) {
 	err = c.WriteText(file)
 	require.ErrorIs(t, err, os.ErrClosed)
 	var pathError *os.PathError
-	assert.True(t, errors.As(err, &pathError))
+	assert.ErrorAs(t, err, &pathError)
 }
 
 func FuzzParseText(f *testing.F) {

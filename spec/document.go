@@ -70,7 +70,7 @@ func OpenFile(path string) (_ *Document, err error) {
 func openat(dir int, name string, flags int, perm uint32) (int, error) {
 	for {
 		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, perm)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return fd, err
 		}
 	}
@@ -105,7 +105,7 @@ func readRegular(dir int, name string) (_ []byte, after unix.Stat_t, err error) 
 	for n := 0; n < len(data); {
 		more, err := unix.Pread(fd, data[n:], int64(n))
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return nil, after, err
 		case more == 0: // it became shorter

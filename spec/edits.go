@@ -5,7 +5,6 @@ package spec
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -186,17 +185,6 @@ func (o *object) extend(name string, old rawjson.Value, added [][]byte) {
 
 func list(elements [][]byte) []byte {
 	return slices.Concat([]byte("["), bytes.Join(elements, []byte(",")), []byte("]"))
-}
-
-// encode makes JSON of plain data: strings, numbers, and the types of runtime-spec.
-func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	encoder := json.NewEncoder(&b)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(v); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 func addGIDs(s *rawjson.Splices, process rawjson.Value, gids []uint32) error {

@@ -66,16 +66,20 @@ func TestApply(t *testing.T) {
 		{
 			name: "devices, null linux, no cgroups",
 			in:   `{"linux":null}`,
-			edits: Edits{Devices: []specs.LinuxDevice{node("/dev/nvidia0", 195, 0), node("/dev/nvidia0", 195, 0)},
-				NoCgroups: true},
+			edits: Edits{
+				Devices:   []specs.LinuxDevice{node("/dev/nvidia0", 195, 0), node("/dev/nvidia0", 195, 0)},
+				NoCgroups: true,
+			},
 			want: `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0,"fileMode":438}]}}`,
 		},
 		{
 			name: "devices that are there: same numbers stay, others are replaced",
 			in: `{"linux":{"devices":[ {"path":"/dev//nvidia0","type":"c","major":195,"minor":0,"fileMode":384,"x":1},` +
 				` {"path":"/dev/nvidia1","type":"c","major":195,"minor":7}, {"path":"/dev/fuse","type":"c","major":10,"minor":229} ]}}`,
-			edits: Edits{Devices: []specs.LinuxDevice{node("/dev/nvidia0", 195, 0), node("/dev/nvidia1", 195, 1), node("/dev/nvidia2", 195, 2)},
-				NoCgroups: true},
+			edits: Edits{
+				Devices:   []specs.LinuxDevice{node("/dev/nvidia0", 195, 0), node("/dev/nvidia1", 195, 1), node("/dev/nvidia2", 195, 2)},
+				NoCgroups: true,
+			},
 			want: `{"linux":{"devices":[ {"path":"/dev//nvidia0","type":"c","major":195,"minor":0,"fileMode":384,"x":1},` +
 				` {"path":"/dev/nvidia1","type":"c","major":195,"minor":1,"fileMode":438}, {"path":"/dev/fuse","type":"c","major":10,"minor":229},` +
 				`{"path":"/dev/nvidia2","type":"c","major":195,"minor":2,"fileMode":438} ]}}`,

@@ -6,6 +6,8 @@ package spec
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
@@ -111,7 +113,7 @@ func fields(object rawjson.Value, wants ...want) error {
 			continue // null, or any kind will do
 		}
 		if err := w.into.Want(w.kind); err != nil {
-			return fmt.Errorf("%q: %w", w.name, err)
+			return fmt.Errorf("%q: %w", strings.Clone(w.name), err) // or all that wants points to would be on the heap
 		}
 	}
 	return nil
@@ -129,12 +131,29 @@ func texts(array rawjson.Value) ([]string, error) {
 	return list, nil
 }
 
-// decode stores a value that may be missing.
+// decode stores a value that may be missing. Ordinary numbers do without encoding/json, which is slow the
+// first time.
 func decode(v rawjson.Value, into any) error {
 	if !v.Present() {
 		return nil
 	}
-	return v.Decode(into)
+	var err error
+	switch p := into.(type) {
+	case *uint32:
+		var n uint64
+		n, err = strconv.ParseUint(string(v.Raw()), 10, 32)
+		*p = uint32(n)
+	case *uint64:
+		*p, err = strconv.ParseUint(string(v.Raw()), 10, 64)
+	case *int64:
+		*p, err = strconv.ParseInt(string(v.Raw()), 10, 64)
+	default:
+		return v.Decode(into)
+	}
+	if err != nil {
+		return v.Decode(into) // its error has the place, or there is none
+	}
+	return nil
 }
 
 // Facts reads the document as it is now. It fails where a part that it reads has another type than the
@@ -254,7 +273,7 @@ func readGIDs(array rawjson.Value) ([]uint32, error) {
 	var list []uint32
 	for e := range array.Elements() {
 		var gid uint32
-		if err := e.Decode(&gid); err != nil {
+		if err := decode(e, &gid); err != nil {
 			return nil, err
 		}
 		list = append(list, gid)

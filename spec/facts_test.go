@@ -17,9 +17,11 @@ func TestFacts(t *testing.T) {
 	}{
 		{name: "nothing", in: `{}`},
 		{name: "null everywhere", in: `{"process":null,"root":null,"mounts":null,"linux":null,"annotations":null}`},
-		{name: "null one below", in: `{"process":{"env":null,"capabilities":null,"user":null,"rlimits":null},
+		{
+			name: "null one below", in: `{"process":{"env":null,"capabilities":null,"user":null,"rlimits":null},
 			"linux":{"namespaces":null,"seccomp":null,"maskedPaths":null,"devices":null,"uidMappings":null}}`,
-			want: Facts{HasLinux: true}},
+			want: Facts{HasLinux: true},
+		},
 		{
 			name: "all",
 			in: `{"ociVersion":"1.2.0","unknown":{"env":["X"]},

@@ -393,29 +393,47 @@ const markRoot = "/var/run/nvidia-container-devices"
 // findMarks finds the mounts whose source is /dev/null and whose destination is below markRoot.
 func findMarks(mounts []Mount) marks {
 	var m marks
-	taken := map[string]bool{} // destinations of other mounts
 	for _, mount := range mounts {
-		rest, below := strings.CutPrefix(path.Clean(mount.Destination), markRoot+"/")
-		if !below || path.Clean(mount.Source) != "/dev/null" {
-			taken[mount.Destination] = true
+		rest, ok := markOf(mount)
+		if !ok {
 			continue
 		}
 		origin := "mount " + quoteValue(mount.Destination)
-		if slices.Contains(strings.Split(mount.Destination, "/"), "..") {
-			taken[mount.Destination] = true
+		if leadsUp(mount.Destination) {
 			m.note = origin + ` is no request for a device: ".." in its destination`
 			continue
 		}
 		m.items = append(m.items, item{rest, origin})
 		m.destinations = append(m.destinations, mount.Destination)
 	}
-	seen := map[string]bool{}
+	if m.destinations == nil {
+		return m // as for nearly every container, of which some have thousands of mounts
+	}
+	drop := map[string]bool{} // destinations of other mounts, and those that were kept once
+	for _, mount := range mounts {
+		if _, ok := markOf(mount); !ok || leadsUp(mount.Destination) {
+			drop[mount.Destination] = true
+		}
+	}
 	m.destinations = slices.DeleteFunc(m.destinations, func(d string) bool {
-		drop := taken[d] || seen[d]
-		seen[d] = true
-		return drop
+		was := drop[d]
+		drop[d] = true
+		return was
 	})
 	return m
+}
+
+// markOf returns the path below markRoot of a mount that may be a mark.
+func markOf(mount Mount) (string, bool) {
+	if !strings.Contains(mount.Destination, path.Base(markRoot)) {
+		return "", false
+	}
+	rest, below := strings.CutPrefix(path.Clean(mount.Destination), markRoot+"/")
+	return rest, below && path.Clean(mount.Source) == "/dev/null"
+}
+
+func leadsUp(name string) bool {
+	return slices.Contains(strings.Split(name, "/"), "..")
 }
 
 // splitMarks sorts marks out by the path below markRoot: a device, except

@@ -83,7 +83,7 @@ func (d *Document) unchangedOnDisk() error {
 func (d *Document) temporary(name string) (fd int, made unix.Stat_t, err error) {
 	for range 3 {
 		fd, err = openat(d.dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
-		if err == unix.EEXIST {
+		if errors.Is(err, unix.EEXIST) {
 			if err := d.removeLeftover(name); err != nil {
 				return -1, made, err
 			}
@@ -96,7 +96,7 @@ func (d *Document) temporary(name string) (fd int, made unix.Stat_t, err error) 
 		// without locks does without.
 		locked := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		var there unix.Stat_t
-		if locked != unix.EWOULDBLOCK && unix.Fstat(fd, &made) == nil &&
+		if !errors.Is(locked, unix.EWOULDBLOCK) && unix.Fstat(fd, &made) == nil &&
 			unix.Fstatat(d.dir, name, &there, unix.AT_SYMLINK_NOFOLLOW) == nil && sameFile(&made, &there) {
 			return fd, made, nil
 		}
@@ -109,7 +109,7 @@ var errBusy = errors.New("somebody else is replacing it at this moment")
 
 func (d *Document) removeLeftover(name string) error {
 	fd, err := openat(d.dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
@@ -119,7 +119,7 @@ func (d *Document) removeLeftover(name string) error {
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return errBusy
 	}
-	if err := unix.Unlinkat(d.dir, name, 0); err != nil && err != unix.ENOENT {
+	if err := unix.Unlinkat(d.dir, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("removing %s: %w", name, err)
 	}
 	return nil
@@ -137,7 +137,7 @@ func (d *Document) fill(fd int, made unix.Stat_t) error {
 	}
 	for text := d.text; len(text) > 0; {
 		n, err := unix.Write(fd, text)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
@@ -146,7 +146,7 @@ func (d *Document) fill(fd int, made unix.Stat_t) error {
 		text = text[n:]
 	}
 	for {
-		if err := unix.Fsync(fd); err != unix.EINTR {
+		if err := unix.Fsync(fd); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

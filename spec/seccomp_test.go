@@ -200,7 +200,8 @@ func TestFenceDecides(t *testing.T) {
 				{Names: nodes, Action: allow, Args: []arg{{Index: 2, Value: 0x103, Op: specs.OpEqualTo}}},
 				{Names: []string{"mknod"}, Action: allow, Args: []arg{{Index: 2, Value: 0xc300, Op: specs.OpEqualTo}}},
 				{Names: []string{"mknodat"}, Action: allow, Args: []arg{{Index: 3, Value: 0xc3ff, Op: specs.OpEqualTo}}},
-			}}, nil, 1 + 23, // mknodat with 0x103 as mode
+			}},
+			nil, 1 + 23, // mknodat with 0x103 as mode
 		},
 		{
 			"allows under other masks",
@@ -210,14 +211,16 @@ func TestFenceDecides(t *testing.T) {
 				{Names: []string{"mknod"}, Action: allow, Args: []arg{{Index: 2, Value: 0xfff00, ValueTwo: 0xc400, Op: masked}}}, // 196
 				{Names: []string{"mknod"}, Action: allow, Args: []arg{{Index: 2, Value: 0xfffff, ValueTwo: 0xc301, Op: masked}}}, // 195:1
 				{Names: []string{"mknod"}, Action: allow, Args: []arg{{Index: 2, Value: 0xff, ValueTwo: 0x107, Op: masked}}},     // nothing at all
-			}}, nil, 23 + 12 + 1 + 1,
+			}},
+			nil, 23 + 12 + 1 + 1,
 		},
 		{
 			"allows by order, below the majors",
 			specs.LinuxSeccomp{DefaultAction: errno, Syscalls: []specs.LinuxSyscall{
 				{Names: []string{"mknod"}, Action: allow, Args: []arg{{Index: 2, Value: 195 << 8, Op: specs.OpLessThan}}},
 				{Names: []string{"mknodat"}, Action: allow, Args: []arg{{Index: 3, Value: 195<<8 - 1, Op: specs.OpLessEqual}}},
-			}}, nil, 2,
+			}},
+			nil, 2,
 		},
 		{
 			"allows by order",
@@ -225,12 +228,14 @@ func TestFenceDecides(t *testing.T) {
 				{Names: []string{"read"}, Action: allow},
 				{Names: []string{"mknod"}, Action: allow, Args: []arg{{Index: 2, Value: 196 << 8, Op: specs.OpGreaterEqual}}},
 			}},
-			[]string{"rule 1 of the seccomp profile allows mknod by comparing the order of device numbers"}, 2,
+			[]string{"rule 1 of the seccomp profile allows mknod by comparing the order of device numbers"},
+			2,
 		},
 		{
 			"leaves it to an agent",
 			specs.LinuxSeccomp{DefaultAction: errno, Syscalls: []specs.LinuxSyscall{{Names: nodes, Action: specs.ActNotify}}},
-			[]string{"rule 0 of the seccomp profile leaves mknod to another process (SCMP_ACT_NOTIFY)"}, 1,
+			[]string{"rule 0 of the seccomp profile leaves mknod to another process (SCMP_ACT_NOTIFY)"},
+			1,
 		},
 	}
 	for _, tt := range tests {

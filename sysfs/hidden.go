@@ -53,7 +53,11 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 		}
 		if mine && len(shown) == 0 {
 			// The container's own GPU, without MIG as a rule: each masked directory is one more mount.
-			if inside, err := root.ReadDir(procCapabilities + "/" + name + "/mig"); errors.Is(err, fs.ErrNotExist) || err == nil && len(inside) == 0 {
+			inside, err := root.ReadDir(procCapabilities + "/" + name + "/mig")
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("listing what to hide: %w", err)
+			}
+			if len(inside) == 0 {
 				continue
 			}
 		}

@@ -49,6 +49,35 @@ func Read(root Root, instances bool) (Inventory, error) {
 	return inv, nil
 }
 
+// ReadFor is [Read] with the MIG devices of those GPUs only that the query may mean.
+func ReadFor(root Root, q Query) (Inventory, error) {
+	if q.All || !q.NeedsInstances() {
+		return Read(root, q.All)
+	}
+	inv, err := Read(root, false)
+	if err != nil {
+		return Inventory{}, err
+	}
+	s := newSelector(inv)
+	read := make([]bool, len(inv.GPUs))
+	for _, id := range q.ids {
+		at := -1
+		switch {
+		case id.form == byRank && id.index < len(s.byIndex):
+			at = s.byIndex[id.index]
+		case id.form == byInstance:
+			if found, reason := s.findUUID(id.uuid); reason == "" {
+				at = found
+			}
+		}
+		if at >= 0 && !read[at] && inv.GPUs[at].Err == nil {
+			read[at] = true
+			inv.GPUs[at].readInstances(root)
+		}
+	}
+	return inv, nil
+}
+
 // readGPUs reads the directories of /proc/driver/nvidia/gpus.
 func readGPUs(root Root, instances bool) ([]GPU, error) {
 	entries, err := root.ReadDir(procGPUs)
@@ -103,13 +132,23 @@ func readGPU(root Root, gpu GPU, instances bool) GPU {
 		gpu.Minor, gpu.Err = -1, err
 		return gpu
 	}
-	if instances && !read.Excluded {
-		read.Instances, err = mig.ReadInstances(root, read.Minor)
-		if err != nil {
-			read.Minor, read.Err = -1, fmt.Errorf("reading MIG devices: %w", err)
-		}
+	if instances {
+		read.readInstances(root)
 	}
 	return read
+}
+
+// readInstances reads the MIG devices of a GPU.
+func (gpu *GPU) readInstances(root Root) {
+	if gpu.Excluded {
+		return
+	}
+	instances, err := mig.ReadInstances(root, gpu.Minor)
+	if err != nil {
+		gpu.Minor, gpu.Err = -1, fmt.Errorf("reading MIG devices: %w", err)
+		return
+	}
+	gpu.Instances = instances
 }
 
 // parseDirectory parses the name of a directory of /proc/driver/nvidia/gpus. The driver pads the domain to four digits,

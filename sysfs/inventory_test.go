@@ -6,12 +6,14 @@ package sysfs
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 )
 
@@ -207,4 +209,39 @@ func BenchmarkRead(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// The MIG devices that are read are those of the GPUs asked for.
+func TestReadFor(t *testing.T) {
+	machine, err := fixtures.Load("a100-mig")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	_, err = machine.Unpack(dir, fixtures.UnpackOptions{NoDevices: true})
+	require.NoError(t, err)
+	all, err := Read(Root(dir), true)
+	require.NoError(t, err)
+	for at, gpu := range all.GPUs {
+		for n, instance := range gpu.Instances {
+			for _, name := range []string{fmt.Sprintf("%d:%d", gpu.Index, n), fmt.Sprintf("MIG-%s/%d/%d", gpu.UUID, instance.GI, instance.CI)} {
+				q := ParseQuery([]string{name, "0"})
+				inv, err := ReadFor(Root(dir), q)
+				require.NoError(t, err)
+				want := slices.Clone(all.GPUs)
+				for i := range want {
+					if i != at {
+						want[i].Instances = nil
+					}
+				}
+				assert.Equal(t, want, inv.GPUs, name)
+				selected, err := inv.Select(q)
+				require.NoError(t, err)
+				wanted, err := all.Select(q)
+				require.NoError(t, err)
+				assert.Equal(t, wanted.GPUs[0].Instances, selected.GPUs[0].Instances)
+			}
+		}
+	}
+	inv, err := ReadFor(Root(dir), ParseQuery([]string{"all"}))
+	require.NoError(t, err)
+	assert.Equal(t, all, inv)
 }

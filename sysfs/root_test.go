@@ -4,7 +4,6 @@
 package sysfs
 
 import (
-	"errors"
 	"io/fs"
 	"net"
 	"os"
@@ -267,7 +266,7 @@ func FuzzRootResolve(f *testing.F) {
 		resolved, err := root.Resolve(name)
 		if err != nil {
 			var pathErr *fs.PathError
-			require.True(t, errors.As(err, &pathErr))
+			require.ErrorAs(t, err, &pathErr)
 			assert.Empty(t, resolved)
 			return
 		}

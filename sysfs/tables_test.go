@@ -56,7 +56,8 @@ func TestCUDAVersion(t *testing.T) {
 	assert.True(t, slices.IsSortedFunc(branches, func(a, b struct {
 		branch int
 		cuda   string
-	}) int {
+	},
+	) int {
 		return a.branch - b.branch
 	}))
 }

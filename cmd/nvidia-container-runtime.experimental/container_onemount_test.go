@@ -13,6 +13,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 )
 
 // configToml writes the configuration.
@@ -60,9 +62,6 @@ libnvidia-ml.so.550.54.15
 			t.Run(r.name+"/"+tt.layout+"/"+tt.capable, func(t *testing.T) {
 				w := newWorld(t, r, "t4", tt.layout)
 				w.configToml(oneMount)
-				for _, name := range []string{"grep", "[", "sed"} {
-					require.NoError(t, os.Symlink("busybox", filepath.Join(w.rootfs, "bin", name)))
-				}
 				out := w.run(strings.ReplaceAll(script, "%s", tt.dir), []string{"NVIDIA_VISIBLE_DEVICES=0", "NVIDIA_DRIVER_CAPABILITIES=" + tt.capable}, nil)
 				for _, line := range []string{"libcuda.so.1", "libnvidia-ml.so.1"} {
 					assert.Contains(t, out, line+" => "+tt.dir+"/"+line+"\n")
@@ -120,9 +119,6 @@ libnvidia-ml.so.1 => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
 	for _, r := range lowLevels(t) {
 		t.Run(r.name, func(t *testing.T) {
 			w := newWorld(t, r, "t4", "debian")
-			for _, name := range []string{"grep", "[", "sed"} {
-				require.NoError(t, os.Symlink("busybox", filepath.Join(w.rootfs, "bin", name)))
-			}
 			env := []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all"}
 			versions := map[string]string{"t4": "550.54.15", "driver-595": "595.84"}
 			for i, step := range []struct {
@@ -203,5 +199,36 @@ func TestContainerWithOneMountRefused(t *testing.T) {
 				assert.Contains(t, string(log), tt.want)
 			})
 		}
+	}
+}
+
+// In a user namespace the low-level runtime, too, has to get at the directory.
+func TestContainerWithOneMountInUserNamespace(t *testing.T) {
+	for _, r := range lowLevels(t) {
+		t.Run(r.name, func(t *testing.T) {
+			r.wrapper = []string{need.Program(t, "unshare"), "--mount", "sh", "-c", hostDevices}
+			w := newWorld(t, r, "t4", "debian")
+			w.configToml(oneMount)
+			for dir := w.machine; dir != "/"; dir = filepath.Dir(dir) {
+				if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o005 != 0o005 {
+					require.NoError(t, os.Chmod(dir, 0o755))
+				}
+			}
+			require.NoError(t, filepath.WalkDir(w.rootfs, func(path string, _ os.DirEntry, err error) error {
+				if err != nil {
+					return err
+				}
+				return os.Lchown(path, 100000, 100000)
+			}))
+			assert.Equal(t, `libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
+/usr/lib/nvidia-container-driver/64/libcuda.so.550.54.15
+/usr/lib/x86_64-linux-gnu/libcuda.so.1 0:0
+`, w.run("probe libcuda.so.1; readlink -f /usr/lib/x86_64-linux-gnu/libcuda.so.1; stat -c '%n %u:%g' /usr/lib/x86_64-linux-gnu/libcuda.so.1",
+				[]string{"NVIDIA_VISIBLE_DEVICES=0"}, func(s *specs.Spec) {
+					s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
+					mapping := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+					s.Linux.UIDMappings, s.Linux.GIDMappings = mapping, mapping
+				}))
+		})
 	}
 }

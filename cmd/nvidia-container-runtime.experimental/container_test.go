@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/testimage"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
@@ -28,8 +28,15 @@ import (
 // through a real build of this program, on a machine from a fixture, and look
 // at what the container sees. They need root.
 
-// built is the program as make builds it.
-var built = sync.OnceValues(func() (string, error) {
+// built is the program as make builds it; builtNow tells whether it has been
+// asked for.
+var (
+	builtNow bool
+	built    = sync.OnceValues(build)
+)
+
+func build() (string, error) {
+	builtNow = true
 	dir, err := os.MkdirTemp("", "nvcr-built-")
 	if err != nil {
 		return "", err
@@ -41,41 +48,7 @@ var built = sync.OnceValues(func() (string, error) {
 		return "", fmt.Errorf("building: %w: %s", err, out)
 	}
 	return path, nil
-})
-
-// probe is a program for a container: it loads each library that it is
-// given with the image's real loader and tells where that found it.
-const probeSource = `
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <link.h>
-#include <stdio.h>
-int main(int argc, char **argv) {
-	for (int i = 1; i < argc; i++) {
-		void *handle = dlopen(argv[i], RTLD_NOW);
-		struct link_map *map;
-		if (handle == NULL) { printf("%s: %s\n", argv[i], dlerror()); continue; }
-		if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0) return 1;
-		printf("%s => %s\n", argv[i], map->l_name);
-	}
-	return 0;
 }
-`
-
-var probe = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "nvcr-probe-")
-	if err != nil {
-		return "", err
-	}
-	source, path := filepath.Join(dir, "probe.c"), filepath.Join(dir, "probe")
-	if err := os.WriteFile(source, []byte(probeSource), 0o644); err != nil {
-		return "", err
-	}
-	if out, err := exec.Command("gcc", "-o", path, source).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("gcc: %w: %s", err, out)
-	}
-	return path, nil
-})
 
 // lowLevel is a real low-level runtime as this machine can run it.
 type lowLevel struct {
@@ -112,7 +85,6 @@ type world struct {
 // library and loader of this machine.
 func newWorld(t *testing.T, r lowLevel, fixture, layout string) *world {
 	t.Helper()
-	need.Program(t, "gcc")
 	dir := t.TempDir()
 	w := &world{
 		t: t, runtime: r, bundle: dir,
@@ -126,7 +98,7 @@ func newWorld(t *testing.T, r lowLevel, fixture, layout string) *world {
 		return '-'
 	}, w.id)
 	w.unpack(fixture)
-	w.makeImage(layout)
+	testimage.Build(t, w.rootfs, layout)
 	return w
 }
 
@@ -138,65 +110,6 @@ func (w *world) unpack(fixture string) {
 	require.NoError(w.t, os.Mkdir(w.machine, 0o755))
 	_, err = a.Unpack(w.machine, fixtures.UnpackOptions{NoDevices: true})
 	require.NoError(w.t, err)
-}
-
-// makeImage builds the root filesystem: busybox, the loader, libc, ldconfig
-// and the probe.
-func (w *world) makeImage(layout string) {
-	t := w.t
-	t.Helper()
-	busybox := need.Program(t, "busybox")
-	if out, err := exec.Command("ldd", busybox).CombinedOutput(); err == nil && !bytes.Contains(out, []byte("not a dynamic")) {
-		need.Missing(t, "a static busybox")
-	}
-	bin, err := probe()
-	require.NoError(t, err)
-
-	dirs := []string{"bin", "dev", "proc", "sys", "etc", "tmp", "usr/lib64", "usr/lib", "sbin"}
-	links := map[string]string{"lib": "usr/lib", "lib64": "usr/lib64"}
-	var libDir string
-	switch layout {
-	case "debian":
-		libDir = "usr/lib/x86_64-linux-gnu"
-		dirs = append(dirs, libDir)
-	case "fedora":
-		libDir = "usr/lib64"
-	case "arch":
-		libDir = "usr/lib"
-		dirs = []string{"bin", "dev", "proc", "sys", "etc", "tmp", "usr/lib", "sbin"}
-		links = map[string]string{"lib": "usr/lib", "lib64": "usr/lib", "usr/lib64": "lib"}
-	default:
-		t.Fatalf("no layout %s", layout)
-	}
-	for _, d := range dirs {
-		require.NoError(t, os.MkdirAll(filepath.Join(w.rootfs, d), 0o755))
-	}
-	for name, target := range links {
-		require.NoError(t, os.Symlink(target, filepath.Join(w.rootfs, name)))
-	}
-	if layout == "debian" {
-		require.NoError(t, os.WriteFile(filepath.Join(w.rootfs, "etc/debian_version"), []byte("12.11\n"), 0o644))
-	}
-	copyFile(t, busybox, filepath.Join(w.rootfs, "bin/busybox"))
-	for _, name := range []string{"sh", "stat", "ls", "cat", "head", "mknod", "readlink", "sleep", "id", "rm", "true"} {
-		require.NoError(t, os.Symlink("busybox", filepath.Join(w.rootfs, "bin", name)))
-	}
-	copyFile(t, bin, filepath.Join(w.rootfs, "bin/probe"))
-	copyFile(t, "/lib64/ld-linux-x86-64.so.2", filepath.Join(w.rootfs, "lib64/ld-linux-x86-64.so.2"))
-	for _, lib := range []string{"libc.so.6", "libm.so.6"} {
-		copyFile(t, "/lib/x86_64-linux-gnu/"+lib, filepath.Join(w.rootfs, libDir, lib))
-	}
-	ldconfig := need.Program(t, "/sbin/ldconfig")
-	copyFile(t, ldconfig, filepath.Join(w.rootfs, "sbin/ldconfig"))
-	require.NoError(t, os.WriteFile(filepath.Join(w.rootfs, "etc/ld.so.conf"), []byte("/"+libDir+"\n"), 0o644))
-	w.ldconfig()
-}
-
-// ldconfig lets the machine's own ldconfig make the cache of the image.
-func (w *world) ldconfig() {
-	w.t.Helper()
-	out, err := exec.Command("/sbin/ldconfig", "-r", w.rootfs).CombinedOutput()
-	require.NoError(w.t, err, "%s", out)
 }
 
 func copyFile(t *testing.T, from, to string) {
@@ -335,7 +248,6 @@ func TestContainerSeesItsGPU(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s/%s/readonly=%v,nocache=%v", r.name, tt.layout, tt.readonly, tt.noCache), func(t *testing.T) {
 				w := newWorld(t, r, "t4", tt.layout)
-				require.NoError(t, os.Symlink("busybox", filepath.Join(w.rootfs, "bin/sed")))
 				if tt.noCache {
 					require.NoError(t, os.Remove(filepath.Join(w.rootfs, "etc/ld.so.cache")))
 				}
@@ -434,7 +346,6 @@ func TestContainerAfterDriverUpgrade(t *testing.T) {
 	for _, r := range lowLevels(t) {
 		t.Run(r.name, func(t *testing.T) {
 			w := newWorld(t, r, "t4", "debian")
-			require.NoError(t, os.Symlink("busybox", filepath.Join(w.rootfs, "bin/grep")))
 			env := []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all"}
 			first := w.run(list, env, nil)
 			require.Contains(t, first, "libcuda.so.550.54.15\n")
@@ -545,7 +456,6 @@ func TestContainerInUserNamespace(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			r.wrapper = []string{need.Program(t, "unshare"), "--mount", "sh", "-c", hostDevices}
 			w := newWorld(t, r, "t4", "debian")
-			require.NoError(t, os.Symlink("busybox", filepath.Join(w.rootfs, "bin/sed")))
 			// The way to the root filesystem, and the files in it, are open to
 			// the mapped user, as an engine sees to.
 			for dir := w.machine; dir != "/"; dir = filepath.Dir(dir) {

@@ -18,7 +18,7 @@ import (
 )
 
 // hostile is a message with a value that an image chose.
-var hostile = errors.New("device \"x\nlevel=info msg=forged\x1b[2J\": unknown")
+var errHostile = errors.New("device \"x\nlevel=info msg=forged\x1b[2J\": unknown")
 
 func TestReport(t *testing.T) {
 	dir := t.TempDir()
@@ -26,7 +26,7 @@ func TestReport(t *testing.T) {
 
 	t.Run("json", func(t *testing.T) {
 		require.NoError(t, os.WriteFile("json.log", []byte("before\n"), 0o600))
-		report(invocation{log: "json.log", logFormat: "json"}, hostile)
+		report(invocation{log: "json.log", logFormat: "json"}, errHostile)
 		data, err := os.ReadFile("json.log")
 		require.NoError(t, err)
 		require.Regexp(t, `^before\n\{[^\n]*\}\n$`, string(data))
@@ -35,12 +35,12 @@ func TestReport(t *testing.T) {
 		_, err = time.Parse(time.RFC3339, entry["time"])
 		require.NoError(t, err)
 		delete(entry, "time")
-		assert.Equal(t, map[string]string{"level": "error", "msg": hostile.Error()}, entry)
+		assert.Equal(t, map[string]string{"level": "error", "msg": errHostile.Error()}, entry)
 	})
 	for _, inv := range []invocation{{log: "text.log"}, {log: "text.log", logFormat: "text"}, {log: "file:text.log", logFormat: "unheard of"}} {
 		t.Run("text "+inv.log+inv.logFormat, func(t *testing.T) {
 			require.NoError(t, os.RemoveAll("text.log"))
-			report(inv, hostile)
+			report(inv, errHostile)
 			data, err := os.ReadFile("text.log")
 			require.NoError(t, err)
 			assert.Regexp(t, `^time="[^"]*" level=error msg="device \\"x\\nlevel=info msg=forged\\x1b\[2J\\": unknown"\n$`, string(data))
@@ -52,7 +52,7 @@ func TestReport(t *testing.T) {
 		require.NoError(t, unix.Mkfifo("fifo", 0o600))
 		require.NoError(t, os.Symlink("loop", "loop"))
 		for _, log := range []string{"", "journald:x", "syslog:x", "file:", "directory", "fifo", "loop", "none/x.log", "/dev/full", "a\x00b"} {
-			report(invocation{log: log}, hostile) // must return
+			report(invocation{log: log}, errHostile) // must return
 		}
 		after, err := filepath.Glob("*")
 		require.NoError(t, err)
@@ -83,7 +83,7 @@ func TestOpenLog(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			log := openLog(tt.path, tt.level, tt.debug)
 			assert.Equal(t, tt.want, log.GetLevel())
-			log.Error(hostile)
+			log.Error(errHostile)
 			if !tt.lines {
 				return
 			}

@@ -25,7 +25,20 @@ import (
 var update = flag.Bool("update", false, "write what the program does into the scripts as what is wanted")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){program: main})
+	testscript.Main(tidy{m}, map[string]func(){program: main})
+}
+
+// tidy runs tests and removes what was built for all of them.
+type tidy struct{ m *testing.M }
+
+func (t tidy) Run() int {
+	code := t.m.Run()
+	if builtNow {
+		if path, err := built(); err == nil {
+			_ = os.RemoveAll(filepath.Dir(path))
+		}
+	}
+	return code
 }
 
 // TestScripts runs testdata/script/*.txtar. Beside the usual commands they

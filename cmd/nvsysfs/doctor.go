@@ -156,7 +156,7 @@ func examine(environ []string) (patient, error) {
 func askVersion(program string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, program, "--version").Output()
+	out, err := exec.CommandContext(ctx, program, "--version").Output() //nolint:forbidigo // this is the low-level runtime
 	if err != nil {
 		return ""
 	}

@@ -44,13 +44,19 @@ var engineFiles = []struct {
 	ending        string
 }{
 	{"docker", "dockerd", []string{"/etc/docker/daemon.json"}, nil, ""},
-	{"containerd", "containerd",
+	{
+		"containerd", "containerd",
 		[]string{"/etc/containerd/config.toml", "/var/lib/rancher/k3s/agent/etc/containerd/config.toml", "/var/lib/rancher/rke2/agent/etc/containerd/config.toml"},
-		[]string{"/etc/containerd/conf.d"}, ".toml"},
+		[]string{"/etc/containerd/conf.d"},
+		".toml",
+	},
 	{"crio", "crio", []string{"/etc/crio/crio.conf"}, []string{"/etc/crio/crio.conf.d"}, ""},
-	{"podman", "podman",
+	{
+		"podman", "podman",
 		[]string{"/usr/share/containers/containers.conf", "/etc/containers/containers.conf"},
-		[]string{"/usr/share/containers/containers.conf.d", "/etc/containers/containers.conf.d"}, ".conf"},
+		[]string{"/usr/share/containers/containers.conf.d", "/etc/containers/containers.conf.d"},
+		".conf",
+	},
 }
 
 // programDirs are where programs of engines and low-level runtimes are.

@@ -120,7 +120,7 @@ func explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string
 	if err != nil {
 		return explanation{}, err
 	}
-	defer doc.Close()
+	defer func() { _ = doc.Close() }()
 	facts, err := doc.Facts()
 	if err != nil {
 		return explanation{}, err
@@ -159,7 +159,7 @@ func explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string
 	d := machine.Inventory.Driver
 	e.Driver = &listedDriver{d.Version, d.Open, d.Arch}
 	e.LibDir = image.Layout.LibDir
-	e.explainDevices(cfg, machine)
+	e.explainDevices(machine)
 	e.explainFiles(request, machine, changes)
 	e.Masked, e.Groups = changes.Edits.MaskedPaths, changes.Edits.AdditionalGIDs
 	e.Fence = whatFence(cfg, facts, changes.Edits, report)
@@ -202,7 +202,7 @@ func whyNothing(cfg plan.Config, request spec.Request, facts spec.Facts) string 
 	return "its environment has no " + strings.Join(names, " and no ")
 }
 
-func (e *explanation) explainDevices(cfg plan.Config, m plan.Machine) {
+func (e *explanation) explainDevices(m plan.Machine) {
 	why := map[string]string{
 		"/dev/nvidiactl":        "every program that uses the driver",
 		"/dev/nvidia-uvm":       "driver capability compute or video",

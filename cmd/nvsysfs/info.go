@@ -109,8 +109,14 @@ func majors(m sysfs.Majors) []string {
 		name  string
 		major int
 	}{
-		{"nvidia", m.Nvidia}, {"nvidiactl", m.Ctl}, {"nvidia-modeset", m.Modeset}, {"nvidia-uvm", m.UVM}, {"nvidia-caps", m.Caps},
-		{"nvidia-caps-imex-channels", m.IMEXChannels}, {"nvidia-nvlink", m.NVLink}, {"nvidia-nvswitch", m.NVSwitch},
+		{"nvidia", m.Nvidia},
+		{"nvidiactl", m.Ctl},
+		{"nvidia-modeset", m.Modeset},
+		{"nvidia-uvm", m.UVM},
+		{"nvidia-caps", m.Caps},
+		{"nvidia-caps-imex-channels", m.IMEXChannels},
+		{"nvidia-nvlink", m.NVLink},
+		{"nvidia-nvswitch", m.NVSwitch},
 	} {
 		if row.major >= 0 {
 			list = append(list, fmt.Sprintf("%s %d", row.name, row.major))

@@ -269,7 +269,8 @@ func (v Value) Fields(names []string, into ...*Value) error {
 	for i := range into {
 		*into[i] = Value{}
 	}
-	// No range over Members here: a closure would move what into points to onto the heap.
+	// No range over Members here: a closure would move what into points to onto the heap. So would a name in
+	// an error, but for its being cloned.
 	for at := v.first(Object); at >= 0; {
 		var m Member
 		m, at = v.member(at)
@@ -278,10 +279,10 @@ func (v Value) Fields(names []string, into ...*Value) error {
 			continue
 		}
 		if !exact {
-			return m.Key.Errorf("the key %s is a second spelling of %q: runtimes differ in what they make of it", shortened(m.Key), names[i])
+			return m.Key.Errorf("the key %s is a second spelling of %q: runtimes differ in what they make of it", shortened(m.Key), strings.Clone(names[i]))
 		}
 		if into[i].Kind() != Absent {
-			return m.Key.Errorf("the key %q is here a second time: runtimes differ in which one counts", names[i])
+			return m.Key.Errorf("the key %q is here a second time: runtimes differ in which one counts", strings.Clone(names[i]))
 		}
 		*into[i] = m.Value
 	}

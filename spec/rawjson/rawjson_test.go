@@ -118,10 +118,12 @@ func TestValue(t *testing.T) {
 	v, err := Parse([]byte(` { "a\u0062" : [ 1.0 , -2e5,"x\n" , [ ] , { } , null,true ] , "" :false, "dup":1,"dup" : { "y" : "\"]}" } } `))
 	require.NoError(t, err)
 	want := map[string]any{"object": []any{
-		"ab", []any{"1.0", "-2e5", "x\n", []any{}, map[string]any{"object": []any(nil)}, "null", "true"},
+		"ab",
+		[]any{"1.0", "-2e5", "x\n", []any{}, map[string]any{"object": []any(nil)}, "null", "true"},
 		"", "false",
 		"dup", "1",
-		"dup", map[string]any{"object": []any{"y", `"]}`}},
+		"dup",
+		map[string]any{"object": []any{"y", `"]}`}},
 	}}
 	assert.Equal(t, want, seen(v))
 	for range v.Members() {

@@ -156,7 +156,7 @@ func (f *FS) blame(err error) {
 // a look-up can be, whatever the signal's flags say.
 func uninterrupted(call func() error) error {
 	for {
-		if err := call(); err != unix.EINTR {
+		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
@@ -199,8 +199,6 @@ func (f *FS) open(name string, flags int, sameMount bool) (_ int, err error) {
 		case nil:
 			return fd, nil
 		case unix.EAGAIN, unix.EINTR:
-		case unix.ELOOP: // The kernel counts links anew, but adds up, when it has to start over; the walk counts right.
-			return f.walk(rel, flags&unix.O_DIRECTORY != 0, sameMount)
 		case unix.ENOSYS, unix.EPERM: // EPERM is what old seccomp profiles answer to calls they do not know.
 			f.walkOnly = true
 		default:

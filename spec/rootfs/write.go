@@ -100,7 +100,7 @@ func (f *FS) WriteFile(name string, data []byte, perm fs.FileMode, o Owner) (err
 		return err
 	case st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFLNK:
 		return occupied(d, dir, last)
-	case st.Mode == unix.S_IFREG|uint32(perm.Perm()) && (Owner{UID: int(st.Uid), GID: int(st.Gid)}) == o && f.has(d, last, data):
+	case st.Mode == unix.S_IFREG|uint32(perm.Perm()) && st.Size == int64(len(data)) && (Owner{UID: int(st.Uid), GID: int(st.Gid)}) == o && f.has(d, last, data):
 		return nil
 	}
 

@@ -4,7 +4,6 @@
 package rootfs
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -364,7 +363,7 @@ func TestOwner(t *testing.T) {
 		info, err := os.Lstat(filepath.Join(root, name))
 		require.NoError(t, err)
 		st := info.Sys().(*syscall.Stat_t)
-		assert.Equal(t, o, Owner{UID: int(st.Uid), GID: int(st.Gid)}, name)
+		assert.Equal(t, Owner{UID: int(st.Uid), GID: int(st.Gid)}, o, name)
 	}
 	info, err := os.Lstat(filepath.Join(root, "d"))
 	require.NoError(t, err)
@@ -459,7 +458,7 @@ func TestOccupiedError(t *testing.T) {
 	} {
 		assert.EqualError(t, error(&OccupiedError{Name: "/d/l", Mode: tt.mode}), tt.want)
 	}
-	assert.False(t, errors.Is(&OccupiedError{}, fs.ErrExist))
+	assert.NotErrorIs(t, &OccupiedError{}, fs.ErrExist)
 }
 
 // BenchmarkSymlinks opens a root filesystem and asks for 60 links in one directory. Each costs one system

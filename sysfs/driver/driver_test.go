@@ -443,9 +443,11 @@ func TestFindLibraries(t *testing.T) {
 		},
 		{
 			name: "links that lead out of the root end in it",
-			tree: files{"usr/lib64/libcuda.so.550.54.14": "-> ../../../../../../../../outside/libcuda.so.550.54.14",
+			tree: files{
+				"usr/lib64/libcuda.so.550.54.14":      "-> ../../../../../../../../outside/libcuda.so.550.54.14",
 				"usr/lib64/libnvidia-ml.so.550.54.14": "-> /outside/libnvidia-ml.so.550.54.14",
-				"outside/libcuda.so.550.54.14":        "lib x86_64 libcuda.so.1"},
+				"outside/libcuda.so.550.54.14":        "lib x86_64 libcuda.so.1",
+			},
 			want: []string{"library64 libcuda.so.550.54.14 < /outside/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14"},
 		},
 		{
@@ -804,7 +806,8 @@ func TestFindOthers(t *testing.T) {
 		{
 			name: "programs beside the libraries",
 			tree: libraries("var/lib/nvidia/lib64", "x86_64", "550.54.14", "libnvidia-ml.so.1").with(files{
-				"usr/lib64/libcuda.so.550.54.14": "-> nowhere", "usr/lib64/libcuda.so.1": "-> nowhere", "var/lib/nvidia/bin/nvidia-cuda-mps-server": "exe"}),
+				"usr/lib64/libcuda.so.550.54.14": "-> nowhere", "usr/lib64/libcuda.so.1": "-> nowhere", "var/lib/nvidia/bin/nvidia-cuda-mps-server": "exe",
+			}),
 			o:    Options{Classes: Compute},
 			want: []string{"binary /usr/bin/nvidia-cuda-mps-server < /var/lib/nvidia/bin/nvidia-cuda-mps-server"},
 		},
@@ -891,8 +894,10 @@ func TestFindOthers(t *testing.T) {
 		},
 		{
 			name: "configuration: not files",
-			tree: files{"etc/vulkan/icd.d/nvidia_icd.json": "fifo", "usr/share/egl/egl_external_platform.d/15_nvidia_gbm.json": "dir",
-				"usr/share/nvidia": "fifo", "etc/OpenCL/vendors": "-> vendors"},
+			tree: files{
+				"etc/vulkan/icd.d/nvidia_icd.json": "fifo", "usr/share/egl/egl_external_platform.d/15_nvidia_gbm.json": "dir",
+				"usr/share/nvidia": "fifo", "etc/OpenCL/vendors": "-> vendors",
+			},
 			o: Options{Classes: Graphics},
 		},
 		{

@@ -65,7 +65,7 @@ func (d descriptor) ReadAt(p []byte, off int64) (int, error) {
 	for done < len(p) {
 		n, err := syscall.Pread(int(d), p[done:], off+int64(done))
 		switch {
-		case err == syscall.EINTR:
+		case errors.Is(err, syscall.EINTR):
 		case err != nil:
 			return done, err
 		case n == 0:

@@ -185,7 +185,7 @@ func (t *tree) stat(n node) (node, bool) {
 // uninterrupted repeats a call until no signal interrupts it, which can happen on FUSE and network file systems.
 func uninterrupted(call func() error) error {
 	for {
-		if err := call(); err != syscall.EINTR {
+		if err := call(); !errors.Is(err, syscall.EINTR) {
 			return err
 		}
 	}

@@ -22,8 +22,11 @@ func heading(g *ground, o options, out io.Writer) error {
 	if err := unix.Uname(&name); err != nil {
 		return err
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(g.dir, &st); err != nil {
+	var disk, run unix.Statfs_t
+	if err := unix.Statfs(g.dir, &disk); err != nil {
+		return err
+	}
+	if err := unix.Statfs(g.run, &run); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, `# Benchmarks
@@ -33,12 +36,12 @@ the ratios within a round. Low-level runtime of the single commands is a stub th
 
 - machine: %s, %d processors, Linux %s
 - programs: %s; %s; %s
-- bundles and root filesystems on %s; load average at the start: %s
+- machines and root filesystems on %s, bundles on %s; load average at the start: %s
 - %d rounds of single commands, %d of whole lives
 `,
 		time.Now().UTC().Format("2 January 2006"), cpuModel(), runtime.NumCPU(), unix.ByteSliceToString(name.Release[:]),
 		runtime.Version(), versionOf("runc"), versionOf("crun"),
-		fileSystem(st.Type), loadAverage(), o.rounds, o.lives)
+		fileSystem(disk.Type), fileSystem(run.Type), loadAverage(), o.rounds, o.lives)
 	return nil
 }
 
@@ -90,20 +93,24 @@ func gpuEnv(devices string) []string {
 
 // create is a create on a machine, with the links and caches of an earlier
 // one in place.
-func (g *ground) create(name, program, machine string, size int, env ...string) (subject, error) {
+func (g *ground) create(name, program, machine string, size int, env ...string) (subject, bundle, error) {
+	return g.createBelow(g.run, name, program, machine, size, env...)
+}
+
+func (g *ground) createBelow(dir, name, program, machine string, size int, env ...string) (subject, bundle, error) {
 	text, err := config(size, env...)
 	if err != nil {
-		return subject{}, err
+		return subject{}, bundle{}, err
 	}
-	b, err := g.bundle("bundle-"+strings.Map(letter, name), text)
+	b, err := g.bundle(dir, "bundle-"+strings.Map(letter, name), text)
 	if err != nil {
-		return subject{}, err
+		return subject{}, bundle{}, err
 	}
 	return subject{
 		name: name, prepare: b.reset,
 		argv: []string{program, "--root", "/run/bench", "create", "--bundle", b.dir, "id"},
 		env:  g.environment(machine, g.stub),
-	}, nil
+	}, b, nil
 }
 
 func letter(r rune) rune {
@@ -111,24 +118,6 @@ func letter(r rune) rune {
 		return r
 	}
 	return '-'
-}
-
-// afresh makes a create the first one in its root filesystem.
-func (g *ground) afresh(s subject) subject {
-	reset, rootfs := s.prepare, filepath.Join(s.argv[5], "rootfs")
-	s.prepare = func() error {
-		if err := os.RemoveAll(rootfs); err != nil {
-			return err
-		}
-		if err := os.Mkdir(rootfs, 0o755); err != nil {
-			return err
-		}
-		if err := makeImage(rootfs, nil); err != nil {
-			return err
-		}
-		return reset()
-	}
-	return s
 }
 
 // commands measures single commands.
@@ -140,26 +129,36 @@ func commands(g *ground, o options, out io.Writer) error {
 		{name: "`state`", argv: []string{g.shim, "--root", "/run/bench", "state", "id"}, env: env},
 	}
 	for _, c := range []struct {
-		name, program, machine string
-		size                   int
-		env                    []string
-		fresh                  bool
+		name    string
+		machine string
+		size    int
+		env     []string
+		dir     string
+		fresh   bool
+		one     bool // driver-directory
 	}{
-		{"`create`, nothing asked", g.shim, g.t4, 0, nil, false},
-		{"`create`, one GPU", g.shim, g.t4, 0, gpuEnv("0"), false},
-		{"`create`, one GPU, first time in its root filesystem", g.shim, g.t4, 0, gpuEnv("0"), true},
-		{"`create`, largest machine, one GPU", g.shim, g.large, 0, gpuEnv("0"), false},
-		{"`create`, largest machine, all 8 GPUs", g.shim, g.large, 0, gpuEnv("all"), false},
-		{"`create`, largest machine, config.json of 34 KB", g.shim, g.large, 34 << 10, gpuEnv("all"), false},
-		{"`create`, largest machine, config.json of 1 MB", g.shim, g.large, 1 << 20, gpuEnv("all"), false},
-		{"`create`, nothing asked, config.json of 1 MB", g.shim, g.t4, 1 << 20, nil, false},
+		{"`create`, nothing asked", g.t4, 0, nil, g.run, false, false},
+		{"`create`, one GPU", g.t4, 0, gpuEnv("0"), g.run, false, false},
+		{"`create`, one GPU, bundle on disk", g.t4, 0, gpuEnv("0"), g.dir, false, false},
+		{"`create`, one GPU, first time in its root filesystem", g.t4, 0, gpuEnv("0"), g.run, true, false},
+		{"`create`, one GPU, driver-directory", g.t4, 0, gpuEnv("0"), g.run, false, true},
+		{"`create`, largest machine, one GPU", g.large, 0, gpuEnv("0"), g.run, false, false},
+		{"`create`, largest machine, all 8 GPUs", g.large, 0, gpuEnv("all"), g.run, false, false},
+		{"`create`, largest machine, all, config.json of 34 KB", g.large, 34 << 10, gpuEnv("all"), g.run, false, false},
+		{"`create`, largest machine, all, config.json of 1 MB", g.large, 1 << 20, gpuEnv("all"), g.run, false, false},
+		{"`create`, nothing asked, config.json of 1 MB", g.t4, 1 << 20, nil, g.run, false, false},
 	} {
-		s, err := g.create(c.name, c.program, c.machine, c.size, c.env...)
+		s, b, err := g.createBelow(c.dir, c.name, g.shim, c.machine, c.size, c.env...)
 		if err != nil {
 			return err
 		}
 		if c.fresh {
-			s = g.afresh(s)
+			s.prepare = b.afresh
+		}
+		if c.one {
+			if s.env, err = g.oneMount(c.machine, g.stub); err != nil {
+				return err
+			}
 		}
 		subjects = append(subjects, s)
 	}
@@ -213,13 +212,13 @@ func (g *ground) nvidia(program string) ([]subject, error) {
 			return nil, err
 		}
 	}
-	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+	env := append([]string{"PATH=" + bin + ":" + os.Getenv("PATH")}, os.Environ()...)
 	subjects := []subject{{name: "NVIDIA's: `state`", argv: []string{program, "--root", "/run/bench", "state", "id"}, env: env}}
 	for _, c := range []struct {
 		name string
 		env  []string
 	}{{"NVIDIA's: `create`, nothing asked", nil}, {"NVIDIA's: `create`, one GPU", gpuEnv("0")}} {
-		s, err := g.create(c.name, program, g.t4, 0, c.env...)
+		s, _, err := g.create(c.name, program, g.t4, 0, c.env...)
 		if err != nil {
 			return nil, err
 		}

@@ -18,7 +18,7 @@ import (
 func concurrency(g *ground, o options, out io.Writer) error {
 	subjects := make([]subject, o.many)
 	for i := range subjects {
-		s, err := g.create(fmt.Sprintf("crowd %d", i), g.shim, g.t4, 0, gpuEnv("0")...)
+		s, _, err := g.create(fmt.Sprintf("crowd %d", i), g.shim, g.t4, 0, gpuEnv("0")...)
 		if err != nil {
 			return err
 		}

@@ -4,12 +4,15 @@
 package main
 
 import (
+	"bytes"
 	"debug/elf"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/elfstub"
@@ -20,7 +23,8 @@ const shimName = "nvidia-container-runtime.experimental"
 
 // ground is what the measurements share: programs, and machines of fixtures.
 type ground struct {
-	dir   string
+	dir   string // for machines and root filesystems
+	run   string // for bundles: on a tmpfs, as engines have them, if there is one
 	shim  string
 	floor string
 	stub  string // ends at once with 0
@@ -33,8 +37,19 @@ func prepare(o options) (_ *ground, err error) {
 	if err != nil {
 		return nil, err
 	}
+	run := dir
+	for _, tmpfs := range []string{"/run", "/dev/shm"} {
+		var st unix.Statfs_t
+		if unix.Statfs(tmpfs, &st) != nil || st.Type != unix.TMPFS_MAGIC {
+			continue
+		}
+		if made, err := os.MkdirTemp(tmpfs, "nvcr-bench-"); err == nil {
+			run = made
+			break
+		}
+	}
 	g := &ground{
-		dir: dir, shim: filepath.Join(dir, shimName), floor: filepath.Join(dir, "floor"), stub: filepath.Join(dir, "stub"),
+		dir: dir, run: run, shim: filepath.Join(dir, shimName), floor: filepath.Join(dir, "floor"), stub: filepath.Join(dir, "stub"),
 		t4: filepath.Join(dir, "t4"), large: filepath.Join(dir, "large"),
 	}
 	defer func() {
@@ -66,7 +81,10 @@ func prepare(o options) (_ *ground, err error) {
 	return g, nil
 }
 
-func (g *ground) close() { _ = os.RemoveAll(g.dir) }
+func (g *ground) close() {
+	_ = os.RemoveAll(g.dir)
+	_ = os.RemoveAll(g.run)
+}
 
 // build builds a program as the Makefile does.
 func build(path, pkg string) error {
@@ -76,6 +94,21 @@ func build(path, pkg string) error {
 		return fmt.Errorf("building %s: %w: %s", pkg, err, out)
 	}
 	return nil
+}
+
+// oneMount is the environment of a machine on which the driver's libraries
+// come by one mount.
+func (g *ground) oneMount(machine, lowLevel string) ([]string, error) {
+	home := filepath.Join(g.dir, "onemount")
+	dir := filepath.Join(home, "nvidia-container-runtime")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	text := "[nvidia-container-runtime.experimental]\ndriver-directory = \"auto\"\n"
+	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text), 0o644); err != nil {
+		return nil, err
+	}
+	return append([]string{"XDG_CONFIG_HOME=" + home}, g.environment(machine, lowLevel)...), nil // the first of a name counts
 }
 
 func hostMachine() elf.Machine {
@@ -138,22 +171,48 @@ func makeImage(dir string, program []byte) error {
 // bundle is a bundle with a root filesystem of its own.
 type bundle struct {
 	dir    string
+	rootfs string
 	config []byte // config.json as the engine wrote it
 }
 
-func (g *ground) bundle(name string, config []byte) (bundle, error) {
-	b := bundle{dir: filepath.Join(g.dir, name), config: config}
-	if err := os.MkdirAll(filepath.Join(b.dir, "rootfs"), 0o755); err != nil {
-		return bundle{}, err
+// bundle makes a bundle below a directory. The config names the root filesystem
+// "rootfs".
+func (g *ground) bundle(below, name string, config []byte) (bundle, error) {
+	b := bundle{dir: filepath.Join(below, name), rootfs: filepath.Join(g.dir, name, "rootfs")}
+	b.config = withRoot(config, b.rootfs)
+	for _, dir := range []string{b.dir, b.rootfs} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return bundle{}, err
+		}
 	}
-	if err := makeImage(filepath.Join(b.dir, "rootfs"), nil); err != nil {
+	if err := makeImage(b.rootfs, nil); err != nil {
 		return bundle{}, err
 	}
 	return b, b.reset()
+}
+
+// withRoot puts a path in the place of that of an ordinary config's root
+// filesystem.
+func withRoot(config []byte, rootfs string) []byte {
+	return bytes.Replace(config, []byte(`"path":"rootfs"`), fmt.Appendf(nil, `"path":%q`, rootfs), 1)
 }
 
 // reset undoes what a create did to config.json, but not what it did to the
 // root filesystem.
 func (b bundle) reset() error {
 	return os.WriteFile(filepath.Join(b.dir, "config.json"), b.config, 0o644)
+}
+
+// afresh undoes that, too.
+func (b bundle) afresh() error {
+	if err := os.RemoveAll(b.rootfs); err != nil {
+		return err
+	}
+	if err := os.Mkdir(b.rootfs, 0o755); err != nil {
+		return err
+	}
+	if err := makeImage(b.rootfs, nil); err != nil {
+		return err
+	}
+	return b.reset()
 }

@@ -78,6 +78,7 @@ func growth(g *ground, o options, out io.Writer) error {
 		fmt.Fprintln(out)
 		for _, s := range subjects[1:] {
 			_ = os.RemoveAll(filepath.Join(g.dir, s.name))
+			_ = os.RemoveAll(filepath.Join(g.run, s.name))
 		}
 	}
 	return nil
@@ -152,7 +153,7 @@ func (g *ground) sized(name string, s size) (subject, error) {
 	if err != nil {
 		return subject{}, err
 	}
-	b, err := g.bundle(name+"/bundle", text)
+	b, err := g.bundle(g.run, name, text)
 	if err != nil {
 		return subject{}, err
 	}

@@ -21,7 +21,8 @@ import (
 // life is what lifeAlone measures: whole lives of containers, in each of some
 // ways.
 type life struct {
-	Dir    string // for file systems
+	Dir    string // for root filesystems
+	Run    string // for bundles
 	Rounds int
 	Crun   bool
 	Ways   []way
@@ -58,10 +59,15 @@ func lives(g *ground, o options, out io.Writer) error {
 			fmt.Fprintf(out, "| no %s on this machine | | | | | |\n", name)
 			continue
 		}
+		one, err := g.oneMount(g.t4, path)
+		if err != nil {
+			return err
+		}
 		ways := []way{
 			{name + ", plain", path, os.Environ(), plain},
 			{name + ", through the shim, nothing asked", g.shim, g.environment(g.t4, path), plain},
 			{name + ", through the shim, one GPU", g.shim, g.environment(g.t4, path), asking},
+			{name + ", through the shim, one GPU, driver-directory", g.shim, one, asking},
 		}
 		if o.nvidia != "" {
 			bin := filepath.Join(g.dir, "bin-"+name)
@@ -73,10 +79,10 @@ func lives(g *ground, o options, out io.Writer) error {
 					return err
 				}
 			}
-			env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+			env := append([]string{"PATH=" + bin + ":" + os.Getenv("PATH")}, os.Environ()...)
 			ways = append(ways, way{name + ", through NVIDIA's runtime, one GPU", o.nvidia, env, asking})
 		}
-		results, err := liveApart(life{Dir: g.dir, Rounds: o.lives, Crun: name == "crun", Ways: ways})
+		results, err := liveApart(life{Dir: g.dir, Run: g.run, Rounds: o.lives, Crun: name == "crun", Ways: ways})
 		if err != nil {
 			return err
 		}
@@ -165,21 +171,26 @@ func (l life) once(w way, lower, id string, r *lived) (_ time.Duration, err erro
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	bundle, err := os.MkdirTemp(l.Run, "life-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(bundle)) }()
 	for _, d := range []string{"upper", "work", "rootfs"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			return 0, err
 		}
 	}
-	rootfs, file, pidFile := filepath.Join(dir, "rootfs"), filepath.Join(dir, "config.json"), filepath.Join(dir, "pid")
+	rootfs, file, pidFile := filepath.Join(dir, "rootfs"), filepath.Join(bundle, "config.json"), filepath.Join(bundle, "pid")
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, dir, dir)
 	if err := unix.Mount("overlay", rootfs, "overlay", 0, options); err != nil {
 		return 0, fmt.Errorf("mounting an overlay: %w", err)
 	}
 	defer func() { err = errors.Join(err, unix.Unmount(rootfs, unix.MNT_DETACH)) }()
-	if err := os.WriteFile(file, w.Config, 0o644); err != nil {
+	if err := os.WriteFile(file, withRoot(w.Config, rootfs), 0o644); err != nil {
 		return 0, err
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	log, err := os.Create(filepath.Join(bundle, "log"))
 	if err != nil {
 		return 0, err
 	}
@@ -190,8 +201,8 @@ func (l life) once(w way, lower, id string, r *lived) (_ time.Duration, err erro
 	}
 	defer null.Close()
 	run := func(args ...string) error {
-		argv := append([]string{w.Program, "--root", filepath.Join(l.Dir, "state")}, args...)
-		p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{Env: w.Env, Dir: dir, Files: []*os.File{null, log, log}})
+		argv := append([]string{w.Program, "--root", filepath.Join(l.Run, "state")}, args...)
+		p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{Env: w.Env, Dir: bundle, Files: []*os.File{null, log, log}})
 		if err != nil {
 			return err
 		}
@@ -204,7 +215,7 @@ func (l life) once(w way, lower, id string, r *lived) (_ time.Duration, err erro
 	}
 
 	start := time.Now()
-	if err := run("create", "--bundle", dir, "--pid-file", pidFile, id); err != nil {
+	if err := run("create", "--bundle", bundle, "--pid-file", pidFile, id); err != nil {
 		return 0, err
 	}
 	pid, err := readPid(pidFile)

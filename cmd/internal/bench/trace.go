@@ -86,7 +86,7 @@ func follow(pid int) (account, error) {
 	if err := unix.PtraceSyscall(pid, 0); err != nil {
 		return a, err
 	}
-	var number = map[int]uint64{} // of the call that a thread is in
+	number := map[int]uint64{} // of the call that a thread is in
 	counting := true
 	for {
 		id, err := unix.Wait4(-1, &status, unix.WALL, nil)

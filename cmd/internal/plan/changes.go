@@ -257,6 +257,9 @@ func (c *Changes) cache(m Machine, img *Image) {
 		return found
 	})
 	merged.Merge(entries)
+	if slices.Equal(merged.Entries, img.Cache.Entries) {
+		return // an earlier start of this container has done it
+	}
 	data, err := merged.Encode()
 	if err != nil {
 		c.note("the image's loader cache is left as it is: %v", err)

@@ -68,11 +68,10 @@ func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) *Image {
 	if err == nil {
 		img.Cache, err = ldcache.Parse(data)
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		img.cache = data
 		libc, libc32 = libcPath(img.Cache, flags), libcPath(img.Cache, flags32)
-	default:
+	} else {
 		img.note("the image's loader cache is not used: %v", err)
 	}
 	img.Layout = img.FS.Layout(m.Elf, libc, libc32)
@@ -214,7 +213,7 @@ func (img *Image) Write(c *Changes) {
 	}
 	for _, dir := range c.linkDirs() {
 		candidate := func(name string) bool { return ofDriver(name) && !ours[path.Join(dir, name)] }
-		removed, err := img.FS.RemoveLinks(dir, candidate, func(name, target string) bool { return img.stale(c, dir, name, target) })
+		removed, err := img.FS.RemoveLinks(dir, candidate, func(_, target string) bool { return img.stale(dir, target) })
 		switch {
 		case err != nil:
 			c.note("links of an earlier driver in %s: %v", dir, err)
@@ -257,9 +256,9 @@ func ofDriver(name string) bool {
 }
 
 // stale tells whether a link in a library directory was made for another
-// version of the driver: it is not one of ours, its name and target are
-// those of a library of the driver, and the target is gone or empty.
-func (img *Image) stale(c *Changes, dir, name, target string) bool {
+// version of the driver: its target is one of the driver's libraries, and is
+// gone or empty.
+func (img *Image) stale(dir, target string) bool {
 	if !ofDriver(path.Base(target)) {
 		return false
 	}

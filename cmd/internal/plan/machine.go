@@ -55,13 +55,23 @@ func ReadMachine(cfg Config, req spec.Request, facts spec.Facts, hostPath string
 	if m.DriverRoot, err = driverRoot(m.Root, cfg.DriverRoot); err != nil {
 		return Machine{}, err
 	}
-	if m.Inventory, err = sysfs.Read(m.Root, query.NeedsInstances() || req.MIGConfig || req.MIGMonitor); err != nil {
+	if req.MIGConfig || req.MIGMonitor {
+		m.Inventory, err = sysfs.Read(m.Root, true)
+	} else {
+		m.Inventory, err = sysfs.ReadFor(m.Root, query)
+	}
+	if err != nil {
 		return Machine{}, err
 	}
 	if m.Inventory.Driver == nil {
 		return Machine{}, noDriver(m.Root, req)
 	}
 	if m.Selection, err = m.Inventory.Select(query); err != nil {
+		if all, readErr := sysfs.Read(m.Root, query.NeedsInstances()); readErr == nil {
+			if _, complete := all.Select(query); complete != nil {
+				err = complete // it lists all that there is
+			}
+		}
 		return Machine{}, fmt.Errorf("devices asked for by %s: %w", req.Source, withUnbound(m.Root, m.Inventory, err))
 	}
 	for _, g := range m.Selection.Skipped {
@@ -89,7 +99,7 @@ func ReadMachine(cfg Config, req spec.Request, facts spec.Facts, hostPath string
 			return Machine{}, err
 		}
 	}
-	return m, m.findFiles(cfg, req, facts, classes, hostPath)
+	return m, m.findFiles(cfg, facts, classes, hostPath)
 }
 
 // driverRoot is the root of the driver's files, a directory below root.
@@ -369,7 +379,7 @@ func makeNode(n sysfs.Node) error {
 const absurdNoFile = 10_000_000
 
 // findFiles finds the driver's files for classes.
-func (m *Machine) findFiles(cfg Config, req spec.Request, facts spec.Facts, classes driver.Class, hostPath string) error {
+func (m *Machine) findFiles(cfg Config, facts spec.Facts, classes driver.Class, hostPath string) error {
 	m.Elf = elfMachine(m.Inventory.Driver.Arch)
 	release, err := m.Root.ReadFileMax("/proc/sys/kernel/osrelease", 4096)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -137,7 +137,11 @@ func TestLinkLibraries(t *testing.T) {
 			if files == nil {
 				files = []driver.File{libcuda(64), libcuda(32)}
 			}
-			m := tesla(files...)
+			// These have places of their own in the container.
+			vdpau := library("libvdpau_nvidia.so.550.54.15", "libvdpau_nvidia.so.1", 64)
+			vdpau.Subdir = "vdpau"
+			smi := driver.File{Path: "/usr/bin/nvidia-smi", Name: "nvidia-smi", Kind: driver.Binary, Dest: "/usr/bin/nvidia-smi"}
+			m := tesla(append(files, vdpau, smi)...)
 			m.DriverRoot, m.Inventory.Driver = sysfs.Root(host), &sysfs.Driver{Version: "550.54.15"}
 
 			m.LinkLibraries(Config{DriverDirectory: DirectoryOff}, spec.Facts{Mounts: tt.mounts}, img, true)
@@ -160,7 +164,9 @@ func TestLinkLibraries(t *testing.T) {
 			assert.Empty(t, m.Notes)
 			assert.Equal(t, filepath.Join(host, "usr/lib/nvidia-container-runtime"), filepath.Dir(filepath.Dir(m.Linked)))
 			assert.Equal(t, m.Linked, look.Linked, "what would be is told without making it")
-			assert.FileExists(t, filepath.Join(m.Linked, "32/libcuda.so.550.54.15"))
+			there, err := filepath.Glob(filepath.Join(m.Linked, "*", "*"))
+			require.NoError(t, err)
+			assert.Equal(t, []string{filepath.Join(m.Linked, "32/libcuda.so.550.54.15"), filepath.Join(m.Linked, "64/libcuda.so.550.54.15")}, there)
 			assert.DirExists(t, filepath.Join(image, driverPlace))
 		})
 	}

@@ -37,12 +37,10 @@ func ReadSurvey(cfg Config, hostPath string) (Survey, error) {
 	if s.Inventory.Driver == nil {
 		return s, nil
 	}
-	dir, err := driverRoot(s.Root, cfg.DriverRoot)
-	if err != nil {
-		s.NodesErr, s.FilesErr = err, err
-		return s, nil
+	if s.DriverRoot, s.FilesErr = driverRoot(s.Root, cfg.DriverRoot); s.FilesErr != nil {
+		s.DriverRoot, s.NodesErr = s.Root, s.FilesErr
+		return s, nil //nolint:nilerr // the error is part of the survey
 	}
-	s.DriverRoot = dir
 	query := sysfs.Query{All: true}
 	if len(s.Inventory.GPUs) == 0 {
 		query = sysfs.Query{None: true}
@@ -50,6 +48,6 @@ func ReadSurvey(cfg Config, hostPath string) (Survey, error) {
 	if s.Selection, s.NodesErr = s.Inventory.Select(query); s.NodesErr == nil {
 		s.NodesErr = s.findNodes(spec.Request{}, spec.Facts{}, driver.All)
 	}
-	s.FilesErr = s.findFiles(cfg, spec.Request{}, spec.Facts{}, driver.All, hostPath)
+	s.FilesErr = s.findFiles(cfg, spec.Facts{}, driver.All, hostPath)
 	return s, nil
 }

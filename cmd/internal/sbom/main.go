@@ -7,7 +7,9 @@
 // recorded in the binary, so the list is that of the file and not of a
 // source tree. The same file gives the same text.
 //
-//	sbom PROGRAM >PROGRAM.cdx.json
+//	sbom PROGRAM VERSION >PROGRAM.cdx.json
+//
+// VERSION is that of the program, which a build without a module's version does not record.
 package main
 
 import (
@@ -31,10 +33,10 @@ func main() {
 }
 
 func run(args []string, stdout io.Writer) error {
-	if len(args) != 1 {
-		return errors.New("usage: sbom PROGRAM")
+	if len(args) != 2 {
+		return errors.New("usage: sbom PROGRAM VERSION")
 	}
-	d, err := describe(args[0])
+	d, err := describe(args[0], args[1])
 	if err != nil {
 		return err
 	}
@@ -84,7 +86,7 @@ type dependency struct {
 }
 
 // describe reads a program.
-func describe(path string) (document, error) {
+func describe(path, version string) (document, error) {
 	info, err := buildinfo.ReadFile(path)
 	if err != nil {
 		return document{}, err
@@ -94,8 +96,8 @@ func describe(path string) (document, error) {
 		return document{}, err
 	}
 	program := component{
-		Type: "application", Name: filepath.Base(path), Version: info.Main.Version,
-		PURL:   purl(info.Main.Path, info.Main.Version) + "#" + strings.TrimPrefix(strings.TrimPrefix(info.Path, info.Main.Path), "/"),
+		Type: "application", Name: filepath.Base(path), Version: version,
+		PURL:   purl(info.Main.Path, version) + "#" + strings.TrimPrefix(strings.TrimPrefix(info.Path, info.Main.Path), "/"),
 		Hashes: []hash{{"SHA-256", fmt.Sprintf("%x", sha256.Sum256(data))}},
 	}
 	program.Ref = program.PURL
@@ -106,8 +108,8 @@ func describe(path string) (document, error) {
 		}
 	}
 	d := document{Format: "CycloneDX", Specification: "1.6", Version: 1, Metadata: metadata{program}}
-	version := strings.TrimPrefix(info.GoVersion, "go")
-	d.Components = []component{{Type: "library", Name: "std", Version: version, PURL: "pkg:golang/std@" + version, Ref: "pkg:golang/std@" + version}}
+	std := strings.TrimPrefix(info.GoVersion, "go")
+	d.Components = []component{{Type: "library", Name: "std", Version: std, PURL: purl("std", std), Ref: purl("std", std)}}
 	for _, m := range info.Deps {
 		if m.Replace != nil {
 			m = m.Replace

@@ -36,8 +36,8 @@ func TestDescribe(t *testing.T) {
 	require.NotEmpty(t, want)
 
 	var text, again bytes.Buffer
-	require.NoError(t, run([]string{path}, &text))
-	require.NoError(t, run([]string{path}, &again))
+	require.NoError(t, run([]string{path, "0.1.0"}, &text))
+	require.NoError(t, run([]string{path, "0.1.0"}, &again))
 	assert.Equal(t, text.String(), again.String())
 	var d document
 	require.NoError(t, json.Unmarshal(text.Bytes(), &d))
@@ -52,13 +52,14 @@ func TestDescribe(t *testing.T) {
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	assert.Equal(t, []hash{{"SHA-256", fmt.Sprintf("%x", sha256.Sum256(data))}}, d.Metadata.Component.Hashes)
+	assert.Equal(t, "pkg:golang/github.com/nvsysfs/nvidia-container-runtime@0.1.0#cmd/nvidia-container-runtime.experimental", d.Metadata.Component.PURL)
 	assert.Len(t, d.Dependencies[0].On, len(d.Components))
 }
 
 func TestErrors(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "text")
 	require.NoError(t, os.WriteFile(name, []byte("no program"), 0o600))
-	for _, args := range [][]string{nil, {"a", "b"}, {name}, {name + "2"}} {
+	for _, args := range [][]string{nil, {"a"}, {"a", "b", "c"}, {name, "0.1.0"}, {name + "2", "0.1.0"}} {
 		var out bytes.Buffer
 		require.Error(t, run(args, &out))
 		assert.Empty(t, out.String())

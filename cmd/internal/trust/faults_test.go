@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 )
 
@@ -87,19 +88,21 @@ func TestFaults(t *testing.T) {
 	seed, err := strconv.ParseUint(cmp.Or(os.Getenv("NVCR_SEED"), "1"), 10, 64)
 	require.NoError(t, err)
 	worlds := []struct {
-		machine string
-		env     []string
+		name, machine string
+		env           []string
+		directory     bool // with driver-directory
 	}{
-		{"t4", []string{gpu0, "NVIDIA_DRIVER_CAPABILITIES=all"}},
-		{"a100-mig", []string{"NVIDIA_VISIBLE_DEVICES=0:0,1"}},
+		{name: "t4", machine: "t4", env: []string{gpu0, "NVIDIA_DRIVER_CAPABILITIES=all"}},
+		{name: "a100-mig", machine: "a100-mig", env: []string{"NVIDIA_VISIBLE_DEVICES=0:0,1"}},
+		{name: "driver-directory", machine: "t4", env: []string{gpu0}, directory: true},
 	}
 	for _, tt := range worlds {
-		t.Run(tt.machine, func(t *testing.T) {
-			w := newFaultWorld(t, tt.machine, tt.env)
+		t.Run(tt.name, func(t *testing.T) {
+			w := newFaultWorld(t, tt.machine, tt.env, tt.directory)
 			counts := w.calls(t)
 			points := w.points(counts)
 			total := len(points)
-			sample := faultSample / len(worlds)
+			sample := share(faultSample) / len(worlds)
 			if v := os.Getenv("NVCR_FAULTS"); v == "all" {
 				sample = total
 			} else if v != "" {
@@ -131,7 +134,11 @@ func (w *faultWorld) tryAll(t *testing.T, points []fault) (tally map[string]int,
 	var mu sync.Mutex
 	work := make(chan fault)
 	var wg sync.WaitGroup
-	for i := range runtime.NumCPU() {
+	workers := runtime.NumCPU()
+	if w.directory != "" {
+		workers = 1 // for there is one directory
+	}
+	for i := range workers {
 		dir := filepath.Join(t.TempDir(), strconv.Itoa(i))
 		wg.Go(func() {
 			runtime.LockOSThread() // a tracer is a thread
@@ -175,6 +182,9 @@ type faultWorld struct {
 	image    tree
 	old, new []byte            // config.json
 	rootfs   map[string]string // as it is in the end
+
+	directory string // of hard links on the machine, which is then ours alone; "" without
+	single    []byte // the new config.json where that directory could not be made
 }
 
 // leftover is what a run that was killed earlier has left in the bundle.
@@ -184,12 +194,27 @@ const leftover = ".nvidia-container-runtime-config.json"
 func (w *faultWorld) begin(t testing.TB, dir string) {
 	t.Helper()
 	require.NoError(t, os.RemoveAll(dir))
+	if w.directory != "" {
+		require.NoError(t, os.RemoveAll(w.directory))
+	}
 	w.image.build(t, filepath.Join(dir, "b/rootfs"), "/nowhere")
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "b/config.json"), w.old, 0o640))
+	w.configure(t, dir, w.directory != "")
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "b", leftover), []byte(`{"oci`), 0o600))
 }
 
-func newFaultWorld(t *testing.T, machine string, env []string) *faultWorld {
+// configure writes config.toml.
+func (w *faultWorld) configure(t testing.TB, dir string, directory bool) {
+	t.Helper()
+	text := ""
+	if directory {
+		text = "[nvidia-container-runtime.experimental]\ndriver-directory = \"auto\"\n"
+	}
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "nvidia-container-runtime"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "nvidia-container-runtime/config.toml"), []byte(text), 0o644))
+}
+
+func newFaultWorld(t *testing.T, machine string, env []string, directory bool) *faultWorld {
 	w := &faultWorld{program: built(t), machine: machineOf(t, machine), runtime: need.Program(t, "true")}
 	w.image = debian(t).with(tree{
 		"usr/lib/x86_64-linux-gnu/libcuda.so.1":             "-> libcuda.so.535.54.03",
@@ -202,12 +227,26 @@ func newFaultWorld(t *testing.T, machine string, env []string) *faultWorld {
 	w.old = config(env...)
 
 	dir := filepath.Join(t.TempDir(), "reference")
+	if directory {
+		a, err := fixtures.Load(machine)
+		require.NoError(t, err)
+		w.machine = t.TempDir()
+		_, err = a.Unpack(w.machine, fixtures.UnpackOptions{NoDevices: true})
+		require.NoError(t, err)
+		w.directory = filepath.Join(w.machine, "usr/lib/nvidia-container-runtime")
+		w.begin(t, dir)
+		w.configure(t, dir, false)
+		_, err = w.start(dir, fault{})
+		require.NoError(t, err)
+		w.single = read(t, filepath.Join(dir, "b/config.json"))
+	}
 	w.begin(t, dir)
 	_, err := w.start(dir, fault{})
 	require.NoError(t, err)
 	w.new = read(t, filepath.Join(dir, "b/config.json"))
 	w.rootfs = dump(t, filepath.Join(dir, "b/rootfs"))
 	require.NotEqual(t, w.old, w.new)
+	require.NotEqual(t, w.single, w.new)
 	require.ElementsMatch(t, []string{"config.json", "rootfs"}, names(t, filepath.Join(dir, "b")))
 	return w
 }
@@ -332,7 +371,9 @@ func (w *faultWorld) try(t testing.TB, dir string, f fault) (what string, _ erro
 		}
 	case bytes.Equal(now, w.new):
 		what += ", config.json is the new one"
-	case w.mountsForLinks(now):
+	case w.directory != "" && (bytes.Equal(now, w.single) || mountsForLinks(w.single, now, w.rootfs)):
+		what += ", config.json is the new one with the libraries mounted one by one"
+	case mountsForLinks(w.new, now, w.rootfs):
 		what += ", config.json is the new one with mounts where links could not be made"
 	default:
 		return what + ", config.json is another one", fmt.Errorf("%s: config.json is neither the old nor the new one: %s", where, difference(w.new, now))
@@ -355,7 +396,7 @@ func (w *faultWorld) try(t testing.TB, dir string, f fault) (what string, _ erro
 	if err != nil {
 		return what, err
 	}
-	if !bytes.Equal(again, w.new) && !(w.mountsForLinks(now) && bytes.Equal(again, now)) {
+	if !bytes.Equal(again, w.new) && (!mountsForLinks(w.new, now, w.rootfs) || !bytes.Equal(again, now)) && (w.directory == "" || !sameMounts(again, w.new)) {
 		return what, fmt.Errorf("%s: after the next start config.json is another one: %s", where, difference(w.new, again))
 	}
 	tree := dump(t, filepath.Join(dir, "b/rootfs"))
@@ -373,29 +414,37 @@ func (w *faultWorld) try(t testing.TB, dir string, f fault) (what string, _ erro
 	return what, nil
 }
 
-// mountsForLinks tells whether a config.json is the new one but for mounts
-// that stand where the new root filesystem has a link: each is of the
-// file that the link leads to.
-func (w *faultWorld) mountsForLinks(text []byte) bool {
-	var want, got specs.Spec
-	if json.Unmarshal(w.new, &want) != nil || json.Unmarshal(text, &got) != nil {
+// sameMounts tells whether two config.json are the same but for the order of mounts.
+func sameMounts(a, b []byte) bool {
+	var x, y specs.Spec
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
 		return false
 	}
-	source := map[string]string{}
-	for _, m := range want.Mounts {
-		source[m.Destination] = m.Source
+	for _, s := range []*specs.Spec{&x, &y} {
+		slices.SortFunc(s.Mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+	}
+	return reflect.DeepEqual(x, y)
+}
+
+// mountsForLinks tells whether a config.json is the one wanted but for mounts
+// that stand where the new root filesystem has a link: each is of the
+// file that the link leads to.
+func mountsForLinks(wanted, text []byte, rootfs map[string]string) bool {
+	var want, got specs.Spec
+	if json.Unmarshal(wanted, &want) != nil || json.Unmarshal(text, &got) != nil {
+		return false
 	}
 	added := 0
 	got.Mounts = slices.DeleteFunc(got.Mounts, func(m specs.Mount) bool {
 		at := m.Destination
 		for range 3 { // libcuda.so leads to libcuda.so.1, which leads to libcuda.so.550.54.15
-			_, target, ok := strings.Cut(w.rootfs[at[1:]], " -> ")
+			_, target, ok := strings.Cut(rootfs[at[1:]], " -> ")
 			if !ok {
 				break
 			}
 			at = filepath.Join(filepath.Dir(at), target)
 		}
-		if at == m.Destination || m.Source != source[at] {
+		if at == m.Destination || filepath.Base(m.Source) != filepath.Base(at) || !slices.Contains(m.Options, "ro") {
 			return false
 		}
 		added++

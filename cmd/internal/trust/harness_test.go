@@ -56,6 +56,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// share is n, or with go test -short a tenth of it: the race detector, which
+// such a run is mostly for, sees nothing of another program.
+func share(n int) int {
+	if testing.Short() {
+		return max(1, n/10)
+	}
+	return n
+}
+
 // built returns the program as make builds it.
 func built(t testing.TB) string {
 	t.Helper()

@@ -44,6 +44,7 @@ func TestImageLinks(t *testing.T) {
 	}
 	for name, target := range targets {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for place, there := range places {
 				link := target
 				if strings.Contains(target, "%s") {
@@ -73,6 +74,7 @@ func TestImageKinds(t *testing.T) {
 	}
 	for _, kind := range []string{"fifo", "socket", "dir", "size 1099511627776", "zero", "disk", "a file"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			if kind == "zero" || kind == "disk" {
 				need.Root(t)
 			}
@@ -229,9 +231,13 @@ func TestImageRace(t *testing.T) {
 		return place{dir, filepath.Base(name)}
 	}
 	pairs := [][2]place{
-		{at("etc/ld.so.cache"), at("evil/cache")}, {at("etc/debian_version"), at("evil/version")},
-		{at("usr/lib/x86_64-linux-gnu/libcuda.so.1"), at("evil/libcuda")}, {at("usr/lib/x86_64-linux-gnu"), at("evil/gnu")},
-		{at("usr/lib"), at("evil/lib")}, {at("etc"), at("evil/etc")}, {at("usr/local/cuda/compat"), at("evil/compat")},
+		{at("etc/ld.so.cache"), at("evil/cache")},
+		{at("etc/debian_version"), at("evil/version")},
+		{at("usr/lib/x86_64-linux-gnu/libcuda.so.1"), at("evil/libcuda")},
+		{at("usr/lib/x86_64-linux-gnu"), at("evil/gnu")},
+		{at("usr/lib"), at("evil/lib")},
+		{at("etc"), at("evil/etc")},
+		{at("usr/local/cuda/compat"), at("evil/compat")},
 	}
 	exchange := func(p [2]place) error {
 		return unix.Renameat2(p[0].dir, p[0].name, p[1].dir, p[1].name, unix.RENAME_EXCHANGE)
@@ -256,7 +262,7 @@ func TestImageRace(t *testing.T) {
 	})
 	started, refused := 0, 0
 	where := map[string]int{}
-	for range raceRounds {
+	for range share(raceRounds) {
 		before := config(gpu0)
 		r := b.create(t, before)
 		now := read(t, b.configFile())
@@ -277,6 +283,6 @@ func TestImageRace(t *testing.T) {
 	b.logged(t)
 	assert.Positive(t, started)
 	assert.NotContains(t, where, "")
-	assert.Greater(t, swaps, raceRounds, "nothing raced")
+	assert.Greater(t, swaps, share(raceRounds), "nothing raced")
 	t.Logf("%d started, %d refused, in %d exchanges; libraries in %v", started, refused, swaps, where)
 }

@@ -99,6 +99,7 @@ func TestHostileEnvironment(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBundle(t, "t4", debian(t))
 			text := config(tt.env...)
 			if slices.ContainsFunc(tt.env, func(e string) bool { return strings.Contains(e, "\xff") }) {
@@ -215,7 +216,7 @@ func TestWhatTheRuntimeReads(t *testing.T) {
 	b := newBundle(t, "t4", debian(t))
 	random := rand.New(rand.NewPCG(1, 0))
 	started, refused, ours := 0, 0, 0
-	for range mutations {
+	for range share(mutations) {
 		text := mutate(random, string(config(gpu0)))
 		r := b.create(t, []byte(text))
 		if r.code != 0 {

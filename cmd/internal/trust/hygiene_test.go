@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -208,4 +209,47 @@ func TestBuildHoldsNoPlace(t *testing.T) {
 	for _, place := range append(strings.Fields(string(out)), filepath.Dir(filepath.Dir(cwd)), common.dir) {
 		assert.NotContains(t, data, place)
 	}
+}
+
+// TestSecurityNamesTests: the tests that SECURITY.md names to show what it
+// promises are there, in the package that it names.
+func TestSecurityNamesTests(t *testing.T) {
+	const root = "../../.."
+	text := string(read(t, filepath.Join(root, "SECURITY.md")))
+	code := regexp.MustCompile("`([^`\n]+)`")
+	scripts := regexp.MustCompile("scripts? (`[a-z*-]+`(, )?)+")
+	named := 0
+	for line := range strings.Lines(text) {
+		source := "" // of the package named last in this line
+		if strings.HasPrefix(line, "`Test") {
+			continue // prose, about this package
+		}
+		for _, list := range scripts.FindAllString(line, -1) {
+			for _, m := range code.FindAllStringSubmatch(list, -1) {
+				files, err := filepath.Glob(filepath.Join(root, "cmd", program, "testdata/script", m[1]+".txtar"))
+				require.NoError(t, err)
+				assert.NotEmpty(t, files, "script %s", m[1])
+				named++
+			}
+		}
+		for _, m := range code.FindAllStringSubmatch(line, -1) {
+			word := m[1]
+			switch {
+			case strings.HasPrefix(word, "Test"), strings.HasPrefix(word, "Fuzz"):
+				if source == "" {
+					continue
+				}
+				named++
+				assert.Contains(t, source, "func "+word+"(", "%s", line)
+			case strings.Contains(word, "/") || word == "spec" || word == "sysfs" || word == "ldcache" || word == "mig":
+				files, err := filepath.Glob(filepath.Join(root, word, "*_test.go"))
+				require.NoError(t, err)
+				source = ""
+				for _, f := range files {
+					source += string(read(t, f))
+				}
+			}
+		}
+	}
+	assert.Greater(t, named, 80)
 }

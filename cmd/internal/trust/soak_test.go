@@ -45,7 +45,7 @@ type soak struct {
 func TestSoak(t *testing.T) {
 	need.Root(t)
 	runc := need.Program(t, "runc")
-	duration, err := time.ParseDuration(cmp.Or(os.Getenv("NVCR_SOAK"), soakTime.String()))
+	duration, err := time.ParseDuration(cmp.Or(os.Getenv("NVCR_SOAK"), time.Duration(share(int(soakTime))).String()))
 	require.NoError(t, err)
 	w := &soakWorld{
 		program: built(t), runc: runc, machine: machineOf(t, "t4"), dir: t.TempDir(),

@@ -206,18 +206,18 @@ func TestMakeRefusesFiles(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir, err := Make(h.base, boot, version, tt.files)
-			assert.ErrorContains(t, err, tt.want)
+			require.ErrorContains(t, err, tt.want)
 			assert.Empty(t, dir)
 			assertNoLeftovers(t, h)
 		})
 	}
 	_, err := Make(h.base, boot, "../x", h.files("libcuda"))
-	assert.ErrorContains(t, err, "cannot be part of a name")
+	require.ErrorContains(t, err, "cannot be part of a name")
 	_, err = Make(h.base, Boot{ID: "../../../../../../../../../../../../"}, version, h.files("libcuda"))
-	assert.ErrorContains(t, err, "cannot be part of a name")
+	require.ErrorContains(t, err, "cannot be part of a name")
 	for _, base := range []string{"", "/", "links", h.above + "/../usr/links", h.base + "/"} {
 		_, err = Make(base, boot, version, h.files("libcuda"))
-		assert.ErrorContains(t, err, "not an absolute, clean path", base)
+		require.ErrorContains(t, err, "not an absolute, clean path", base)
 	}
 }
 
@@ -278,7 +278,7 @@ func TestMakeRefusesPlantedDirectories(t *testing.T) {
 				tt.plant(t, h, name)
 				before := stamps(t, h.above)
 				dir, err := Make(h.base, boot, version, h.files("libcuda"))
-				assert.ErrorContains(t, err, tt.want)
+				require.ErrorContains(t, err, tt.want)
 				assert.Empty(t, dir)
 				assert.Equal(t, before, stamps(t, h.above))
 			})
@@ -327,7 +327,7 @@ func TestMakeRefusesChangedDirectories(t *testing.T) {
 			tt.change(t, dir)
 			before := stamps(t, h.above)
 			got, err := Make(h.base, boot, version, h.files("libcuda", "libnvidia-ml"))
-			assert.ErrorContains(t, err, tt.want)
+			require.ErrorContains(t, err, tt.want)
 			assert.Empty(t, got)
 			assert.Equal(t, before, stamps(t, h.above))
 		})
@@ -339,33 +339,33 @@ func TestMakeRefusesPlacesOfOthers(t *testing.T) {
 	h := newHost(t)
 	require.NoError(t, os.Chmod(h.above, 0o777))
 	_, err := Make(h.base, boot, version, h.files("libcuda"))
-	assert.ErrorContains(t, err, "others may write here")
+	require.ErrorContains(t, err, "others may write here")
 	require.NoError(t, os.Chmod(h.above, 0o775))
 	_, err = Make(h.base, boot, version, h.files("libcuda"))
-	assert.ErrorContains(t, err, "others may write here")
+	require.ErrorContains(t, err, "others may write here")
 	// Not where only the owner of an entry can replace it.
 	require.NoError(t, os.Chmod(h.above, 0o777|fs.ModeSticky))
 	h.make("libcuda")
 
 	_, err = Make(filepath.Join(h.above, "missing", "links"), boot, version, h.files("libcuda"))
-	assert.ErrorIs(t, err, fs.ErrNotExist)
+	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.NoError(t, os.Symlink(h.above, filepath.Join(h.lib, "alias")))
 	_, err = Make(filepath.Join(h.lib, "alias", "links"), boot, version, h.files("libcuda"))
-	assert.ErrorContains(t, err, "not a directory")
+	require.ErrorContains(t, err, "not a directory")
 
 	t.Run("owner", func(t *testing.T) {
 		need.Root(t)
 		require.NoError(t, os.Chmod(h.above, 0o755))
 		require.NoError(t, os.Chown(h.above, 12345, 12345))
 		_, err := Make(h.base, boot, version, h.files("libcuda"))
-		assert.ErrorContains(t, err, "others may write here: owner 12345")
+		require.ErrorContains(t, err, "others may write here: owner 12345")
 	})
 }
 
 func TestMakeElsewhere(t *testing.T) {
 	h := newHost(t)
 	_, err := Make("/proc/links", boot, version, h.files("libcuda"))
-	assert.ErrorContains(t, err, "/proc: on another file system than the files")
+	require.ErrorContains(t, err, "/proc: on another file system than the files")
 	assert.True(t, linkable(unix.EXT4_SUPER_MAGIC))
 	assert.False(t, linkable(unix.OVERLAYFS_SUPER_MAGIC))
 	assert.False(t, linkable(unix.NFS_SUPER_MAGIC))
@@ -394,7 +394,7 @@ func TestMakeOnFullFileSystem(t *testing.T) {
 	h := mounted(t, "tmpfs", "mode=755,nr_inodes=12") // the root, two directories, three files: six are left
 	dir := h.make("libcuda")                          // base, boot, directory, 64, link: five
 	_, err := Make(h.base, boot, version, h.files("libcuda", "libnvidia-ml"))
-	assert.ErrorIs(t, err, unix.ENOSPC)
+	require.ErrorIs(t, err, unix.ENOSPC)
 	entries, err := os.ReadDir(filepath.Dir(dir))
 	require.NoError(t, err)
 	assert.Len(t, entries, 1, "nothing is left of what did not fit")
@@ -406,7 +406,7 @@ func TestMakeOnReadOnlyFileSystem(t *testing.T) {
 	dir := h.make("libcuda")
 	require.NoError(t, unix.Mount("", filepath.Dir(h.lib), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	_, err := Make(h.base, boot, version, h.files("libnvidia-ml"))
-	assert.ErrorIs(t, err, unix.EROFS)
+	require.ErrorIs(t, err, unix.EROFS)
 	// What is there already can be used.
 	assert.Equal(t, dir, h.make("libcuda"))
 }
@@ -417,7 +417,7 @@ func TestMakeAcrossMounts(t *testing.T) {
 	require.NoError(t, unix.Mount(h.lib, h.lib, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { assert.NoError(t, unix.Unmount(h.lib, unix.MNT_DETACH)) })
 	_, err := Make(h.base, boot, version, h.files("libcuda"))
-	assert.ErrorIs(t, err, unix.EXDEV)
+	require.ErrorIs(t, err, unix.EXDEV)
 	assertNoLeftovers(t, h)
 }
 
@@ -495,7 +495,7 @@ func TestMakeIsBounded(t *testing.T) {
 		require.NoError(t, os.Mkdir(filepath.Join(filepath.Dir(dir), ".new-"+strings.Repeat("x", i%200)+string(rune('a'+i/200))), 0o755))
 	}
 	_, err := Make(h.base, boot, version, h.files("libnvidia-ml"))
-	assert.ErrorContains(t, err, "512 directories are there already")
+	require.ErrorContains(t, err, "512 directories are there already")
 	assert.Equal(t, dir, h.make("libcuda"))
 }
 
