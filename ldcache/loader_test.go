@@ -22,6 +22,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 )
 
 // TestLdconfig compares with what the machine's own ldconfig prints, and
@@ -100,7 +102,7 @@ func TestHostLoader(t *testing.T) {
 func TestTrees(t *testing.T) {
 	trees := os.Getenv("GLIBC_TREES")
 	if trees == "" {
-		t.Skip("SKIPPED: loaders of other releases not tested: GLIBC_TREES is not set (see testdata/glibc-trees.sh)")
+		need.Missing(t, "GLIBC_TREES: root trees of other releases (see testdata/glibc-trees.sh)")
 	}
 	if runtime.GOARCH != "amd64" {
 		t.Skip("SKIPPED: loaders of other releases not tested: their trees are for amd64")
@@ -123,7 +125,7 @@ func testTree(t *testing.T, tree string) {
 	t.Helper()
 	if out, err := chroot(tree, "/sbin/ldconfig", "-V").CombinedOutput(); err != nil {
 		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSPC) {
-			t.Skipf("SKIPPED: the real loader was not tested, as this needs root or user namespaces: %v", err)
+			need.Missing(t, "root or user namespaces for the real loader: %v", err)
 		}
 		require.NoError(t, err, "%s", out)
 	}

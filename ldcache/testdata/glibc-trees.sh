@@ -46,16 +46,18 @@ fetch() {
 			-o Dir::Etc::Preferences="$state/none/none" -o Dir::Etc::PreferencesParts="$state/none" \
 			-o Dir::State::Lists="$state/lists" -o Dir::State::Status="$state/status" \
 			-o Dir::Cache="$state" -o Dir::Cache::Archives="$state/archives" \
-			-o APT::Architecture=amd64 -o APT::Architectures::=amd64 -o APT::Architectures::=i386 \
+			-o APT::Architecture=amd64 -o APT::Architectures::=amd64 $foreign \
 			-o Acquire::Languages=none -o APT::Sandbox::User= \
 			-o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
 	}
-	apt update
-	(cd "$state/debs" && apt download "$@")
+	# An archive that is being mirrored just now has lists that do not fit each
+	# other; another moment later they may.
+	apt update || apt update || return 1
+	(cd "$state/debs" && apt download "$@") || return 1
 	rm -rf "${trees:?}/$tree"
 	mkdir -p "$trees/$tree"
 	for deb in "$state"/debs/*.deb; do
-		dpkg-deb -x "$deb" "$trees/$tree"
+		dpkg-deb -x "$deb" "$trees/$tree" || return 1
 	done
 	# Releases with a merged /usr leave these links to another package.
 	for dir in bin sbin lib lib64; do
@@ -67,9 +69,19 @@ fetch() {
 	echo "glibc-trees: $tree"
 }
 
-# 2.31 is the last that writes combined caches by default; the library of 2.36
-# that i386 has for amd64 lies in /lib64, as other distributions have it.
-fetch bullseye bullseye libc6 libc-bin
-fetch bookworm bookworm libc6 libc-bin
-fetch trixie trixie libc6 libc-bin
-fetch bookworm-lib64 bookworm libc6-amd64:i386 libc-bin:i386
+# 2.31 is older than the machine's, 2.41 newer; the library of 2.36 that i386
+# has for amd64 lies in /lib64, as other distributions have it. One that cannot
+# be had today is said and left out, as long as two are left.
+had=0
+get() {
+	if fetch "$@"; then had=$((had + 1)); else echo "glibc-trees: $1 CANNOT BE HAD" >&2; fi
+}
+foreign=
+get bullseye bullseye libc6 libc-bin
+get bookworm bookworm libc6 libc-bin
+get trixie trixie libc6 libc-bin
+foreign="-o APT::Architectures::=i386"
+get bookworm-lib64 bookworm libc6-amd64:i386 libc-bin:i386
+if [ "$had" -lt 2 ]; then
+	exit 1
+fi
