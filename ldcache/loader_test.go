@@ -32,7 +32,7 @@ func TestLdconfig(t *testing.T) {
 	ldconfig := hostLdconfig(t)
 	data, err := os.ReadFile("/etc/ld.so.cache")
 	if err != nil {
-		t.Skipf("SKIPPED: this machine has no cache to compare with: %v", err)
+		need.Missing(t, "a cache on this machine to compare with: %v", err)
 	}
 	want := output(t, "", ldconfig, "-p")
 	c, err := Parse(data)
@@ -72,7 +72,7 @@ func TestHostLoader(t *testing.T) {
 	ldconfig := hostLdconfig(t)
 	data, err := os.ReadFile("/etc/ld.so.cache")
 	if err != nil {
-		t.Skipf("SKIPPED: this machine has no cache to find its C library with: %v", err)
+		need.Missing(t, "a cache on this machine, to find its C library: %v", err)
 	}
 	c, err := Parse(data)
 	require.NoError(t, err)
@@ -310,7 +310,7 @@ func hostLdconfig(t *testing.T) string {
 			return name
 		}
 	}
-	t.Skip("SKIPPED: this machine has no ldconfig to compare with")
+	need.Missing(t, "an ldconfig on this machine to compare with")
 	return ""
 }
 

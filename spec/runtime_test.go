@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 )
 
 // program builds testdata/mknod.
@@ -87,10 +89,10 @@ func runIn(t *testing.T, low, dir string) string {
 func needRuntime(t *testing.T, low string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skipf("SKIPPED: %s can make device nodes in a container only as root", low)
+		need.Missing(t, "root, for %s to make device nodes in a container", low)
 	}
 	if _, err := exec.LookPath(low); err != nil {
-		t.Skipf("SKIPPED: %s is not installed, so the fence was not tried with it", low)
+		need.Missing(t, "%s, to try the fence with it", low)
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 	"golang.org/x/sys/unix"
 )
 
@@ -417,7 +419,7 @@ func TestImmutable(t *testing.T) {
 	root, _ := machine(t, tree{"d/l": "-> old", "d/f": "old"})
 	d, file := filepath.Join(root, "d"), filepath.Join(root, "d/f")
 	if !chattr(t, "+i", d) {
-		t.Skip("NOT TESTED, chattr does not work here: immutable files")
+		need.Missing(t, "chattr that works, for immutable files")
 	}
 	t.Cleanup(func() { chattr(t, "-i", d) })
 	refused(t, root, fs.ErrPermission)
@@ -436,7 +438,7 @@ func TestImmutable(t *testing.T) {
 // TestFullDisk: an error of the write itself is reported.
 func TestFullDisk(t *testing.T) {
 	if _, err := os.Stat("/dev/full"); err != nil {
-		t.Skip("NOT TESTED, no /dev/full: a disk that is full")
+		need.Missing(t, "/dev/full, for a disk that is full")
 	}
 	fd, err := unix.Open("/dev/full", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)

@@ -106,8 +106,8 @@ func follow(pid int) (account, error) {
 			continue
 		}
 		signal := 0
-		switch s := status.StopSignal(); {
-		case s == unix.SIGTRAP|0x80:
+		switch s := status.StopSignal(); s {
+		case unix.SIGTRAP | 0x80:
 			if !counting {
 				break
 			}
@@ -133,7 +133,7 @@ func follow(pid int) (account, error) {
 					a.opened++
 				}
 			}
-		case s == unix.SIGTRAP:
+		case unix.SIGTRAP:
 			switch status.TrapCause() {
 			case unix.PTRACE_EVENT_FORK, unix.PTRACE_EVENT_VFORK:
 				a.processes++
@@ -148,7 +148,7 @@ func follow(pid int) (account, error) {
 			case unix.PTRACE_EVENT_EXEC:
 				counting = false
 			}
-		case s == unix.SIGSTOP: // a new thread
+		case unix.SIGSTOP: // a new thread
 		default:
 			signal = int(s)
 		}
