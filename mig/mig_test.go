@@ -332,17 +332,6 @@ func TestParseName(t *testing.T) {
 	}
 }
 
-func TestParseUUID(t *testing.T) {
-	got, err := ParseUUID("mig-CD9EE947-34d2-50fe-93e0-2195b3f2fd52")
-	require.NoError(t, err)
-	assert.Equal(t, "MIG-cd9ee947-34d2-50fe-93e0-2195b3f2fd52", got)
-	for _, in := range []string{"", "MIG-", "MIG-cd9ee947", "GPU-cd9ee947-34d2-50fe-93e0-2195b3f2fd52", "MIG-GPU-cd9ee947", "MIG-cd9ee947-34d2-50fe-93e0-2195b3f2fd5g"} {
-		got, err := ParseUUID(in)
-		require.EqualError(t, err, "not of the form MIG-<uuid>", in)
-		assert.Empty(t, got)
-	}
-}
-
 func FuzzParseCapability(f *testing.F) {
 	f.Add(access(3, 292))
 	f.Add("DeviceFileMinor: 1\nDeviceFileMinor: 1\n")

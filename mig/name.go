@@ -50,17 +50,6 @@ func (n Name) String() string {
 	return fmt.Sprintf("MIG-%s/%d/%d", n.GPU, n.GI, n.CI)
 }
 
-// ParseUUID parses MIG-<uuid>, how drivers since R470 call an instance, and returns it with the UUID in lower
-// case. It is a hash over numbers that procfs and sysfs do not have (the die's identifier and
-// the instance's place on it), so nothing here can say which instance it is.
-func ParseUUID(s string) (string, error) {
-	uuid, ok := UUIDPrefix(s, "MIG-")
-	if !ok || len(uuid) != len("MIG-")+len(uuidForm) {
-		return "", errors.New("not of the form MIG-<uuid>")
-	}
-	return uuid, nil
-}
-
 // uuidForm has an x where a UUID has a hexadecimal digit.
 const uuidForm = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 

@@ -75,15 +75,6 @@ type Request struct {
 	Notes []string
 }
 
-// Request is [NewRequest] of the document's facts.
-func (d *Document) Request(p Policy) (Request, bool, error) {
-	f, err := d.Facts()
-	if err != nil {
-		return Request{}, false, err
-	}
-	return NewRequest(f, p)
-}
-
 const (
 	visibleDevices     = "NVIDIA_VISIBLE_DEVICES"
 	driverCapabilities = "NVIDIA_DRIVER_CAPABILITIES"

@@ -746,21 +746,15 @@ func TestDocumentRequest(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			d, err := spec.Parse([]byte(tt.in))
 			testrequire.NoError(t, err)
-			got, ok, err := d.Request(spec.Policy{VolumeMounts: true})
+			f, err := d.Facts()
+			testrequire.NoError(t, err)
+			got, ok, err := spec.NewRequest(f, spec.Policy{VolumeMounts: true})
 			testrequire.NoError(t, err)
 			assert.Equal(t, tt.want, got)
 			assert.Equal(t, tt.want.Devices != nil, ok)
 			assert.Equal(t, tt.in, string(d.Bytes()), "reading changes nothing")
 		})
 	}
-	t.Run("facts that cannot be read", func(t *testing.T) {
-		d, err := spec.Parse([]byte(`{"process":{"env":"NVIDIA_VISIBLE_DEVICES=all"}}`))
-		testrequire.NoError(t, err)
-		got, ok, err := d.Request(defaultPolicy)
-		testrequire.Error(t, err)
-		assert.False(t, ok)
-		assert.Zero(t, got)
-	})
 }
 
 func FuzzNewRequest(f *testing.F) {

@@ -85,7 +85,8 @@ func (e *DeviceError) Error() string {
 //	0000:01:00.0                 PCI address in any zero padding
 //	0:1                          MIG device by GPU index and rank, both from 0
 //	MIG-GPU-fef8089b-4820-…/1/0  MIG device by its GPU's UUID or the beginning of it, GPU instance and compute instance
-//	MIG-<uuid>                   understood, but see [mig.ParseUUID]
+//	MIG-<uuid>                   understood, and refused: it is a hash over numbers that procfs and sysfs do not
+//	                             have, the die's identifier and the instance's place on it
 //
 // Hexadecimal digits, GPU, MIG and all may be in either case. A name of another form makes no error here but one in
 // [Inventory.Select], which can tell what there is instead.

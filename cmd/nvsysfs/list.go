@@ -143,7 +143,7 @@ func migName(gpu sysfs.GPU, instance mig.Instance) string {
 	if gpu.UUID == "" {
 		return ""
 	}
-	return fmt.Sprintf("MIG-%s/%d/%d", gpu.UUID, instance.GI, instance.CI)
+	return mig.Name{GPU: gpu.UUID, GI: instance.GI, CI: instance.CI}.String()
 }
 
 func printList(out *bytes.Buffer, inventory sysfs.Inventory, unbound []sysfs.PCIFunction) {
