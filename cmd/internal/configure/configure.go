@@ -91,7 +91,7 @@ Registers nvidia-container-runtime.experimental with a container engine.
   --gpus               docker: also make "docker run --gpus" work: install a command
                        nvidia-container-runtime-hook that does nothing, which dockerd looks for;
                        with --remove: remove that command
-  --gpus-hook FILE     the command to install (beside nvsysfs)
+  --gpus-hook FILE     the same, with this command instead of the one beside nvsysfs
 
 Only the files' text is edited: comments, order and unknown keys stay. A second run changes nothing.
 `
@@ -168,6 +168,7 @@ func Run(args []string, stdout, stderr io.Writer) error {
 	case o.remove && o.setDefault:
 		return fmt.Errorf("%w: --remove and --set-as-default exclude each other", ErrUsage)
 	}
+	o.gpus = o.gpus || o.hook != ""
 	if err := checkName(o.name); err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
