@@ -27,8 +27,8 @@ demo: all ## start a container through the shim, on this machine's GPUs or on a 
 	./nvsysfs demo
 
 .PHONY: test
-test: ## all tests; those that need root, runc, crun or gcc say so when they are skipped
-	$(GO) test ./...
+test: ## all tests; those that need root, runc, crun or gcc are skipped without, and the end tells which were and why
+	{ $(GO) test -v ./...; echo "=== EXIT $$?"; } | awk -f .ci/skipped.awk
 
 .PHONY: race
 race: ## the race detector over the packages in which several things happen at once, short form
@@ -60,7 +60,7 @@ gobench: ## each Go benchmark, with allocations
 
 .PHONY: check-static
 check-static: ## the programs, for amd64 and arm64, are static
-	@set -e; for arch in amd64 arm64; do for p in $(PROGRAMS); do \
+	@set -e; readelf --version >/dev/null; for arch in amd64 arm64; do for p in $(PROGRAMS); do \
 		GOARCH=$$arch $(BUILD) -o .cache/$$p-$$arch ./cmd/$$p; \
 		if readelf -d .cache/$$p-$$arch | grep -q 'Dynamic section'; then echo "$$p for $$arch is not static"; exit 1; fi; \
 		if readelf -l .cache/$$p-$$arch | grep -q INTERP; then echo "$$p for $$arch wants a loader"; exit 1; fi; \
@@ -95,4 +95,4 @@ vuln: ## known vulnerabilities in what is called; needs the network, for the Go 
 
 .PHONY: clean
 clean:
-	rm -rf $(PROGRAMS) .cache
+	rm -rf $(PROGRAMS) .cache dist

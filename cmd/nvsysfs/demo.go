@@ -179,7 +179,7 @@ func startDemo(i invocation, shim, sysroot, bundle string) error {
 		}
 		lowLevel = nothing
 	case filepath.Base(lowLevel) == "crun":
-		// crun refuses hosts with both versions of cgroups.
+		// A cgroup of the container's own may not be had, and shows nothing.
 		args = append([]string{"--cgroup-manager=disabled"}, args...)
 	}
 	fmt.Fprintf(i.stdout, "\n$ NVIDIA_VISIBLE_DEVICES=all, NVIDIA_DRIVER_CAPABILITIES=compute,utility in the container\n$ %s run --bundle … (then: %s)\n\n", theShim, lowLevel)
@@ -212,12 +212,18 @@ func demoRuntime() (path, why string) {
 	if os.Geteuid() != 0 {
 		return "", "that takes root"
 	}
-	for _, name := range []string{"runc", "crun"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path, ""
-		}
+	if path, err := exec.LookPath("runc"); err == nil {
+		return path, ""
 	}
-	return "", "neither runc nor crun is on PATH"
+	path, err := exec.LookPath("crun")
+	if err != nil {
+		return "", "neither runc nor crun is on PATH"
+	}
+	// The hierarchies that systemd calls hybrid.
+	if _, err := os.Stat("/sys/fs/cgroup/unified/cgroup.procs"); err == nil {
+		return "", "runc is not on PATH, and crun refuses a host with both versions of cgroups"
+	}
+	return path, ""
 }
 
 // tellFromInside prints what the container has that it did not bring along.

@@ -28,10 +28,15 @@ type podman struct {
 func newPodman(t *testing.T, setup string) *podman {
 	t.Helper()
 	need.Root(t)
+	program := need.Program(t, "podman")
+	// It starts nothing, not even "load", without the one it would use by itself.
+	for _, name := range []string{"runc", "crun"} {
+		need.Program(t, name)
+	}
 	// A network configuration whose plugins are not there makes it warn.
 	p := &podman{ground: newGround(t, setup+"\nrm -rf /etc/cni")}
 	p.options = []string{
-		need.Program(t, "podman"), "--root", filepath.Join(p.dir, "podman"), "--runroot", filepath.Join(p.dir, "podman.run"),
+		program, "--root", filepath.Join(p.dir, "podman"), "--runroot", filepath.Join(p.dir, "podman.run"),
 		"--tmpdir", filepath.Join(p.dir, "podman.tmp"), "--cgroup-manager", "cgroupfs", "--events-backend", "none",
 	}
 	conf := "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\nlog_driver = \"k8s-file\"\n"
