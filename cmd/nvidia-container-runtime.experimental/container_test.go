@@ -178,7 +178,8 @@ func (w *world) do(args ...string) (string, error) {
 // run starts a container for the script and returns what it prints.
 func (w *world) run(script string, env []string, edit func(*specs.Spec)) string {
 	w.t.Helper()
-	w.config(script, env, edit)
+	// runc copies stdout and stderr by two pipes, in any order: one will do.
+	w.config("exec 2>&1\n"+script, env, edit)
 	out, err := w.do("run", "--bundle", w.bundle, w.id)
 	require.NoError(w.t, err, "%s", out)
 	return out

@@ -88,11 +88,11 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 	if err != nil {
 		return err
 	}
-	image := plan.ReadImage(cfg, inv.bundle, facts, machine)
-	defer image.Close()
-	if image.Fault != nil {
-		return fmt.Errorf("reading the container's root filesystem: %w", image.Fault)
+	image, err := plan.ReadImage(cfg, inv.bundle, facts, machine)
+	if err != nil {
+		return err
 	}
+	defer image.Close()
 	machine.LinkLibraries(cfg, facts, image, true)
 
 	changes := plan.Make(cfg, request, facts, machine, image)

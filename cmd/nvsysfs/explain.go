@@ -138,11 +138,11 @@ func explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string
 	if err != nil {
 		return explanation{}, err
 	}
-	image := plan.ReadImage(cfg, bundle, facts, machine)
-	defer image.Close()
-	if image.Fault != nil {
-		return explanation{}, fmt.Errorf("reading the container's root filesystem: %w", image.Fault)
+	image, err := plan.ReadImage(cfg, bundle, facts, machine)
+	if err != nil {
+		return explanation{}, err
 	}
+	defer image.Close()
 	machine.LinkLibraries(cfg, facts, image, false)
 
 	changes := plan.Make(cfg, request, facts, machine, image)

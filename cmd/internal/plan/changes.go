@@ -22,6 +22,7 @@ import (
 
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
@@ -221,27 +222,7 @@ func (c *Changes) cache(m Machine, img *Image) {
 	if img.Cache == nil {
 		return
 	}
-	var entries []ldcache.Entry
-	for _, f := range m.Files {
-		if f.Kind != driver.Library || f.Subdir != "" {
-			continue // ldconfig does not look into subdirectories either
-		}
-		dir := img.Layout.LibDir
-		if f.Bits == 32 {
-			dir = img.Layout.LibDir32
-		}
-		flags, ok := cacheFlags(m.Elf, f.Bits)
-		if !ok || dir == "" {
-			continue
-		}
-		entries = append(entries, ldcache.Entry{Name: f.SONAME, Path: path.Join(dir, f.SONAME), Flags: flags})
-		for _, l := range f.Links {
-			// ldconfig lists a development link too, under its own name.
-			if l.Target == f.SONAME && !strings.Contains(l.Name, "/") {
-				entries = append(entries, ldcache.Entry{Name: l.Name, Path: path.Join(dir, l.Name), Flags: flags})
-			}
-		}
-	}
+	entries := cacheEntries(m, img.Layout)
 	if img.Compat != nil {
 		flags, _ := cacheFlags(m.Elf, 64)
 		for _, name := range img.Compat.Libraries {
@@ -268,6 +249,33 @@ func (c *Changes) cache(m Machine, img *Image) {
 	if !bytes.Equal(data, img.cache) {
 		c.Files = append(c.Files, File{Path: ldCachePath, Data: data})
 	}
+}
+
+// cacheEntries are the lines of a loader cache for the driver's libraries, as
+// ldconfig would write them: one by the SONAME and one by each development
+// link. It does not look into subdirectories.
+func cacheEntries(m Machine, layout rootfs.Layout) []ldcache.Entry {
+	var entries []ldcache.Entry
+	for _, f := range m.Files {
+		if f.Kind != driver.Library || f.Subdir != "" {
+			continue
+		}
+		dir := layout.LibDir
+		if f.Bits == 32 {
+			dir = layout.LibDir32
+		}
+		flags, ok := cacheFlags(m.Elf, f.Bits)
+		if !ok || dir == "" {
+			continue
+		}
+		entries = append(entries, ldcache.Entry{Name: f.SONAME, Path: path.Join(dir, f.SONAME), Flags: flags})
+		for _, l := range f.Links {
+			if l.Target == f.SONAME && !strings.Contains(l.Name, "/") {
+				entries = append(entries, ldcache.Entry{Name: l.Name, Path: path.Join(dir, l.Name), Flags: flags})
+			}
+		}
+	}
+	return entries
 }
 
 // cacheFlags are the flags that libraries have in the loader's cache: those of

@@ -38,16 +38,15 @@ type Image struct {
 	Compat *rootfs.Compat // CUDA forward-compatibility libraries that this driver may run with
 	Owner  rootfs.Owner
 
-	Fault error // not the image's doing: it could not be read, and what was found is not to be relied upon
-
 	cache []byte // Cache as it stands in the image
 	dead  []string
 	Notes []string
 }
 
 // ReadImage looks at the container's root filesystem. Whatever is odd about
-// it counts as absent: it is the image's, and no reason to fail.
-func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) *Image {
+// it counts as absent: it is the image's, and no reason to fail. An error is
+// the machine's: what was found is not to be relied upon.
+func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) (*Image, error) {
 	img := &Image{Owner: rootfs.Owner{UID: int(facts.ContainerUID), GID: int(facts.ContainerGID)}}
 	if os.Geteuid() != 0 && !facts.UserNS {
 		// An ordinary user cannot give files away.
@@ -55,11 +54,11 @@ func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) *Image {
 	}
 	if err := img.open(bundle, facts); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, errNoRoot) {
-			img.Fault = err
+			return nil, fmt.Errorf("reading the container's root filesystem: %w", err)
 		}
 		img.note("nothing is written into the container's root filesystem: %v", err)
 		img.Layout = rootfs.Layout{LibDir: "/usr/lib64", LibDir32: "/usr/lib"}
-		return img
+		return img, nil
 	}
 	flags, _ := cacheFlags(m.Elf, 64)
 	flags32, _ := cacheFlags(m.Elf, 32)
@@ -81,8 +80,11 @@ func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) *Image {
 	if cfg.CUDACompat && img.Cache != nil {
 		img.findCompat(m)
 	}
-	img.Fault = img.FS.Fault()
-	return img
+	if err := img.FS.Fault(); err != nil {
+		img.Close()
+		return nil, fmt.Errorf("reading the container's root filesystem: %w", err)
+	}
+	return img, nil
 }
 
 func (img *Image) note(format string, args ...any) {
@@ -132,15 +134,8 @@ func (img *Image) findDead(m Machine) {
 		flags int32
 	}
 	given := make(map[key]bool)
-	for _, f := range m.Files {
-		if flags, ok := cacheFlags(m.Elf, f.Bits); ok && f.Kind == driver.Library && f.Subdir == "" {
-			given[key{f.SONAME, flags}] = true
-			for _, l := range f.Links {
-				if l.Target == f.SONAME {
-					given[key{l.Name, flags}] = true
-				}
-			}
-		}
+	for _, e := range cacheEntries(m, img.Layout) {
+		given[key{e.Name, e.Flags}] = true
 	}
 	for _, e := range img.Cache.Entries {
 		if given[key{e.Name, e.Flags}] {
