@@ -43,12 +43,7 @@ lint: ## gofmt, vet and golangci-lint, as in CI
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME
-	@set -e; for pkg in $$($(GO) list ./...); do \
-		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-			echo "== $$pkg $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg; \
-		done; \
-	done
+	GO='$(GO)' .ci/fuzz $(FUZZTIME)
 
 .PHONY: bench
 bench: ## what a start costs beside what it costs without us; as root also whole lives. BENCHFLAGS=-write keeps it in BENCHMARKS.md
