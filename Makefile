@@ -84,6 +84,43 @@ reproducible: ## two builds, in different directories and with a build cache eac
 sbom: all ## what each program is made of, as CycloneDX, in dist/
 	@set -e; mkdir -p dist; for p in $(PROGRAMS); do $(GO) run ./cmd/internal/sbom $$p $(VERSION) >dist/$$p.cdx.json; echo dist/$$p.cdx.json; done
 
+PACKAGE    := nvidia-container-runtime-experimental
+NFPM       := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+EPOCH      := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 0))
+HOSTGO     := env -u GOOS -u GOARCH $(GO)
+DISTDIR    ?= dist
+DISTBUILD  ?= .cache/dist
+PACKAGES   := $(foreach arch,amd64 arm64,$(foreach form,tar.gz deb rpm,$(arch).$(form)))
+
+.PHONY: dist
+dist: $(PACKAGES:%=dist-%) ## a tar.gz, a .deb and a .rpm for amd64 and for arm64, with lists of parts and checksums, in dist/
+	cd $(DISTDIR) && sha256sum $(PACKAGE)[-_]$(VERSION)* >SHA256SUMS && cat SHA256SUMS
+
+dist-%.tar.gz:
+	@set -e; build=$(DISTBUILD)/$*; mkdir -p $(DISTDIR) $$build; rm -f $(DISTDIR)/SHA256SUMS; \
+	for p in $(PROGRAMS); do \
+		GOOS=linux GOARCH=$* $(BUILD) -o $$build/$$p ./cmd/$$p; \
+		$(HOSTGO) run ./cmd/internal/sbom $$build/$$p $(VERSION) >$$build/$$p.cdx.json; \
+		cp $$build/$$p.cdx.json $(DISTDIR)/$(PACKAGE)-$(VERSION)-linux-$*.$$p.cdx.json; \
+	done; \
+	for shell in bash zsh fish; do $(HOSTGO) run ./cmd/nvsysfs completion $$shell >$$build/nvsysfs.$$shell; done; \
+	GOOS=linux GOARCH=$* CGO_ENABLED=0 $(GO) list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' $(PROGRAMS:%=./cmd/%) >$$build/linked; \
+	echo std $$($(GO) env GOVERSION GOROOT) >>$$build/linked; LC_ALL=C sort -u $$build/linked >$$build/modules; \
+	$(HOSTGO) run ./cmd/internal/dist -version $(VERSION) -arch $* -epoch $(EPOCH) -build $$build -out $(DISTDIR)
+
+dist-%.deb: dist-%.tar.gz
+	@SOURCE_DATE_EPOCH=$(EPOCH) $(HOSTGO) run $(NFPM) package --config $(DISTBUILD)/$*/deb.json --packager deb --target $(DISTDIR)
+
+dist-%.rpm: dist-%.tar.gz
+	@SOURCE_DATE_EPOCH=$(EPOCH) $(HOSTGO) run $(NFPM) package --config $(DISTBUILD)/$*/rpm.json --packager rpm --target $(DISTDIR)
+
+.PHONY: dist-reproducible
+dist-reproducible: dist ## the packages come out the same to the byte in another directory, time zone and umask
+	@set -e; there=.cache/dist-reproducible/another/place; rm -rf .cache/dist-reproducible; mkdir -p $$there; \
+	git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C $$there; \
+	(umask 077; cd $$there; TZ=Asia/Tokyo SOURCE_DATE_EPOCH=$(EPOCH) $(MAKE) COMMIT=$(COMMIT) dist >/dev/null); \
+	cmp $(DISTDIR)/SHA256SUMS $$there/dist/SHA256SUMS; rm -rf .cache/dist-reproducible
+
 .PHONY: vuln
 vuln: ## known vulnerabilities in what is called; needs the network, for the Go vulnerability database
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...

@@ -10,10 +10,17 @@ require (
 	golang.org/x/tools v0.52.0
 )
 
+// Of nvsysfs alone: CDI files.
+require (
+	go.yaml.in/yaml/v3 v3.0.5
+	tags.cncf.io/container-device-interface v1.1.1
+	tags.cncf.io/container-device-interface/specs-go v1.1.1
+)
+
 // Of tests alone.
 require (
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/stretchr/testify v1.12.1
 )
 
-require go.yaml.in/yaml/v3 v3.0.5 // indirect
+require github.com/fsnotify/fsnotify v1.7.0 // indirect

@@ -107,7 +107,11 @@ func ReadInstances(fsys fs.FS, gpuMinor int) ([]Instance, error) {
 			return nil, err
 		}
 		for _, ci := range cis {
-			ciCap, err := access(fmt.Sprintf("%s/ci%d/access", dir, ci), gi, ci)
+			ciDir := fmt.Sprintf("%s/ci%d", dir, ci)
+			ciCap, err := access(ciDir+"/access", gi, ci)
+			if errors.Is(err, fs.ErrNotExist) && empty(fsys, ciDir) {
+				continue // masked by the runtime of a container that this is, or destroyed while we look
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -115,6 +119,12 @@ func ReadInstances(fsys fs.FS, gpuMinor int) ([]Instance, error) {
 		}
 	}
 	return instances, nil
+}
+
+// empty tells whether a directory has nothing in it, or is not there any more.
+func empty(fsys fs.FS, dir string) bool {
+	entries, err := fs.ReadDir(fsys, dir)
+	return len(entries) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
 }
 
 // Directories lists the directories of GPU instances and of their compute instances below

@@ -15,10 +15,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// machine is a file system of the given texts; names are below /proc/driver.
+// machine is a file system of the given texts; names are below /proc/driver. The text "/" makes a directory.
 func machine(files map[string]string) fstest.MapFS {
 	fsys := fstest.MapFS{}
 	for name, text := range files {
+		if text == "/" {
+			fsys["proc/driver/"+name] = &fstest.MapFile{Mode: fs.ModeDir | 0o555}
+			continue
+		}
 		fsys["proc/driver/"+name] = &fstest.MapFile{Data: []byte(text), Mode: 0o444}
 	}
 	return fsys
@@ -57,6 +61,24 @@ func TestReadInstances(t *testing.T) {
 				{GI: 1, CI: 0, GICap: capability(12), CICap: capability(13)},
 				{GI: 1, CI: 1, GICap: capability(12), CICap: capability(14)},
 			},
+		},
+		{
+			name: "a CI that is hidden from this container, and a GI",
+			files: map[string]string{
+				gpu0 + "gi1/access":     access(12, 292),
+				gpu0 + "gi1/ci0/access": access(13, 292),
+				gpu0 + "gi1/ci1":        "/",
+				gpu0 + "gi2":            "/",
+			},
+			want: []Instance{{GI: 1, CI: 0, GICap: capability(12), CICap: capability(13)}},
+		},
+		{
+			name: "a CI without its access file",
+			files: map[string]string{
+				gpu0 + "gi1/access":    access(12, 292),
+				gpu0 + "gi1/ci1/other": "",
+			},
+			err: "open proc/driver/nvidia/capabilities/gpu0/mig/gi1/ci1/access: file does not exist",
 		},
 		{
 			name: "numeric order with gaps",

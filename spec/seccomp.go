@@ -34,8 +34,8 @@ import (
 // Both runtimes make of a rule whose conditions name an argument twice several rules with one condition
 // each, any of which is enough. So "this major or above, and below that one" cannot be said. "Any major
 // but these" can, without an order between rules that would have to be known: the 4096 majors less the
-// denied ones are cut into blocks that begin with the same bits, as routes are cut into prefixes, and one
-// rule allows one block. That makes at most twelve rules for each denied major and call.
+// denied ones are covered with blocks of majors that have some bits in common, and one rule allows one block.
+// They are few, because each costs crun 0.08 ms: 16 for majors 195, 236 and 508.
 const (
 	majorShift = 8
 	majorBits  = 12
@@ -55,26 +55,56 @@ type block struct {
 	mask, value uint64
 }
 
-// blocksWithout cuts the majors that are not among the denied ones into blocks.
+// blocksWithout covers the majors that are not among the denied ones, of which there is at least one, with
+// blocks. A major may be in several.
+//
+// A bit that all denied majors have alike makes one block: the majors that have it the other way. Two bits that
+// are equal in each of them, or different in each of them, make two: where that is not so. What is left
+// after those agrees with the denied majors in all but one bit of each such group, and these few bits are
+// cut as routes are cut into prefixes.
 func blocksWithout(denied []int64) []block {
 	var blocks []block
-	// add cuts the majors that begin with the given number of bits of first.
-	var add func(first int64, bits int)
-	add = func(first int64, bits int) {
-		size := int64(1) << (majorBits - bits)
-		if !slices.ContainsFunc(denied, func(m int64) bool { return first <= m && m < first+size }) {
-			blocks = append(blocks, block{
-				mask:  uint64(1<<majorBits-size) << majorShift,
-				value: uint64(first) << majorShift,
-			})
-			return
+	allow := func(mask, value int64) {
+		blocks = append(blocks, block{mask: uint64(mask) << majorShift, value: uint64(value) << majorShift})
+	}
+	first := denied[0]
+	groups := make(map[string]int64) // by which of the denied majors have the bit other than the first has it: the last such bit
+	var free []int64
+	for bit := int64(1) << (majorBits - 1); bit > 0; bit >>= 1 {
+		pattern := make([]byte, len(denied))
+		for i, major := range denied {
+			pattern[i] = '='
+			if (major^first)&bit != 0 {
+				pattern[i] = '!'
+			}
 		}
-		if size > 1 {
-			add(first, bits+1)
-			add(first+size/2, bits+1)
+		last, again := groups[string(pattern)]
+		groups[string(pattern)] = bit
+		switch {
+		case !slices.Contains(pattern, '!'):
+			allow(bit, ^first&bit)
+		case again:
+			allow(last|bit, first&last|^first&bit)
+			allow(last|bit, ^first&last|first&bit)
+		default:
+			free = append(free, bit)
 		}
 	}
-	add(0, 0)
+	var cut func(mask, value int64)
+	cut = func(mask, value int64) {
+		if !slices.ContainsFunc(denied, func(m int64) bool { return m&mask == value }) {
+			allow(mask, value)
+			return
+		}
+		for _, bit := range free {
+			if mask&bit == 0 {
+				cut(mask|bit, value)
+				cut(mask|bit, value|bit)
+				return
+			}
+		}
+	}
+	cut(0, 0)
 	return blocks
 }
 

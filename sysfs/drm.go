@@ -45,6 +45,9 @@ func DRMNodes(root, devRoot Root, gpu GPU) ([]Node, error) {
 		}
 		name := dir + "/" + entry.Name() + "/dev"
 		data, err := root.ReadFileMax(name, 4096)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the GPU is being unplugged
+		}
 		if err != nil {
 			return nil, fmt.Errorf("gpu %s: reading DRM nodes: %w", gpu.Name, err)
 		}

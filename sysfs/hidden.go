@@ -89,9 +89,13 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 	return hidden, nil
 }
 
-// HiddenGPUs are the directories of /proc/driver/nvidia/gpus whose GPUs are not in the selection, sorted.
+// HiddenGPUs are the directories of /proc/driver/nvidia/gpus whose GPUs are not in the selection, sorted: those that are masked
+// here already, too, because a container within this one has a /proc of its own.
 func (inv Inventory) HiddenGPUs(sel Selection) []string {
 	var hidden []string
+	for _, name := range inv.Masked {
+		hidden = append(hidden, "/"+procGPUs+"/"+name)
+	}
 	for _, gpu := range inv.GPUs {
 		if !slices.ContainsFunc(sel.GPUs, func(s SelectedGPU) bool { return s.GPU.Address == gpu.Address }) {
 			hidden = append(hidden, "/"+procGPUs+"/"+gpu.Name)

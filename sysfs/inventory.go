@@ -19,6 +19,11 @@ type Inventory struct {
 	Majors Majors  // from /proc/devices
 	Params Params  // from /proc/driver/nvidia/params, or the driver's defaults
 	GPUs   []GPU   // of /proc/driver/nvidia/gpus, in ascending address
+
+	// Masked are the names of directories of /proc/driver/nvidia/gpus without anything in them, sorted: this process is in a
+	// container whose runtime hides those GPUs, as this one does. They are none of GPUs and have no index, because
+	// NVIDIA's tools do not count there what cannot be opened.
+	Masked []string
 }
 
 // Read reads the inventory of a machine, each file once; with instances also the MIG devices of every GPU.
@@ -43,7 +48,7 @@ func Read(root Root, instances bool) (Inventory, error) {
 	if driver == nil {
 		return inv, nil
 	}
-	if inv.GPUs, err = readGPUs(root, instances); err != nil {
+	if inv.GPUs, inv.Masked, err = readGPUs(root, instances); err != nil {
 		return Inventory{}, fmt.Errorf("reading gpus: %w", err)
 	}
 	return inv, nil
@@ -78,23 +83,31 @@ func ReadFor(root Root, q Query) (Inventory, error) {
 	return inv, nil
 }
 
-// readGPUs reads the directories of /proc/driver/nvidia/gpus.
-func readGPUs(root Root, instances bool) ([]GPU, error) {
+// readGPUs reads the directories of /proc/driver/nvidia/gpus. The names of empty ones are in the second result.
+func readGPUs(root Root, instances bool) (gpus []GPU, masked []string, err error) {
 	entries, err := root.ReadDir(procGPUs)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	gpus := make([]GPU, 0, len(entries))
+	gpus = make([]GPU, 0, len(entries))
 	for _, entry := range entries {
 		address, err := parseDirectory(entry.Name())
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", root.Path(procGPUs), err)
+			return nil, nil, fmt.Errorf("%s: %w", root.Path(procGPUs), err)
 		}
-		gpus = append(gpus, readGPU(root, GPU{Address: address, Name: entry.Name()}, instances))
+		gpu := readGPU(root, GPU{Address: address, Name: entry.Name()}, instances)
+		if errors.Is(gpu.Err, fs.ErrNotExist) {
+			if inside, err := root.ReadDir(procGPUs + "/" + entry.Name()); err == nil && len(inside) == 0 {
+				masked = append(masked, entry.Name())
+				continue
+			}
+		}
+		gpus = append(gpus, gpu)
 	}
+	slices.Sort(masked)
 	slices.SortStableFunc(gpus, func(a, b GPU) int { return a.Address.Compare(b.Address) })
 
 	index := 0
@@ -102,7 +115,7 @@ func readGPUs(root Root, instances bool) ([]GPU, error) {
 	for i := range gpus {
 		gpu := &gpus[i]
 		if i > 0 && gpus[i-1].Address == gpu.Address {
-			return nil, fmt.Errorf("%s: %s and %s are one address", root.Path(procGPUs), gpus[i-1].Name, gpu.Name)
+			return nil, nil, fmt.Errorf("%s: %s and %s are one address", root.Path(procGPUs), gpus[i-1].Name, gpu.Name)
 		}
 		gpu.Index = -1
 		if !gpu.Excluded {
@@ -122,7 +135,7 @@ func readGPUs(root Root, instances bool) ([]GPU, error) {
 		}
 		byMinor[gpu.Minor] = gpu
 	}
-	return gpus, nil
+	return gpus, masked, nil
 }
 
 // readGPU reads what belongs to one GPU.

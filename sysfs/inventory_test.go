@@ -162,7 +162,7 @@ func TestReadBrokenGPU(t *testing.T) {
 	root := tree(t, base(
 		gpu("0000:01:00.0", 0, uuidA, ""),
 		map[string]string{procGPUs + "/0000:02:00.0/information": "junk"},
-		map[string]string{procGPUs + "/0000:03:00.0": "/"},
+		map[string]string{procGPUs + "/0000:03:00.0/registry": "Binary: \"\"\n"},
 		gpu("0000:04:00.0", 5, uuidB, ""), gpu("0000:05:00.0", 5, uuidC, ""), gpu("0000:06:00.0", 5, uuidC, "GPU Excluded: Yes\n"),
 		gpu("0000:07:00.0", 7, uuidC, ""), map[string]string{"proc/driver/nvidia/capabilities/gpu7/mig/gi1/ci0/access": "x"},
 		gpu("0000:08:00.0", 8, uuidC, ""), map[string]string{"proc/driver/nvidia/gpus/0000:09:00.0/information": "->/dev/zero"},
@@ -193,6 +193,32 @@ func TestReadBrokenGPU(t *testing.T) {
 		{"0000:08:00.0", 6, 8, ""},
 		{"0000:09:00.0", 7, -1, `read /proc/driver/nvidia/gpus/0000:09:00.0/information: no such file or directory`},
 	}, got)
+}
+
+// Directories without anything in them are GPUs that the runtime of a container hides.
+func TestReadMaskedGPU(t *testing.T) {
+	hidden := map[string]string{procGPUs + "/0000:00:00.0": "/", procGPUs + "/00000000:02:00.0": "/"}
+	root := tree(t, base(hidden, gpu("0000:01:00.0", 1, uuidA, ""), gpu("0000:03:00.0", 0, uuidB, ""),
+		instance(1, 5, 0), map[string]string{
+			"proc/driver/nvidia/capabilities/gpu1/mig/gi5/ci1": "/", "proc/driver/nvidia/capabilities/gpu1/mig/gi3": "/", "proc/driver/nvidia/capabilities/gpu0/mig": "/",
+			"proc/driver/nvidia/capabilities/gpu2/mig": "/",
+		}))
+	inv, err := Read(root, true)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"00000000:02:00.0", "0000:00:00.0"}, inv.Masked)
+	assert.Equal(t, []GPU{
+		{Address: Address{0, 1, 0, 0}, Name: "0000:01:00.0", Model: "Tesla T4", UUID: uuidA, Minor: 1, Instances: []mig.Instance{wantInstance(1, 5, 0)}},
+		{Address: Address{0, 3, 0, 0}, Name: "0000:03:00.0", Model: "Tesla T4", UUID: uuidB, Minor: 0, Index: 1},
+	}, inv.GPUs)
+	sel, err := inv.Select(ParseQuery([]string{"0:0"}))
+	require.NoError(t, err)
+	paths, err := inv.HiddenPaths(root, sel)
+	require.NoError(t, err)
+	assert.Equal(t, []string{
+		"/proc/driver/nvidia/capabilities/gpu0/mig", "/proc/driver/nvidia/capabilities/gpu1/mig/gi3", "/proc/driver/nvidia/capabilities/gpu1/mig/gi5/ci1",
+		"/proc/driver/nvidia/capabilities/gpu2/mig",
+		"/proc/driver/nvidia/gpus/00000000:02:00.0", "/proc/driver/nvidia/gpus/0000:00:00.0", "/proc/driver/nvidia/gpus/0000:03:00.0",
+	}, paths)
 }
 
 func BenchmarkRead(b *testing.B) {

@@ -75,7 +75,7 @@ func ReadPCI(root Root, name string) (PCIFunction, error) {
 
 // UnboundGPUs finds NVIDIA's graphics and compute functions that the driver does not have in /proc: bound to another
 // driver such as vfio-pci, or to none. Virtual functions (those with a link physfn) are no GPUs of the
-// host and left out.
+// host and left out, and so are the masked ones of inv.
 //
 // It reads a file of every PCI function of the machine, so it is for explaining an error and for listing. A function that cannot
 // be read is left out, and its error is in the second result, which comes with the rest.
@@ -90,6 +90,11 @@ func UnboundGPUs(root Root, inv Inventory) ([]PCIFunction, error) {
 	have := map[Address]bool{}
 	for _, gpu := range inv.GPUs {
 		have[gpu.Address] = true
+	}
+	for _, name := range inv.Masked {
+		if address, err := ParseAddress(name); err == nil {
+			have[address] = true
+		}
 	}
 	var (
 		unbound []PCIFunction

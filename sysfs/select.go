@@ -16,19 +16,22 @@ import (
 type Query struct {
 	All  bool // every GPU and every MIG device
 	None bool // no GPU, but the driver
-	ids  []id
+	// MIGUUIDs is needed if NeedsMIGUUIDs.
+	MIGUUIDs MIGUUIDs
+	ids      []id
 }
 
 // id is one name that a user gave to a device.
 type id struct {
 	text    string
 	form    form
-	index   int     // byIndex, byRank
-	rank    int     // byRank
-	address Address // byAddress
-	uuid    string  // byUUID, byInstance: lower case, complete or the beginning
-	gi, ci  int     // byInstance
-	reason  string  // malformed: what is wrong
+	index   int      // byIndex, byRank
+	rank    int      // byRank
+	address Address  // byAddress
+	uuid    string   // byUUID, byInstance: lower case, complete or the beginning
+	gi, ci  int      // byInstance
+	mig     mig.UUID // byMIGUUID
+	reason  string   // malformed: what is wrong
 }
 
 type form int
@@ -85,8 +88,7 @@ func (e *DeviceError) Error() string {
 //	0000:01:00.0                 PCI address in any zero padding
 //	0:1                          MIG device by GPU index and rank, both from 0
 //	MIG-GPU-fef8089b-4820-…/1/0  MIG device by its GPU's UUID or the beginning of it, GPU instance and compute instance
-//	MIG-<uuid>                   understood, and refused: it is a hash over numbers that procfs and sysfs do not
-//	                             have, the die's identifier and the instance's place on it
+//	MIG-<uuid>                   MIG device by its UUID, complete; see [Query.NeedsMIGUUIDs]
 //
 // Hexadecimal digits, GPU, MIG and all may be in either case. A name of another form makes no error here but one in
 // [Inventory.Select], which can tell what there is instead.
@@ -108,7 +110,16 @@ func ParseQuery(ids []string) Query {
 
 // NeedsInstances tells whether the inventory that the query is for has to be read with MIG devices.
 func (q Query) NeedsInstances() bool {
-	return q.All || slices.ContainsFunc(q.ids, func(id id) bool { return id.form == byRank || id.form == byInstance })
+	return q.All || slices.ContainsFunc(q.ids, func(id id) bool {
+		return id.form == byRank || id.form == byInstance || id.form == byMIGUUID
+	})
+}
+
+// NeedsMIGUUIDs tells whether the query asks for a MIG device by its UUID, MIG-<uuid>. That is a hash over numbers that procfs and
+// sysfs do not have, the die's identifier and the instance's place on it, so it takes the MIG devices of all GPUs and what
+// [ReadMIGUUIDs] finds for them.
+func (q Query) NeedsMIGUUIDs() bool {
+	return !q.All && slices.ContainsFunc(q.ids, func(id id) bool { return id.form == byMIGUUID })
 }
 
 // parseID finds the form of one name. No two forms have a name in common.
@@ -131,7 +142,11 @@ func parseID(text string) id {
 	}
 	if len(text) >= 4 && strings.EqualFold(text[:4], "MIG-") {
 		if _, ok := mig.UUIDPrefix(text, "MIG-"); ok {
-			return id{text: text, form: byMIGUUID}
+			uuid, ok := mig.ParseUUID(text)
+			if !ok {
+				return id{text: text, reason: "unknown device: the UUID of a MIG device has to be complete"}
+			}
+			return id{text: text, form: byMIGUUID, mig: uuid}
 		}
 		name, err := mig.ParseName(text)
 		if err != nil {
@@ -163,9 +178,9 @@ func (inv Inventory) Select(q Query) (Selection, error) {
 	var sel Selection
 	s := newSelector(inv)
 	for _, id := range q.ids {
-		at, instance, reason := s.find(id)
+		at, instance, reason := s.find(id, q.MIGUUIDs)
 		if reason != "" {
-			return Selection{}, &DeviceError{ID: id.text, Reason: reason, Have: inv.have()}
+			return Selection{}, &DeviceError{ID: id.text, Reason: reason, Have: inv.have(q.MIGUUIDs)}
 		}
 		place := s.places[at]
 		if place == 0 {
@@ -204,16 +219,17 @@ func (inv Inventory) selectAll() (Selection, error) {
 	if len(inv.GPUs) > 0 {
 		reason = "none of the GPUs can be used"
 	}
-	return Selection{}, &DeviceError{ID: "all", Reason: reason, Have: inv.have()}
+	return Selection{}, &DeviceError{ID: "all", Reason: reason, Have: inv.have(MIGUUIDs{})}
 }
 
 // selector is an inventory made ready for many look-ups.
 type selector struct {
 	gpus    []GPU
-	byIndex []int           // index to place in gpus
-	uuids   []string        // by place in gpus, lower case
-	places  []int           // by place in gpus: place in the selection, from 1
-	taken   map[[2]int]bool // place in gpus, place in its instances
+	byIndex []int               // index to place in gpus
+	uuids   []string            // by place in gpus, lower case
+	places  []int               // by place in gpus: place in the selection, from 1
+	taken   map[[2]int]bool     // place in gpus, place in its instances
+	uuidOf  map[mig.UUID][2]int // MIG devices that were asked for by UUID: the same
 }
 
 func newSelector(inv Inventory) *selector {
@@ -222,6 +238,7 @@ func newSelector(inv Inventory) *selector {
 		uuids:  make([]string, len(inv.GPUs)),
 		places: make([]int, len(inv.GPUs)),
 		taken:  map[[2]int]bool{},
+		uuidOf: map[mig.UUID][2]int{},
 	}
 	for at, gpu := range inv.GPUs {
 		if gpu.Index >= 0 {
@@ -235,7 +252,7 @@ func newSelector(inv Inventory) *selector {
 }
 
 // find returns the places of a GPU and of its instance, which is -1 for the GPU itself, or why there is none.
-func (s *selector) find(id id) (at, instance int, reason string) {
+func (s *selector) find(id id, uuids MIGUUIDs) (at, instance int, reason string) {
 	switch id.form {
 	case byIndex, byRank:
 		if id.index >= len(s.byIndex) {
@@ -252,8 +269,14 @@ func (s *selector) find(id id) (at, instance int, reason string) {
 			return 0, 0, reason
 		}
 	case byMIGUUID:
-		return 0, 0, "the UUID of a MIG device cannot be resolved yet: it is made from numbers of the chip that the driver " +
-			"does not show in /proc; ask for the device as <GPU index>:<n> or as MIG-GPU-<uuid of the GPU>/<GPU instance>/<compute instance>"
+		// Each look-up goes over all GPUs, so it is made once: a list may name one device many times.
+		if found, ok := s.uuidOf[id.mig]; ok {
+			return found[0], found[1], ""
+		}
+		if at, instance, reason = uuids.resolve(s.gpus, id.mig); reason == "" {
+			s.uuidOf[id.mig] = [2]int{at, instance}
+		}
+		return at, instance, reason
 	default:
 		return 0, 0, id.reason
 	}
@@ -296,11 +319,18 @@ func (s *selector) findUUID(uuid string) (at int, reason string) {
 		return at, ""
 	}
 	reason = "unknown device: no GPU has this UUID"
-	var unknown []string
+	var unknown, unreadable []string
 	for _, gpu := range s.gpus {
-		if gpu.UUID == "" && gpu.Index >= 0 && len(unknown) < 16 {
+		switch {
+		case gpu.UUID != "" || gpu.Index < 0:
+		case gpu.Err != nil && len(unreadable) < 4:
+			unreadable = append(unreadable, fmt.Sprintf("%s (%v)", gpu.Address, gpu.Err))
+		case gpu.Err == nil && len(unknown) < 16:
 			unknown = append(unknown, strconv.Itoa(gpu.Index))
 		}
+	}
+	if len(unreadable) > 0 {
+		reason += "; it may be that of a GPU that cannot be used: " + strings.Join(unreadable, ", ")
 	}
 	if len(unknown) > 0 {
 		reason += fmt.Sprintf("; the UUID of GPU %s is not known before its first use (run nvidia-smi once, or ask by index or PCI address)",
@@ -310,7 +340,7 @@ func (s *selector) findUUID(uuid string) (at int, reason string) {
 }
 
 // have lists what can be asked for, and why other GPUs cannot.
-func (inv Inventory) have() []string {
+func (inv Inventory) have(uuids MIGUUIDs) []string {
 	var have []string
 	for _, gpu := range inv.GPUs {
 		uuid := gpu.UUID
@@ -327,7 +357,11 @@ func (inv Inventory) have() []string {
 		}
 		have = append(have, fmt.Sprintf("%d (%s, %s)", gpu.Index, uuid, gpu.Address))
 		for rank, instance := range gpu.Instances {
-			have = append(have, fmt.Sprintf("%d:%d (MIG %d/%d)", gpu.Index, rank, instance.GI, instance.CI))
+			name := ""
+			if uuid, ok := uuids.Of(gpu, rank); ok {
+				name = ", " + uuid.String()
+			}
+			have = append(have, fmt.Sprintf("%d:%d (MIG %d/%d%s)", gpu.Index, rank, instance.GI, instance.CI, name))
 		}
 	}
 	return have

@@ -49,12 +49,11 @@ func TestSelect(t *testing.T) {
 			"(excluded: 0000:03:00.0), 2 (UUID not known, 0000:04:00.0), (unusable: 3 at 0000:05:00.0), " +
 			"4 (GPU-0A1B2C3D-4820-ABFC-E83E-94318197576E, 10000:06:00.0)"
 		form      = "unknown device: not an index, a GPU's UUID, a PCI address or the name of a MIG device"
-		noUUID    = "unknown device: no GPU has this UUID; the UUID of GPU 2, 3 is not known before its first use (run nvidia-smi once, or ask by index or PCI address)"
+		noUUID    = "unknown device: no GPU has this UUID; it may be that of a GPU that cannot be used: 0000:05:00.0 (line 1: junk); the UUID of GPU 2 is not known before its first use (run nvidia-smi once, or ask by index or PCI address)"
 		excluded  = "the GPU at 0000:03:00.0 is excluded from use by the driver's configuration"
 		broken    = "the GPU at 0000:05:00.0 cannot be used: line 1: junk"
 		ambiguous = "ambiguous: " + uuidA + " and " + uuidB + " begin with it"
-		migUUID   = "the UUID of a MIG device cannot be resolved yet: it is made from numbers of the chip that the driver does not show in /proc; " +
-			"ask for the device as <GPU index>:<n> or as MIG-GPU-<uuid of the GPU>/<GPU instance>/<compute instance>"
+		migUUID   = "which MIG device has this UUID is not in /proc, and what was learnt of it has not been looked at"
 	)
 	for _, tt := range []struct {
 		ids  string
@@ -145,7 +144,8 @@ func TestSelect(t *testing.T) {
 		{ids: "MIG-GPU-eeeeeeee/1/0", err: excluded},
 		{ids: "MIG-GPU-12345678/1/0", err: noUUID},
 		{ids: "MIG-cd9ee947-34d2-50fe-93e0-2195b3f2fd52", err: migUUID},
-		{ids: "mig-cd9ee947", err: migUUID},
+		{ids: "mig-cd9ee947", err: "unknown device: the UUID of a MIG device has to be complete"},
+		{ids: "MIG-cd9ee947-34d2-50fe-93e0-2195b3f2fd520", err: "unknown device: not of the form MIG-GPU-<uuid>/<gi>/<ci>"},
 		{ids: "MIG-", err: "unknown device: not of the form MIG-GPU-<uuid>/<gi>/<ci>"},
 		{ids: "nvidia.com/gpu=0", err: form},
 	} {
@@ -196,8 +196,11 @@ func TestNeedsInstances(t *testing.T) {
 	for ids, want := range map[string]bool{
 		"all": true, "0:1": true, "MIG-GPU-f/0/0": true, "0 0:1": true,
 		"none": false, "": false, "0": false, "0:1:0.0": false, uuidA: false, "MIG-cd9ee947": false, "junk": false,
+		"0 MIG-cd9ee947-34d2-50fe-93e0-2195b3f2fd52": true,
 	} {
-		assert.Equal(t, want, ParseQuery(strings.Fields(ids)).NeedsInstances(), ids)
+		q := ParseQuery(strings.Fields(ids))
+		assert.Equal(t, want, q.NeedsInstances(), ids)
+		assert.Equal(t, strings.Contains(ids, "fd52"), q.NeedsMIGUUIDs(), ids)
 	}
 }
 
@@ -223,7 +226,7 @@ func TestSelectHostile(t *testing.T) {
 }
 
 func FuzzSelect(f *testing.F) {
-	for _, seed := range []string{"0", "1:2", uuidA, "GPU-fef8089b", "0000:02:00.0", "MIG-" + uuidB + "/1/0", "all", "none", "MIG-cd9ee947"} {
+	for _, seed := range []string{"0", "1:2", uuidA, "GPU-fef8089b", "0000:02:00.0", "MIG-" + uuidB + "/1/0", "all", "none", "MIG-cd9ee947", "MIG-cd9ee947-34d2-50fe-93e0-2195b3f2fd52"} {
 		f.Add(seed)
 	}
 	inv := eight()

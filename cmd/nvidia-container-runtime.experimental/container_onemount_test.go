@@ -25,7 +25,10 @@ func (w *world) configToml(text string) {
 	require.NoError(w.t, os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text), 0o644))
 }
 
-const oneMount = "[nvidia-container-runtime.experimental]\ndriver-directory = \"auto\"\n"
+const (
+	oneMount    = "[nvidia-container-runtime.experimental]\ndriver-directory = \"always\"\n"
+	eachMounted = "[nvidia-container-runtime.experimental]\ndriver-directory = \"off\"\n"
+)
 
 // With driver-directory the libraries come by one mount. A container sees the
 // libraries of the driver capabilities that it got, and no others; the loader
@@ -128,7 +131,7 @@ libnvidia-ml.so.1 => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
 				{"t4", true}, {"t4", false}, {"t4", true}, {"driver-595", true}, {"t4", false}, {"driver-595", true}, {"t4", true}, {"driver-595", false},
 			} {
 				w.unpack(step.fixture)
-				w.configToml("")
+				w.configToml(eachMounted)
 				if step.one {
 					w.configToml(oneMount)
 				}

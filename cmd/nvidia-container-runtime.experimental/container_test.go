@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -345,20 +346,23 @@ func TestContainerAfterDriverUpgrade(t *testing.T) {
 		ldconfig 2>/dev/null
 		ldconfig -p | grep 'libcuda.so.1 '`
 	for _, r := range lowLevels(t) {
-		t.Run(r.name, func(t *testing.T) {
-			w := newWorld(t, r, "t4", "debian")
-			env := []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all"}
-			first := w.run(list, env, nil)
-			require.Contains(t, first, "libcuda.so.550.54.15\n")
+		for way, target := range map[string]string{eachMounted: "libcuda.so.595.84", oneMount: "/usr/lib/nvidia-container-driver/64/libcuda.so.595.84"} {
+			t.Run(r.name+"/"+path.Dir(target), func(t *testing.T) {
+				w := newWorld(t, r, "t4", "debian")
+				w.configToml(way)
+				env := []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all"}
+				first := w.run(list, env, nil)
+				require.Contains(t, first, "libcuda.so.550.54.15\n")
 
-			w.unpack("driver-595")
-			second := w.run(list, env, nil)
-			assert.Equal(t, `libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
+				w.unpack("driver-595")
+				second := w.run(list, env, nil)
+				assert.Equal(t, `libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
 libnvidia-ml.so.1 => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
-libcuda.so.595.84
+`+target+`
 	libcuda.so.1 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libcuda.so.1
 `, second)
-		})
+			})
+		}
 	}
 }
 

@@ -93,7 +93,7 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 		return err
 	}
 	defer image.Close()
-	machine.LinkLibraries(cfg, facts, image, true)
+	machine.LinkFiles(cfg, facts, image, true)
 
 	changes := plan.Make(cfg, request, facts, machine, image)
 	if err := machine.MakeNodes(); err != nil {

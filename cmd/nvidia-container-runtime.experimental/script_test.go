@@ -64,6 +64,7 @@ func (t tidy) Run() int {
 //	pick NAME.NAME…      prints a part of b/config.json, or null
 //	stamp FILE           prints what changes when a file is written or replaced
 //	mkdev PATH MAJ:MIN MODE GID  makes a character device; needs root
+//	nvsysfs ARG…         builds the operator's tool and runs it
 //	config [FILE]        prints b/config.json, or FILE, one element a line
 //	tree DIR             lists a directory: links with their target, files
 //	ldconfig DIR         prints DIR/etc/ld.so.cache as ldconfig -p would
@@ -120,6 +121,7 @@ func TestScripts(t *testing.T) {
 			"pick":     pickCommand,
 			"stamp":    stampCommand,
 			"mkdev":    mkdevCommand,
+			"nvsysfs":  nvsysfsCommand,
 		},
 	})
 }
@@ -197,32 +199,47 @@ func imageCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: image NAME")
 	}
-	image, ok := images[args[0]]
-	if !ok {
-		ts.Fatalf("no image %s", args[0])
-	}
 	root := ts.MkAbs("b/rootfs")
 	ts.Check(os.RemoveAll(root))
-	ts.Check(os.MkdirAll(root, 0o755))
+	ts.Check(makeImage(root, args[0]))
+}
+
+// makeImage makes the root filesystem of that name.
+func makeImage(root, name string) error {
+	image, ok := images[name]
+	if !ok {
+		return fmt.Errorf("no image %s", name)
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return err
+	}
 	for name, content := range image.files {
-		// Directories first come as links: make what they lead to.
 		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
 		if target, ok := strings.CutPrefix(content, "-> "); ok {
-			ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
-			ts.Check(os.Symlink(target, path))
+			if err := os.Symlink(target, path); err != nil {
+				return err
+			}
 			continue
 		}
-		ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
-		ts.Check(os.WriteFile(path, []byte(content), 0o644))
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			return err
+		}
 	}
 	if image.libc == "" {
-		return
+		return nil
 	}
 	cache := ldcache.Cache{Entries: []ldcache.Entry{{Name: "libc.so.6", Path: image.libc, Flags: cmp.Or(image.flags, ldcache.FlagX8664)}}}
 	data, err := cache.Encode()
-	ts.Check(err)
-	ts.Check(os.MkdirAll(filepath.Join(root, "etc"), 0o755))
-	ts.Check(os.WriteFile(filepath.Join(root, "etc/ld.so.cache"), data, 0o644))
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(root, "etc/ld.so.cache"), data, 0o644)
 }
 
 func bundleCommand(ts *testscript.TestScript, neg bool, args []string) {
@@ -489,6 +506,15 @@ func masked(c configJSON) []string { return c.Linux.MaskedPaths }
 func nodesCommand(ts *testscript.TestScript, neg bool, args []string) {
 	var c configJSON
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("b/config.json")), &c))
+	got := gpuNodes(c)
+	want := slices.Sorted(slices.Values(args))
+	if !slices.Equal(got, want) {
+		ts.Fatalf("config.json has the nodes %q, want %q", got, want)
+	}
+}
+
+// gpuNodes are the nodes of GPUs and of MIG capabilities, sorted: "0", "cap3".
+func gpuNodes(c configJSON) []string {
 	var got []string
 	for _, d := range c.Linux.Devices {
 		if name, ok := strings.CutPrefix(d.Path, "/dev/nvidia-caps/nvidia-"); ok {
@@ -498,10 +524,7 @@ func nodesCommand(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	slices.Sort(got)
-	want := slices.Sorted(slices.Values(args))
-	if !slices.Equal(got, want) {
-		ts.Fatalf("config.json has the nodes %q, want %q", got, want)
-	}
+	return got
 }
 
 func pickCommand(ts *testscript.TestScript, neg bool, args []string) {

@@ -98,7 +98,7 @@ func demoMachine(out io.Writer, name, dir string) (string, error) {
 		return "", err
 	}
 	var list bytes.Buffer
-	printList(&list, inventory, nil)
+	printList(&list, inventory, nil, sysfs.MIGUUIDs{})
 	for line := range strings.Lines(list.String()) {
 		fmt.Fprint(out, "  ", line)
 	}

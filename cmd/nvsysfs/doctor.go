@@ -70,9 +70,12 @@ var checks = []check{
 	{"driver", checkDriver},
 	{"module-uvm", checkUVM},
 	{"gpus", checkGPUs},
+	{"nested", checkNested},
 	{"gpu-unreadable", checkUnreadable},
+	{"gpu-lost", checkLost},
 	{"gpu-uuid", checkUUIDs},
 	{"gpu-unbound", checkUnbound},
+	{"mig-uuids", checkMIGUUIDs},
 	{"libraries", checkLibraries},
 	{"nodes", checkNodes},
 	{"node-permissions", checkPermissions},
@@ -252,6 +255,9 @@ func checkDriver(p patient) []finding {
 		return wrong("", "%v", p.surveyErr)
 	}
 	d := p.survey.Inventory.Driver
+	if d == nil && p.exists("/dev/dxg") {
+		return nil // no module of NVIDIA's fits a WSL2 guest
+	}
 	if d == nil {
 		return wrong("modprobe nvidia", "no NVIDIA kernel driver is loaded: neither /proc/driver/nvidia/version nor /sys/module/nvidia/version is there")
 	}
@@ -306,6 +312,53 @@ func checkUnreadable(p patient) []finding {
 	return found
 }
 
+// checkLost: the driver keeps showing a GPU as it was when it is gone from the bus, as long as something has it open.
+func checkLost(p patient) []finding {
+	var found []finding
+	for _, g := range p.survey.Inventory.GPUs {
+		function := "sys/bus/pci/devices/" + g.Address.String()
+		if g.Err != nil || !p.exists("sys/bus/pci/devices") {
+			continue
+		}
+		if !p.exists(function) {
+			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'", "GPU %s is in /proc/driver/nvidia/gpus, but not on the PCI bus: it was unplugged in use, and containers that get it cannot open it", g.Name)...)
+			continue
+		}
+		// Where no device answers, all bits of its configuration space are set.
+		config, err := p.root.ReadFileMax(function+"/config", 8192)
+		if err == nil && len(config) >= 64 && len(bytes.Trim(config, "\xff")) == 0 {
+			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'", "GPU %s has fallen off the bus: it does not answer, and containers that get it cannot use it until the machine is restarted", g.Name)...)
+		}
+	}
+	return found
+}
+
+// nested tells that this is a container whose runtime shows it a part of the machine's GPUs: the classic one mounts a small
+// file system over /proc/driver/nvidia, others mask directories in it.
+func (p patient) nested() bool {
+	if len(p.survey.Inventory.Masked) > 0 {
+		return true
+	}
+	mounts, err := p.root.ReadFileMax("proc/self/mountinfo", 16<<20)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(mounts)) {
+		// 36 35 0:32 / /proc/driver/nvidia ro,nosuid - tmpfs tmpfs rw
+		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == "/proc/driver/nvidia" {
+			return true
+		}
+	}
+	return false
+}
+
+func checkNested(p patient) []finding {
+	if !p.driverLoaded() || !p.nested() {
+		return nil
+	}
+	return note("", "this is a container that was given a part of the machine's GPUs: the rest is not shown here, and GPUs are counted anew")
+}
+
 // checkUUIDs: the driver knows a GPU's UUID from its first use on.
 func checkUUIDs(p patient) []finding {
 	var unknown []string
@@ -327,6 +380,9 @@ func checkUnbound(p patient) []finding {
 		case "":
 			found = append(found, note("echo "+f.Name+" > /sys/bus/pci/drivers_probe", "GPU %s has no driver: no container gets it", f.Name)...)
 		case "nvidia":
+			if p.nested() {
+				continue // it was not given to this container
+			}
 			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'", "GPU %s is bound to nvidia, but not in /proc/driver/nvidia/gpus: the driver could not start it", f.Name)...)
 		default:
 			fix := fmt.Sprintf("echo > /sys/bus/pci/devices/%[1]s/driver_override && echo %[1]s > /sys/bus/pci/drivers/%[2]s/unbind && echo %[1]s > /sys/bus/pci/drivers_probe", f.Name, f.Driver)

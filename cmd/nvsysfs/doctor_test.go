@@ -119,6 +119,7 @@ func TestChecks(t *testing.T) {
 			name: "WSL2", fixture: "no-nvidia", tree: map[string]string{"dev/dxg": ""}, id: "wsl2",
 			want: wrong("", "this is a WSL2 guest (/dev/dxg is there): GPUs of WSL2 are not supported"),
 		},
+		{name: "WSL2 has no module to load", fixture: "wsl2", tree: map[string]string{"dev/dxg": ""}, id: "driver"},
 		{name: "no WSL2", tree: map[string]string{"dev/dxg": ""}, id: "wsl2"},
 		{
 			name: "majors", tree: map[string]string{"proc/devices": "Character devices:\nnvidia 195\n"}, id: "driver",
@@ -136,6 +137,32 @@ func TestChecks(t *testing.T) {
 			name: "a GPU that did not start", tree: map[string]string{"proc/driver/nvidia/gpus": "absent"}, id: "gpu-unbound",
 			want: wrong("dmesg | grep -E 'NVRM|Xid'", "GPU 0000:00:1e.0 is bound to nvidia, but not in /proc/driver/nvidia/gpus: the driver could not start it"),
 		},
+		{
+			name: "a GPU of which the driver knows no more than that it is there", tree: map[string]string{"proc/driver/nvidia/gpus/0000:00:1e.0/information": ""}, id: "gpu-unreadable",
+			want: wrong("dmesg | grep -E 'NVRM|Xid'", `GPU 0000:00:1e.0 cannot be given to a container, and "all" leaves it out: $ROOT/proc/driver/nvidia/gpus/0000:00:1e.0/information: no line Device Minor`),
+		},
+		{
+			name: "a GPU that fell off the bus", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0/config": strings.Repeat("\xff", 256)}, id: "gpu-lost",
+			want: wrong("dmesg | grep -E 'NVRM|Xid'", "GPU 0000:00:1e.0 has fallen off the bus: it does not answer, and containers that get it cannot use it until the machine is restarted"),
+		},
+		{name: "a GPU on the bus", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0/config": "\xde\x10" + strings.Repeat("\xff", 254)}, id: "gpu-lost"},
+		{name: "a configuration space cut short", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0/config": "\xff\xff"}, id: "gpu-lost"},
+		{
+			name: "a GPU that was unplugged", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0": "absent"}, id: "gpu-lost",
+			want: wrong("dmesg | grep -E 'NVRM|Xid'", "GPU 0000:00:1e.0 is in /proc/driver/nvidia/gpus, but not on the PCI bus: it was unplugged in use, and containers that get it cannot open it"),
+		},
+		{
+			name: "in a container of the classic runtime", fixture: "hgx-minors", id: "nested", tree: map[string]string{
+				"proc/self/mountinfo": "36 35 0:32 / /proc/driver/nvidia ro,nosuid - tmpfs tmpfs rw\n",
+			},
+			want: note("", "this is a container that was given a part of the machine's GPUs: the rest is not shown here, and GPUs are counted anew"),
+		},
+		{
+			name: "what a container was not given did not fail to start", id: "gpu-unbound", tree: map[string]string{
+				"proc/driver/nvidia/gpus": "absent", "proc/self/mountinfo": "36 35 0:32 / /proc/driver/nvidia ro,nosuid - tmpfs tmpfs rw\n",
+			},
+		},
+		{name: "another mount", id: "nested", tree: map[string]string{"proc/self/mountinfo": "36 35 0:32 /proc/driver/nvidia /mnt ro - tmpfs tmpfs rw\nx\n"}},
 		{
 			name: "vfio", fixture: "vfio", id: "gpu-unbound",
 			want: slices.Concat(

@@ -41,7 +41,7 @@ type explanation struct {
 	GPUs      []explainedGPU    `json:"gpus,omitempty"`
 	Devices   []explainedDevice `json:"devices,omitempty"`
 	Mounts    []explainedMount  `json:"mounts,omitempty"`
-	Libraries []explainedMount  `json:"libraries,omitempty"` // that come by one mount
+	Linked    []explainedMount  `json:"linked,omitempty"` // files that come by one mount
 	Links     []explainedLink   `json:"links,omitempty"`
 	Files     []explainedFile   `json:"files,omitempty"` // written into the root filesystem
 	Masked    []string          `json:"masked_paths,omitempty"`
@@ -143,7 +143,7 @@ func explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string
 		return explanation{}, err
 	}
 	defer image.Close()
-	machine.LinkLibraries(cfg, facts, image, false)
+	machine.LinkFiles(cfg, facts, image, false)
 
 	changes := plan.Make(cfg, request, facts, machine, image)
 	if image.FS == nil {
@@ -283,7 +283,7 @@ func (e *explanation) explainFiles(request spec.Request, m plan.Machine, changes
 		case ok:
 			why = fmt.Sprintf("%s: %s", f.Kind, whichClasses(f, request))
 		case mount.Source == m.Linked:
-			why = "all libraries below, as hard links in one directory of the host"
+			why = "all files below, as hard links in one directory of the host"
 			e.explainLinked(request, m)
 		}
 		if linked[mount.Destination] {
@@ -300,11 +300,11 @@ func (e *explanation) explainFiles(request spec.Request, m plan.Machine, changes
 	}
 }
 
-// explainLinked lists the libraries that have no mount of their own.
+// explainLinked lists the files that have no mount of their own.
 func (e *explanation) explainLinked(request spec.Request, m plan.Machine) {
-	for _, f := range m.Files {
-		if f.Kind == driver.Library && f.Subdir == "" {
-			e.Libraries = append(e.Libraries, explainedMount{f.Name, m.DriverRoot.Path(f.Path), "library: " + whichClasses(f, request)})
+	for i, f := range m.Files {
+		if m.LinkNames[i] != "" {
+			e.Linked = append(e.Linked, explainedMount{m.LinkNames[i], m.DriverRoot.Path(f.Path), fmt.Sprintf("%s: %s", f.Kind, whichClasses(f, request))})
 		}
 	}
 }
@@ -374,7 +374,7 @@ func (e *explanation) text() []byte {
 	for _, m := range e.Mounts {
 		mounts = append(mounts, []string{m.Path, m.Why, m.Source})
 	}
-	for _, l := range e.Libraries {
+	for _, l := range e.Linked {
 		libraries = append(libraries, []string{l.Path, l.Why, l.Source})
 	}
 	for _, l := range e.Links {
@@ -389,7 +389,7 @@ func (e *explanation) text() []byte {
 	section("GPUs", trimmed(gpus)...)
 	section("Device nodes, each with a rule that allows it", devices...)
 	section("Mounts of the driver's files; "+e.LibDir+" is where the image's loader finds libraries", mounts...)
-	section("Libraries that come by one of these mounts", libraries...)
+	section("Files that come by one of these mounts", libraries...)
 	section("Links in the root filesystem; what cannot be written there is mounted instead", links...)
 	section("Files in the root filesystem", files...)
 	section("Masked, as they tell about other GPUs", column(e.Masked)...)

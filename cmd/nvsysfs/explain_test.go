@@ -46,7 +46,7 @@ func TestExplainChangesNothing(t *testing.T) {
 			require.NoError(t, err)
 			more, err := snapshot(dir)
 			require.NoError(t, err)
-			for _, way := range []string{"off", "auto"} {
+			for _, way := range []string{"off", "always"} {
 				require.NoError(t, os.WriteFile(config, []byte("nvidia-container-runtime.experimental.driver-directory = \""+way+"\"\n"), 0o600))
 				var out, errs bytes.Buffer
 				err = run([]string{"explain", "--bundle", dir, "--root", machine, "--systemd-cgroup"}, []string{"PATH=/usr/bin", "NVIDIA_CTK_CONFIG_FILE_PATH=" + config}, &out, &errs)

@@ -85,7 +85,7 @@ func printDriver(out *bytes.Buffer, s plan.Survey) {
 		fmt.Fprintf(out, "Parameters  device nodes have mode %04o, owner %d, group %d; %s\n", inv.Params.DeviceFileMode.Perm(), inv.Params.DeviceFileUID, inv.Params.DeviceFileGID, made)
 		out.WriteByte('\n')
 	}
-	printList(out, inv, s.Unbound)
+	printList(out, inv, s.Unbound, sysfs.MIGUUIDs{})
 }
 
 // loadedModules are the kernel modules of the driver, from the directories of /sys/module.

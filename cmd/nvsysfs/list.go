@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
@@ -18,7 +19,8 @@ const listHelp = `Lists the GPUs of this machine, or of the machine whose root i
 device minor; below each its MIG devices with their GPU instance and compute instance. Then, without an index, what
 cannot be given to a container and why. With --json the same as one JSON document.
 
-The PCI address, the UUID, the index, and for MIG devices g:n and the name are what NVIDIA_VISIBLE_DEVICES takes.`
+The PCI address, the UUID, the index, and for MIG devices g:n and the name are what NVIDIA_VISIBLE_DEVICES takes, and MIG-<uuid>, which
+stands behind those whose UUID "nvsysfs learn" has learnt.`
 
 // listing is what --json prints.
 type listing struct {
@@ -47,6 +49,7 @@ type listedGPU struct {
 type listedMIG struct {
 	Index           string `json:"index"`          // "0:1"
 	Name            string `json:"name,omitempty"` // "MIG-GPU-<uuid>/<gi>/<ci>"
+	UUID            string `json:"uuid,omitempty"` // "MIG-<uuid>", where "nvsysfs learn" has learnt it
 	GPUInstance     int    `json:"gi"`
 	ComputeInstance int    `json:"ci"`
 }
@@ -73,6 +76,10 @@ func runList(i invocation) error {
 	if err != nil {
 		return err
 	}
+	uuids, err := plan.ReadMIGUUIDs(root, inventory)
+	if err != nil {
+		return err
+	}
 	unbound, err := sysfs.UnboundGPUs(root, inventory)
 	if err != nil {
 		// It comes with what could be read: the list is worth printing all the same.
@@ -86,11 +93,11 @@ func runList(i invocation) error {
 		encoder := json.NewEncoder(&out)
 		encoder.SetEscapeHTML(false)
 		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(makeListing(inventory, unbound)); err != nil {
+		if err := encoder.Encode(makeListing(inventory, unbound, uuids)); err != nil {
 			return err
 		}
 	} else {
-		printList(&out, inventory, unbound)
+		printList(&out, inventory, unbound, uuids)
 	}
 	_, err = i.stdout.Write(out.Bytes())
 	return err
@@ -105,7 +112,7 @@ func openRoot(dir string) (sysfs.Root, error) {
 	return sysfs.NewRoot(absolute)
 }
 
-func makeListing(inventory sysfs.Inventory, unbound []sysfs.PCIFunction) listing {
+func makeListing(inventory sysfs.Inventory, unbound []sysfs.PCIFunction, uuids sysfs.MIGUUIDs) listing {
 	l := listing{GPUs: []listedGPU{}, Unbound: []listedFunction{}}
 	if d := inventory.Driver; d != nil {
 		l.Driver = &listedDriver{d.Version, d.Open, d.Arch}
@@ -124,9 +131,13 @@ func makeListing(inventory sysfs.Inventory, unbound []sysfs.PCIFunction) listing
 			g.Error = gpu.Err.Error()
 		}
 		for n, instance := range gpu.Instances {
-			g.Instances = append(g.Instances, listedMIG{
+			m := listedMIG{
 				Index: fmt.Sprintf("%d:%d", gpu.Index, n), Name: migName(gpu, instance), GPUInstance: instance.GI, ComputeInstance: instance.CI,
-			})
+			}
+			if uuid, ok := uuids.Of(gpu, n); ok {
+				m.UUID = uuid.String()
+			}
+			g.Instances = append(g.Instances, m)
 		}
 		l.GPUs = append(l.GPUs, g)
 	}
@@ -146,7 +157,7 @@ func migName(gpu sysfs.GPU, instance mig.Instance) string {
 	return mig.Name{GPU: gpu.UUID, GI: instance.GI, CI: instance.CI}.String()
 }
 
-func printList(out *bytes.Buffer, inventory sysfs.Inventory, unbound []sysfs.PCIFunction) {
+func printList(out *bytes.Buffer, inventory sysfs.Inventory, unbound []sysfs.PCIFunction, uuids sysfs.MIGUUIDs) {
 	if inventory.Driver == nil {
 		out.WriteString("No NVIDIA driver is loaded: there is neither /proc/driver/nvidia/version nor /sys/module/nvidia/version.\n")
 	} else if len(inventory.GPUs) == 0 {
@@ -165,6 +176,9 @@ func printList(out *bytes.Buffer, inventory sysfs.Inventory, unbound []sysfs.PCI
 			fmt.Fprintf(out, "  MIG %d:%d: GI %d, CI %d", gpu.Index, n, instance.GI, instance.CI)
 			if name := migName(gpu, instance); name != "" {
 				fmt.Fprintf(out, " (%s)", name)
+			}
+			if uuid, ok := uuids.Of(gpu, n); ok {
+				fmt.Fprintf(out, " %s", uuid)
 			}
 			out.WriteByte('\n')
 		}

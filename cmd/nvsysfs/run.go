@@ -38,11 +38,14 @@ func commands() []command {
 		{"info", "[--root DIR]", "a machine, its driver, engines and configuration in one page", infoHelp, runInfo},
 		{"doctor", "[--root DIR] [--json]", "check a machine for what keeps containers from their GPUs", doctorHelp, runDoctor},
 		{"explain", "[--bundle DIR] [--config FILE] [--systemd-cgroup] [--root DIR] [--json]", "what the runtime would change for a container, and why", explainHelp, runExplain},
+		{"learn", "[--root DIR] [--from FILE]... [--output FILE] [--dry-run] [--if-changed]", "learn the UUIDs of MIG devices from nvidia-smi, for containers that ask for MIG-<uuid>", learnHelp, runLearn},
 		{"configure", "docker|containerd|crio|podman [FLAG...]", "register the runtime with an engine", "", runConfigure},
+		{"cdi", "generate|list|check [FLAG...]", "describe the GPUs for engines that read CDI files, and check such files", cdiHelp, runCDI},
 		{"capture", "[--scrub] [--root DIR] DIR|FILE.txtar", "keep what a machine shows of its GPUs, as a tree or an archive", captureHelp, runCapture},
 		{"unpack", "FIXTURE DIR", "make a tree of an archive: one of `nvsysfs fixtures`, or a file", unpackHelp, runUnpack},
 		{"demo", "[--fixture NAME]", "start a container through the runtime and look at it from inside", demoHelp, runDemo},
 		{"fixtures", "", "the machines this program carries", fixturesHelp, runFixtures},
+		{"completion", "bash|zsh|fish", "what makes a shell complete the command line of nvsysfs", completionHelp, runCompletion},
 	}
 }
 

@@ -71,6 +71,26 @@ func (f *FS) Symlink(dir, name, target string, o Owner) (changed bool, err error
 	return true, nil
 }
 
+// Symlinks makes names, in one directory, links to target as [FS.Symlink] does, each with an error
+// of its own. Links that are missing become one inode with several names: on ext4 a name more
+// costs 8 µs, where an inode more costs 15 to 200.
+func (f *FS) Symlinks(dir string, names []string, target string, o Owner) []error {
+	errs := make([]error, len(names))
+	made := ""
+	for i, name := range names {
+		if made != "" && base(name) == nil {
+			if d, err := f.writeDir(dir); err == nil && unix.Linkat(d, made, d, name, 0) == nil {
+				continue
+			}
+		}
+		var changed bool
+		if changed, errs[i] = f.Symlink(dir, name, target, o); changed {
+			made = name
+		}
+	}
+	return errs
+}
+
 // WriteFile makes name a regular file with the content, the permissions and the owner given,
 // whatever the umask is: a new file beside it, on disk before it takes the name by rename. Missing
 // directories are made, as [FS.MkdirAll] does. A regular file or a link of that name is replaced,

@@ -173,6 +173,34 @@ func TestSymlinkTwice(t *testing.T) {
 	assert.Equal(t, tree{"a/x": "x", "a/of-a": "-> new", "b/x": "x", "b/of-b": "-> new"}, dump(t, root))
 }
 
+// Names of one link are one inode, if they are new.
+func TestSymlinks(t *testing.T) {
+	root, _ := machine(t, tree{"d/there": "-> new", "d/old": "-> other", "d/file": "x"})
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+	errs := f.Symlinks("d", []string{"there", "old", "a", "file", "b", "../c", "c"}, "new", self())
+	var occupied *OccupiedError
+	require.ErrorAs(t, errs[3], &occupied)
+	require.Error(t, errs[5], "no name in a directory")
+	errs[3], errs[5] = nil, nil
+	assert.Equal(t, make([]error, 7), errs)
+	assert.Equal(t, tree{"d/there": "-> new", "d/old": "-> new", "d/a": "-> new", "d/file": "x", "d/b": "-> new", "d/c": "-> new"}, dump(t, root))
+	inode := func(name string) uint64 {
+		var st unix.Stat_t
+		require.NoError(t, unix.Lstat(filepath.Join(root, "d", name), &st))
+		return st.Ino
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		assert.Equal(t, inode("old"), inode(name), name)
+	}
+	assert.NotEqual(t, inode("there"), inode("a"))
+
+	errs = f.Symlinks("nowhere", []string{"a", "b"}, "new", self())
+	assert.ErrorIs(t, errs[0], fs.ErrNotExist)
+	assert.ErrorIs(t, errs[1], fs.ErrNotExist)
+}
+
 func TestWriteFile(t *testing.T) {
 	for _, tt := range []struct {
 		name     string

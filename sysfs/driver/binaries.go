@@ -8,9 +8,10 @@ import (
 	"slices"
 )
 
-// usualPath are the directories of programs after those of the caller's PATH. The last is NixOS's.
+// usualPath are the directories of programs after those of the caller's PATH. The last two are Flatcar's
+// and NixOS's.
 var usualPath = [...]string{
-	"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/run/current-system/sw/bin",
+	"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/bin", "/run/current-system/sw/bin",
 }
 
 // findBinaries looks for programs in the caller's PATH, in the usual directories, and in the bin beside

@@ -333,6 +333,11 @@ func TestFindLibraries(t *testing.T) {
 			want: []string{"library64 libcuda.so.550.54.14 < /usr/local/glibc/usr/lib/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14"},
 		},
 		{
+			name: "Talos since its driver is an extension of its own",
+			tree: libraries("usr/local/glibc/usr/lib64", "x86_64", version, "libcuda.so.1"),
+			want: []string{"library64 libcuda.so.550.54.14 < /usr/local/glibc/usr/lib64/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14"},
+		},
+		{
 			name: "Container-Optimized OS",
 			tree: libraries("var/lib/nvidia/lib64", "x86_64", version, "libcuda.so.1"),
 			want: []string{"library64 libcuda.so.550.54.14 < /var/lib/nvidia/lib64/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14"},

@@ -263,6 +263,7 @@ var (
 		"/lib",
 		"/run/opengl-driver/lib",
 		"/usr/local/glibc/usr/lib",
+		"/usr/local/glibc/usr/lib64",
 		"/var/lib/nvidia/lib64",
 		"/home/kubernetes/bin/nvidia/lib64",
 		"/opt/nvidia/current/usr/lib64",

@@ -68,6 +68,12 @@ func hook(o options, p *plan) error {
 			return fmt.Errorf("looking for %s beside nvsysfs: %w", hookName, err)
 		}
 		source = filepath.Join(filepath.Dir(self), hookName)
+		if _, err := os.Stat(source); err != nil {
+			// A package keeps it out of PATH, where dockerd would find it unasked.
+			if packaged := filepath.Join(filepath.Dir(self), "../libexec/nvidia-container-runtime-experimental", hookName); executable("/", packaged) == nil {
+				source = packaged
+			}
+		}
 	}
 	abs, err := filepath.Abs(source)
 	if err != nil {

@@ -6,6 +6,7 @@ package enginetest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +33,13 @@ type object = map[string]any
 func newCRI(t *testing.T, handlers func(*ground) map[string]string) *cri {
 	t.Helper()
 	need.Root(t)
-	program := need.Program(t, "containerd")
+	return newCRIOf(t, need.Program(t, "containerd"), handlers)
+}
+
+// newCRIOf starts one of several containerds.
+func newCRIOf(t *testing.T, program string, handlers func(*ground) map[string]string) *cri {
+	t.Helper()
+	need.Root(t)
 	need.Program(t, "ctr")
 	c := &cri{ground: newGround(t, "")}
 	c.client = filepath.Join(c.dir, "cri")
@@ -82,6 +89,12 @@ func (c *cri) must(t *testing.T, method string, request object) object {
 // create starts a pod on the host's network and creates a container in it.
 func (c *cri) create(t *testing.T, handler string, env ...object) (string, error) {
 	t.Helper()
+	return c.createWith(t, handler, object{}, env...)
+}
+
+// createWith does so with more fields of the container's configuration.
+func (c *cri) createWith(t *testing.T, handler string, more object, env ...object) (string, error) {
+	t.Helper()
 	config := object{
 		"metadata":      object{"name": strings.ReplaceAll(t.Name(), "/", "-"), "uid": "uid", "namespace": "default"},
 		"log_directory": filepath.Join(c.dir, "logs"),
@@ -99,10 +112,12 @@ func (c *cri) create(t *testing.T, handler string, env ...object) (string, error
 		c.must(t, "StopPodSandbox", object{"pod_sandbox_id": pod})
 		c.must(t, "RemovePodSandbox", object{"pod_sandbox_id": pod})
 	})
-	response, err = c.do("CreateContainer", object{"pod_sandbox_id": pod, "sandbox_config": config, "config": object{
+	container := object{
 		"metadata": object{"name": "gpu"}, "image": object{"image": imageName}, "envs": env, "log_path": t.Name() + ".log",
 		"linux": object{"security_context": object{"seccomp": object{"profile_type": 0}}},
-	}})
+	}
+	maps.Copy(container, more)
+	response, err = c.do("CreateContainer", object{"pod_sandbox_id": pod, "sandbox_config": config, "config": container})
 	if err != nil {
 		return "", err
 	}
@@ -122,8 +137,14 @@ func (c *cri) exec(t *testing.T, id, script string) string {
 
 func TestCRI(t *testing.T) {
 	need.Root(t)
-	levels := lowLevels(t)
-	c := newCRI(t, func(g *ground) map[string]string {
+	t.Run("containerd", func(t *testing.T) { testCRI(t, need.Program(t, "containerd"), lowLevels(t)) })
+	t.Run("containerd-"+containerdVersion, func(t *testing.T) {
+		testCRI(t, filepath.Join(currentContainerd(t), "containerd"), withoutCrun(lowLevels(t)))
+	})
+}
+
+func testCRI(t *testing.T, containerd string, levels []lowLevel) {
+	c := newCRIOf(t, containerd, func(g *ground) map[string]string {
 		handlers := g.failureRuntimes(levels[0].path)
 		handlers["runc"] = levels[0].path // the default handler
 		for _, l := range levels {

@@ -239,8 +239,9 @@ func eventually(condition func() error) error {
 	}
 }
 
-// daemon starts one, waits until it answers, and ends it with the test.
-func (g *ground) daemon(name string, environ []string, ready []string, args ...string) {
+// daemon starts one, waits until it answers, and ends it with the test, or
+// when what it returns is called.
+func (g *ground) daemon(name string, environ []string, ready []string, args ...string) (stop func()) {
 	g.t.Helper()
 	pidFile, logFile := filepath.Join(g.dir, name+".pid"), filepath.Join(g.dir, name+".log")
 	cmd := exec.Command("nsenter", append([]string{
@@ -257,16 +258,20 @@ func (g *ground) daemon(name string, environ []string, ready []string, args ...s
 	go func() { done <- cmd.Wait() }()
 
 	ended := false
-	g.t.Cleanup(func() {
-		if !ended {
-			out, err := g.output("sh", "-c", `kill -TERM "$(cat "$0")"`, pidFile)
-			assert.NoError(g.t, err, "%s", out)
-			select {
-			case <-done:
-			case <-time.After(patience):
-				assert.Fail(g.t, "still running", "%s", name)
-			}
+	stop = sync.OnceFunc(func() {
+		if ended {
+			return
 		}
+		out, err := g.output("sh", "-c", `kill -TERM "$(cat "$0")"`, pidFile)
+		assert.NoError(g.t, err, "%s", out)
+		select {
+		case <-done:
+		case <-time.After(patience):
+			assert.Fail(g.t, "still running", "%s", name)
+		}
+	})
+	g.t.Cleanup(func() {
+		stop()
 		if g.t.Failed() {
 			data, _ := os.ReadFile(logFile)
 			lines := slices.DeleteFunc(strings.Split(string(data), "\n"), func(line string) bool { return strings.Contains(line, "level=info") })
@@ -286,6 +291,7 @@ func (g *ground) daemon(name string, environ []string, ready []string, args ...s
 		}
 		return nil
 	}), "waiting for %s to answer", name)
+	return stop
 }
 
 // machine unpacks a fixture, once for a test.

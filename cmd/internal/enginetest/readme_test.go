@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/testimage"
@@ -30,23 +31,44 @@ const (
 	ourPath = "/usr/local/bin/" + shimName // where README.md installs it
 )
 
-// notRun are commands of README.md that cannot be run here, or are not to be
-// typed, and why.
-var notRun = map[string]string{
-	"make docker-cmd-nvidia-container-runtime.experimental": "it pulls golang from an image registry",
+// script is how the commands of a text are run: as they are printed, but for
+// these.
+type script struct {
+	notRun   map[string]string          // those that cannot be run here, or are not to be typed, and why
+	replaced map[string]func(r *reader) // those for which another thing is done
+	prints   map[string]string          // what the others print, where the text does not show it
+	after    func(r *reader, c command, out string)
+}
+
+// lines are the commands that it knows.
+func (s script) lines() []string {
+	return slices.Concat(slices.Sorted(maps.Keys(s.notRun)), slices.Sorted(maps.Keys(s.replaced)), slices.Sorted(maps.Keys(s.prints)))
+}
+
+// readme is for README.md.
+var readme = script{notRun: readmeNotRun, replaced: readmeReplaced, prints: readmePrints, after: afterDemo}
+
+var readmeNotRun = map[string]string{
+	"make docker-cmd-nvidia-container-runtime.experimental":                       "it pulls golang from an image registry",
+	"apt install ./dist/nvidia-container-runtime-experimental_0.1.0_amd64.deb":    "TestInstallDeb does, in a root of its own",
+	"dnf install ./dist/nvidia-container-runtime-experimental-0.1.0-1.x86_64.rpm": "TestInstallRPM does, in a root of its own",
 	"make bench":              "it measures for minutes, and wants a machine that does nothing else",
 	"docker update":           "names an event: TestContainerKeepsItsGPUAfterUpdate, TestDocker",
 	"systemctl daemon-reload": "names an event, which takes systemd: TestContainerKeepsItsGPUAfterUpdate",
 }
 
-// replaced are those for which another thing is done. All that is neither
-// here nor in notRun is run as it is printed.
-var replaced = map[string]func(r *reader){
+var readmeReplaced = map[string]func(r *reader){
 	// It would run this test, too.
 	"make test": func(r *reader) {
 		data, err := os.ReadFile("../../../.ci/run")
 		require.NoError(r.t, err)
 		assert.Contains(r.t, string(data), "\nmake test\n")
+	},
+	// It compiles for minutes.
+	"make dist": func(r *reader) {
+		data, err := os.ReadFile("../../../.ci/run")
+		require.NoError(r.t, err)
+		assert.Contains(r.t, string(data), "\nmake dist-reproducible\n")
 	},
 	// The alternatives one after the other, each of which is taken out again:
 	// the sections below begin with nothing.
@@ -66,41 +88,57 @@ var replaced = map[string]func(r *reader){
 	// its containers' cgroups are to be.
 	"systemctl restart docker": func(r *reader) {
 		assert.JSONEq(r.t, r.json, r.must("cat /etc/docker/daemon.json"), "what README.md says of daemon.json")
-		r.daemon("dockerd", r.environ, []string{"docker", "--host", "unix:///var/run/docker.sock", "version"}, "dockerd", "--bridge", "none", "--iptables=false", "--ip6tables=false",
-			"--ip-forward=false", "--ip-masq=false", "--group", "root", "--cgroup-parent", r.cgroup())
+		r.startDocker()
 		r.must("docker load -i " + r.image)
 	},
 	"systemctl restart containerd": func(r *reader) {
-		r.daemon("containerd", r.environ, []string{"ctr", "version"}, "containerd")
+		r.startContainerd()
 		assert.Contains(r.t, r.must("containerd config dump"), ourPath)
 		r.must("ctr image import " + r.image)
 	},
 	// There is no Kubernetes.
-	"nvsysfs configure containerd --runtime-class | kubectl apply -f -": func(r *reader) {
-		assert.YAMLEq(r.t, `{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: nvidia-experimental}, handler: nvidia-experimental}`,
-			r.must("nvsysfs configure containerd --runtime-class"))
-	},
+	"nvsysfs configure containerd --runtime-class | kubectl apply -f -": applyRuntimeClass,
 	"ctr run --runc-binary /usr/local/bin/nvidia-container-runtime.experimental …": func(r *reader) {
 		got := r.must("ctr run --runc-binary /usr/local/bin/nvidia-container-runtime.experimental --rm --env NVIDIA_VISIBLE_DEVICES=all " + ubuntu + " smi nvidia-smi -L")
 		assert.Contains(r.t, got, t4SMI)
 	},
 }
 
-// prints is what the others print.
-var prints = map[string]string{
+var readmePrints = map[string]string{
 	"docker run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L": t4SMI,
 	"docker run --rm --runtime=nvidia-experimental --gpus all ubuntu nvidia-smi -L":                    t4SMI,
 	"podman run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L": t4SMI,
 	"nvidia-container-runtime.experimental run --bundle /path/to/bundle my-container":                  t4SMI,
+	"podman run --rm --device nvidia.com/gpu=all ubuntu nvidia-smi -L":                                 t4SMI,
+	"nvsysfs cdi list":             "nvidia.com/gpu=" + t4UUID,
+	"nvsysfs cdi check":            "/etc/cdi/nvidia.yaml fits the machine.",
 	"nvsysfs doctor":               "with docker as \"nvidia-experimental\" (/etc/docker/daemon.json); containerd as",
 	"nvsysfs explain --bundle DIR": t4UUID,
 	"nvsysfs info":                 "550.54.15",
 	"nvsysfs list":                 t4UUID,
 }
 
-// readmeGround makes private what README.md's commands write or read beside
-// /etc and /run, and takes away what the machine's owner has configured.
-const readmeGround = `
+func applyRuntimeClass(r *reader) {
+	assert.YAMLEq(r.t, `{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: nvidia-experimental}, handler: nvidia-experimental}`,
+		r.must("nvsysfs configure containerd --runtime-class"))
+}
+
+// startDocker starts dockerd as a unit would, and returns what ends it.
+func (r *reader) startDocker() func() {
+	return r.daemon("dockerd", r.environ, []string{"docker", "--host", "unix:///var/run/docker.sock", "version"}, "dockerd", "--bridge", "none", "--iptables=false", "--ip6tables=false",
+		"--ip-forward=false", "--ip-masq=false", "--group", "root", "--cgroup-parent", r.cgroup())
+}
+
+// startContainerd does so with containerd.
+func (r *reader) startContainerd() func() {
+	return r.daemon("containerd", r.environ, []string{"ctr", "version"}, "containerd")
+}
+
+// Parts of the setup for a text's commands: what these write or read beside
+// /etc and /run is private, as are the nodes in /dev, and what the machine's
+// owner has configured is gone.
+const (
+	privateDirectories = `
 	for d in usr/bin usr/lib usr/local/bin var/cache; do
 		mkdir -p "$0/private/$d/upper" "$0/private/$d/work"
 		mount -t overlay -o lowerdir=/$d,upperdir="$0/private/$d/upper",workdir="$0/private/$d/work" overlay /$d
@@ -109,13 +147,18 @@ const readmeGround = `
 		mkdir -p /var/lib/$d "$0/$d"
 		mount --bind "$0/$d" /var/lib/$d
 	done
+`
+	privateNodes = `
 	mkdir "$0/dev"
 	mount -t tmpfs -o mode=755 tmpfs "$0/dev"
 	cp -ax /dev/. "$0/dev"
 	for d in /dev/*/; do if mountpoint -q $d; then mount --rbind $d "$0$d"; fi; done
 	mount --rbind "$0/dev" /dev
+`
+	noConfiguration = `
 	rm -rf /etc/docker /etc/containerd /etc/crio /etc/cni /etc/nvidia-container-runtime /etc/containers/containers.conf*
 `
+)
 
 // fitGPU gives the ground the machine $0: its driver and what that shows.
 const fitGPU = `
@@ -128,44 +171,68 @@ const fitGPU = `
 	/sbin/ldconfig
 `
 
-// reader does what README.md says.
+// fitPCI shows that GPU in /sys too, where "nvsysfs doctor" looks for it. With
+// this there are no rootless containers: the kernel gives a user namespace no
+// sysfs if something is mounted in it.
+const fitPCI = `
+	if [ -d /sys/bus/pci/devices ]; then
+		mount --bind "$0/sys/bus/pci/devices" /sys/bus/pci/devices
+		for d in system virtual; do
+			mkdir -p "$0/sys/devices/$d"
+			mount --bind /sys/devices/$d "$0/sys/devices/$d"
+		done
+		mount --rbind "$0/sys/devices" /sys/devices
+	fi
+`
+
+// reader does what a text says.
 type reader struct {
 	*ground
 	environ []string
+	cwd     string // where commands are typed
 	image   string
 	bundle  string
-	json    string // README.md's daemon.json
+	json    string            // README.md's daemon.json
+	running map[string]func() // what ends daemons, by name
 }
 
-// command is what README.md tells to type, and what it says is printed then.
+// command is what a text tells to type, and what it says is printed then; or
+// a file that it shows.
 type command struct {
 	line  string
 	shows []string
+	file  string
+	text  string
 }
 
 // commands are the first words of commands in README.md's text.
 var commands = []string{"make", "go", "nvsysfs", "docker", "podman", "ctr", "sudo", "systemctl", shimName}
 
-// readmeCommands returns the commands in README.md and the text of its JSON
-// block. A command is a line of an indented block or of one of another kind,
-// the first line of a console block, whose others are what it prints, and
-// code in the text that begins with a command's name and is more than that.
-func readmeCommands(readme string) (list []command, jsonBlock string) {
-	span, comment := regexp.MustCompile("`([^`]+)`"), regexp.MustCompile(`\s+#.*`)
+// readCommands returns the commands in a text and that of its JSON block. A
+// command is a line of an indented block or of one of another kind, the first
+// line of a console block, whose others are what it prints, and, if inline is
+// set, code in the text that begins with a command's name and is more than
+// that. Blocks text, yaml, toml and dockerfile show something, and are a file if
+// their first line is a comment that names it.
+func readCommands(page string, inline bool) (list []command, jsonBlock string) {
+	span, comment, file := regexp.MustCompile("`([^`]+)`"), regexp.MustCompile(`\s+#.*`), regexp.MustCompile(`^# (/?[\w.-]+(?:/[\w.-]+)*)$`)
 	add := func(line string, shows []string) {
 		line = strings.TrimSpace(comment.ReplaceAllString(line, ""))
-		list = append(list, command{strings.TrimPrefix(line, "sudo "), shows})
+		list = append(list, command{line: strings.TrimPrefix(line, "sudo "), shows: shows})
 	}
 	text := ""
 	flush := func() {
 		for _, m := range span.FindAllStringSubmatch(text, -1) {
+			if !inline {
+				break
+			}
 			if words := strings.Fields(m[1]); len(words) > 1 && slices.Contains(commands, words[0]) {
 				add(strings.Join(words, " "), nil)
 			}
 		}
 		text = ""
 	}
-	lines := strings.Split(readme, "\n")
+	lines := strings.Split(page, "\n")
 	for len(lines) > 0 {
 		line := lines[0]
 		lines = lines[1:]
@@ -181,6 +248,13 @@ func readmeCommands(readme string) (list []command, jsonBlock string) {
 				add(strings.TrimPrefix(block[0], "$ "), block[1:])
 			case "json":
 				jsonBlock = strings.Join(block, "\n")
+			case "text", "yaml", "toml", "dockerfile":
+				if m := file.FindStringSubmatch(block[0]); m != nil {
+					if fence == "text" { // in which nothing is a comment
+						block = block[1:]
+					}
+					list = append(list, command{file: m[1], text: strings.Join(block, "\n") + "\n"})
+				}
 			default:
 				for _, line := range block {
 					add(line, nil)
@@ -200,61 +274,14 @@ func readmeCommands(readme string) (list []command, jsonBlock string) {
 // TestREADME does, from the top to the bottom, what README.md tells its
 // reader to type.
 func TestREADME(t *testing.T) {
-	need.Root(t)
-	path := []string{filepath.Dir(need.Program(t, "go")), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
-	for _, name := range []string{"git", "make", "runc", "dockerd", "docker", "containerd", "ctr", "podman"} {
-		need.Program(t, name)
-	}
-	if _, err := os.Stat("/proc/driver"); err != nil {
-		need.Missing(t, "a directory /proc/driver to mount on: %v", err)
-	}
+	r := newReader(t, privateDirectories+privateNodes+noConfiguration)
+	r.copyRepository()
 	data, err := os.ReadFile("../../../README.md")
 	require.NoError(t, err)
-	list, block := readmeCommands(string(data))
-
-	r := &reader{ground: newGround(t, readmeGround), json: block}
-	for _, e := range os.Environ() {
-		if !regexp.MustCompile(`^(DOCKER|CONTAINER|NVIDIA|XDG|GOBIN|PATH)`).MatchString(e) {
-			r.environ = append(r.environ, e)
-		}
-	}
-	// ctr's namespace is the cgroup of its containers.
-	r.environ = append(r.environ, "PATH="+strings.Join(path, ":"), "GOBIN="+filepath.Join(r.dir, "gobin"), "DOCKER_CONFIG="+filepath.Join(r.dir, "client"),
-		"CONTAINERD_NAMESPACE="+filepath.Base(r.dir))
-	r.prepare()
-
-	seen := map[string]bool{}
-	for _, c := range list {
-		seen[c.line] = true
-		if why, ok := notRun[c.line]; ok {
-			t.Logf("not run: %s: %s", c.line, why)
-			continue
-		}
-		if do, ok := replaced[c.line]; ok {
-			t.Logf("replaced: %s", c.line)
-			do(r)
-			continue
-		}
-		t.Logf("run: %s", c.line)
-		out := r.must(r.line(c.line))
-		assert.Contains(t, out, prints[c.line], "%s", c.line)
-		for _, line := range c.shows {
-			before, after, found := strings.Cut(out, line)
-			if line != "  …" {
-				require.True(t, found, "%s does not print, in this order:\n%s\nbut:\n%s", c.line, line, before)
-				out = after
-			}
-		}
-		switch {
-		case c.line != "make demo":
-		case c.shows != nil: // that was without a GPU
-			out, err := r.output("sh", "-c", fitGPU, r.machine("t4"))
-			require.NoError(t, err, "%s", out)
-		default: // "On a machine with a GPU it uses that one."
-			assert.Contains(t, out, "This machine:")
-		}
-	}
-	for _, line := range slices.Concat(slices.Sorted(maps.Keys(notRun)), slices.Sorted(maps.Keys(replaced)), slices.Sorted(maps.Keys(prints))) {
+	list, block := readCommands(string(data), true)
+	r.json = block
+	seen := r.follow(list, readme)
+	for _, line := range readme.lines() {
 		assert.True(t, seen[line], "no longer in README.md: %s", line)
 	}
 	assert.FileExists(t, filepath.Join(r.dir, "gobin", shimName))
@@ -266,14 +293,146 @@ func TestREADME(t *testing.T) {
 	assert.NotContains(t, string(data), t4UUID)
 }
 
-// prepare makes a copy of this repository, in which commands run, the image
-// ubuntu, and a bundle, and configures podman so that it can run here.
-func (r *reader) prepare() {
-	cmd := exec.Command("sh", "-c", `mkdir "$0" && git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C "$0"`, filepath.Join(r.dir, "clone"))
+// newReader makes a reader on a ground that setup makes.
+func newReader(t *testing.T, setup string) *reader {
+	t.Helper()
+	need.Root(t)
+	path := []string{filepath.Dir(need.Program(t, "go")), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+	for _, name := range []string{"git", "make", "runc", "dockerd", "docker", "containerd", "ctr", "podman"} {
+		need.Program(t, name)
+	}
+	if _, err := os.Stat("/proc/driver"); err != nil {
+		need.Missing(t, "a directory /proc/driver to mount on: %v", err)
+	}
+	r := &reader{ground: newGround(t, setup)}
+	for _, e := range os.Environ() {
+		if !regexp.MustCompile(`^(DOCKER|CONTAINER|NVIDIA|XDG|GOBIN|PATH)`).MatchString(e) {
+			r.environ = append(r.environ, e)
+		}
+	}
+	// ctr's namespace is the cgroup of its containers.
+	r.environ = append(r.environ, "PATH="+strings.Join(path, ":"), "GOBIN="+filepath.Join(r.dir, "gobin"), "DOCKER_CONFIG="+filepath.Join(r.dir, "client"),
+		"CONTAINERD_NAMESPACE="+filepath.Base(r.dir))
+	r.prepare()
+	return r
+}
+
+// follow does what a text says, and returns the lines that it has met.
+func (r *reader) follow(list []command, s script) map[string]bool {
+	seen := map[string]bool{}
+	for _, c := range list {
+		if c.file != "" {
+			r.t.Logf("file: %s", c.file)
+			file := c.file
+			if !filepath.IsAbs(file) {
+				file = filepath.Join(r.cwd, file)
+			}
+			c.checkFile(r.t)
+			r.write(file, c.text)
+			continue
+		}
+		seen[c.line] = true
+		if why, ok := s.notRun[c.line]; ok {
+			r.t.Logf("not run: %s: %s", c.line, why)
+			continue
+		}
+		if do, ok := s.replaced[c.line]; ok {
+			r.t.Logf("replaced: %s", c.line)
+			do(r)
+			continue
+		}
+		r.t.Logf("run: %s", c.line)
+		out, err := r.try(r.line(c.line))
+		if c.fails() {
+			require.Error(r.t, err, "%s: %s", c.line, out)
+		} else {
+			require.NoError(r.t, err, "%s: %s", c.line, out)
+		}
+		assert.Contains(r.t, out, s.prints[c.line], "%s", c.line)
+		c.check(r.t, out)
+		if s.after != nil {
+			s.after(r, c, out)
+		}
+	}
+	return seen
+}
+
+// checkFile parses a file that the text shows: a config.toml as the runtime
+// does.
+func (c command) checkFile(t *testing.T) {
+	t.Helper()
+	switch filepath.Ext(c.file) {
+	case ".yaml":
+		assert.YAMLEq(t, c.text, c.text) //nolint:testifylint // it parses both
+	case ".toml":
+		file := filepath.Join(t.TempDir(), "config.toml")
+		require.NoError(t, os.WriteFile(file, []byte(c.text), 0o644))
+		config, err := plan.LoadConfig([]string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + file})
+		require.NoError(t, err)
+		config.File = plan.DefaultConfig().File
+		assert.NotEqual(t, plan.DefaultConfig(), config, "%s changes nothing", c.file)
+	}
+}
+
+// fails tells whether the text shows an error.
+func (c command) fails() bool {
+	return slices.ContainsFunc(c.shows, func(line string) bool {
+		return strings.HasPrefix(line, "nvsysfs: ") || strings.HasPrefix(line, "docker: ") || strings.HasPrefix(line, "Error: ") || strings.HasPrefix(line, "ctr: ")
+	})
+}
+
+// check compares what a command prints with what the text shows of it. "…"
+// stands for lines if it is alone in one, else for a part of a line.
+func (c command) check(t *testing.T, out string) {
+	t.Helper()
+	if c.shows == nil {
+		return
+	}
+	rest, whole := out, true
+	for _, line := range c.shows {
+		if strings.TrimSpace(line) == "…" {
+			whole = false
+			continue
+		}
+		pattern := strings.ReplaceAll(regexp.QuoteMeta(strings.TrimRight(line, " ")), "…", ".*")
+		at := regexp.MustCompile(`(?m)^` + pattern + `\s*$`).FindStringIndex(rest)
+		require.NotNil(t, at, "%s does not print, in this order:\n%s\nbut:\n%s", c.line, line, rest)
+		rest = rest[at[1]:]
+	}
+	if whole {
+		assert.Len(t, lines(out), len(lines(strings.Join(c.shows, "\n"))), "%s prints more than is shown: %s", c.line, out)
+	}
+}
+
+// lines are those of a text that are not blank.
+func lines(text string) []string {
+	return slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return strings.TrimSpace(line) == "" })
+}
+
+// afterDemo gives the ground a GPU.
+func afterDemo(r *reader, c command, out string) {
+	switch {
+	case c.line != "make demo":
+	case c.shows != nil: // that was without a GPU
+		out, err := r.output("sh", "-c", fitGPU+fitPCI, r.machine("t4"))
+		require.NoError(r.t, err, "%s", out)
+	default: // "On a machine with a GPU it uses that one."
+		assert.Contains(r.t, out, "This machine:")
+	}
+}
+
+// copyRepository makes a copy of this repository, in which commands run.
+func (r *reader) copyRepository() {
+	r.cwd = filepath.Join(r.dir, "clone")
+	cmd := exec.Command("sh", "-c", `mkdir "$0" && git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C "$0"`, r.cwd)
 	cmd.Dir = "../../.."
 	out, err := cmd.CombinedOutput()
 	require.NoError(r.t, err, "%s", out)
+}
 
+// prepare makes the image ubuntu and a bundle, and configures podman so that
+// it can run here.
+func (r *reader) prepare() {
 	r.bundle, r.image = filepath.Join(r.dir, "bundle"), filepath.Join(r.dir, "ubuntu.tar")
 	require.NoError(r.t, os.Mkdir(filepath.Join(r.dir, "client"), 0o755))
 	require.NoError(r.t, os.WriteFile(filepath.Join(r.dir, "client/config.json"), []byte("{}"), 0o644))
@@ -290,8 +449,8 @@ netns = "none"
 cgroup_manager = "cgroupfs"
 events_logger = "none"
 `)
-	out2, err := r.output("podman", "load", "-i", r.image)
-	require.NoError(r.t, err, "%s", out2)
+	out, err := r.output("podman", "load", "-i", r.image)
+	require.NoError(r.t, err, "%s", out)
 }
 
 // writeBundle writes the config.json of a container that asks for all GPUs.
@@ -331,12 +490,17 @@ func (r *reader) line(line string) string {
 	).Replace(line)
 }
 
-// must runs a command line in the copy of the repository.
+// must runs a command line that is to succeed.
 func (r *reader) must(line string) string {
 	r.t.Helper()
-	cmd := r.command("sh", "-c", `cd "$0" && eval "$1"`, filepath.Join(r.dir, "clone"), line)
-	cmd.Env = r.environ
-	out, err := output(cmd)
+	out, err := r.try(line)
 	require.NoError(r.t, err, "%s: %s", line, out)
 	return out
+}
+
+// try runs a command line where commands are typed.
+func (r *reader) try(line string) (string, error) {
+	cmd := r.command("sh", "-c", `cd "$0" && eval "$1"`, r.cwd, line)
+	cmd.Env = r.environ
+	return output(cmd)
 }

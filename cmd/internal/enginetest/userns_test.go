@@ -166,8 +166,9 @@ func idmap(dir string) error {
 	return unix.MoveMount(tree, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// Podman of a user without privileges, who has subordinate ids.
-func TestPodmanRootless(t *testing.T) {
+// newRootlessPodman makes a podman of an ordinary user that has the image.
+func newRootlessPodman(t *testing.T) *podman {
+	t.Helper()
 	need.Program(t, "newuidmap")
 	p := newPodman(t, hostNodes+subordinate)
 	home := filepath.Join(p.dir, "home")
@@ -182,6 +183,12 @@ func TestPodmanRootless(t *testing.T) {
 	// It leaves a process that keeps the user's namespaces.
 	t.Cleanup(func() { p.must(t, "system", "migrate") })
 	p.must(t, "load", "-i", p.image())
+	return p
+}
+
+// Podman of a user without privileges, who has subordinate ids.
+func TestPodmanRootless(t *testing.T) {
+	p := newRootlessPodman(t)
 	for _, l := range lowLevels(t) {
 		t.Run(l.name, func(t *testing.T) {
 			runtime := p.runtime("t4-"+l.name, "t4", l.path, "")

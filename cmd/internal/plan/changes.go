@@ -87,7 +87,7 @@ func Make(cfg Config, req spec.Request, facts spec.Facts, m Machine, img *Image)
 	slices.Sort(c.Edits.AdditionalGIDs)
 	c.fence(cfg, facts, m)
 	c.place(m, img)
-	c.dropOtherWay(facts, m)
+	c.dropOtherWay(facts, m, img)
 	c.spareMounts(facts)
 	c.cache(m, img)
 	c.applicationProfile(req, m, img)
@@ -141,39 +141,30 @@ func (c *Changes) fence(cfg Config, facts spec.Facts, m Machine) {
 
 // place gives each file of the driver its place in the container.
 func (c *Changes) place(m Machine, img *Image) {
-	for _, f := range m.Files {
+	for i, f := range m.Files {
 		source := m.DriverRoot.Path(f.Path)
+		place := placeOf(f, img.Layout)
+		if place == "" {
+			c.note("%s left out: the image has no directory for 32-bit libraries", f.Path)
+			continue
+		}
+		options := fileOptions
 		switch f.Kind {
 		case driver.Library:
-			base := img.Layout.LibDir
-			if f.Bits == 32 {
-				base = img.Layout.LibDir32
-			}
-			if base == "" {
-				c.note("%s left out: the image has no directory for 32-bit libraries", f.Path)
-				continue
-			}
-			if !slices.Contains(c.LibDirs, base) {
-				c.LibDirs = append(c.LibDirs, base)
-			}
-			if m.Linked != "" && linkable(f) {
-				c.Links = append(c.Links, linksTo(f, base, source)...)
-				continue
-			}
-			dir := path.Join(base, f.Subdir)
-			c.Edits.Mounts = append(c.Edits.Mounts, bindMount(source, path.Join(dir, f.Name), fileOptions))
-			for _, l := range f.Links {
-				name := path.Join(dir, l.Name)
-				c.Links = append(c.Links, Link{Dir: path.Dir(name), Name: path.Base(name), Target: l.Target, Source: source})
+			if dir := strings.TrimSuffix(path.Dir(place), "/"+f.Subdir); !slices.Contains(c.LibDirs, dir) {
+				c.LibDirs = append(c.LibDirs, dir)
 			}
 		case driver.Socket, driver.Directory:
-			c.Edits.Mounts = append(c.Edits.Mounts, bindMount(source, f.Dest, socketOptions))
-		default:
-			c.Edits.Mounts = append(c.Edits.Mounts, bindMount(source, f.Dest, fileOptions))
-			for _, l := range f.Links {
-				name := path.Join(path.Dir(f.Dest), l.Name)
-				c.Links = append(c.Links, Link{Dir: path.Dir(name), Name: path.Base(name), Target: l.Target, Source: source})
-			}
+			options = socketOptions
+		}
+		if m.Linked != "" && m.LinkNames[i] != "" {
+			c.Links = append(c.Links, linksTo(f, m.LinkNames[i], place, source)...)
+			continue
+		}
+		c.Edits.Mounts = append(c.Edits.Mounts, bindMount(source, place, options))
+		for _, l := range f.Links {
+			name := path.Join(path.Dir(place), l.Name)
+			c.Links = append(c.Links, Link{Dir: path.Dir(name), Name: path.Base(name), Target: l.Target, Source: source})
 		}
 	}
 	if m.Linked != "" {

@@ -55,7 +55,7 @@ type Config struct {
 	CUDACompat            bool     // nvidia-container-runtime.modes.legacy.cuda-compat-mode is not "disabled"
 	Fence                 string   // nvidia-container-runtime.experimental.seccomp-fence
 	DevCharLinks          string   // nvidia-container-runtime.experimental.dev-char-links
-	DriverDirectory       string   // nvidia-container-runtime.experimental.driver-directory: "auto", "off" or a path
+	DriverDirectory       string   // nvidia-container-runtime.experimental.driver-directory: one of Directory… or a path
 
 	IgnoreIMEX       bool // features.ignore-imex-channel-requests
 	NoAdditionalGIDs bool // features.no-additional-gids-for-device-nodes
@@ -197,7 +197,7 @@ func parseConfig(data []byte) (Config, error) {
 		CUDACompat:          f.Runtime.Modes.Legacy.CUDACompatMode != "disabled",
 		Fence:               first(x.SeccompFence, FenceProfile),
 		DevCharLinks:        first(x.DevCharLinks, CharLinksAuto),
-		DriverDirectory:     first(x.DriverDirectory, DirectoryOff),
+		DriverDirectory:     first(x.DriverDirectory, DirectoryAuto),
 
 		IgnoreIMEX:       f.Features.IgnoreIMEX,
 		NoAdditionalGIDs: f.Features.NoAdditionalGIDs,
@@ -222,8 +222,10 @@ func parseConfig(data []byte) (Config, error) {
 	default:
 		return Config{}, fmt.Errorf("dev-char-links %q is none of \"auto\", \"always\", \"never\"", c.DevCharLinks)
 	}
-	if d := c.DriverDirectory; d != DirectoryAuto && d != DirectoryOff && !filepath.IsAbs(d) {
-		return Config{}, fmt.Errorf("driver-directory %q is neither \"auto\" nor \"off\" nor an absolute path", d)
+	switch d := c.DriverDirectory; {
+	case d == DirectoryAlways, d == DirectoryAuto, d == DirectoryOff, filepath.IsAbs(d):
+	default:
+		return Config{}, fmt.Errorf("driver-directory %q is none of \"auto\", \"always\", \"off\", and no absolute path", d)
 	}
 	c.SupportedCapabilities = DriverCapabilities
 	if f.Supported != nil {

@@ -29,7 +29,7 @@ func defaults() Config {
 		CUDACompat:            true,
 		Fence:                 FenceProfile,
 		DevCharLinks:          CharLinksAuto,
-		DriverDirectory:       DirectoryOff,
+		DriverDirectory:       DirectoryAuto,
 	}
 }
 
@@ -114,7 +114,7 @@ func TestParseConfig(t *testing.T) {
 			SupportedCapabilities: []string{"compute", "utility"},
 			Fence:                 FenceProfile,
 			DevCharLinks:          CharLinksAuto,
-			DriverDirectory:       DirectoryOff,
+			DriverDirectory:       DirectoryAuto,
 			IgnoreIMEX:            true, NoAdditionalGIDs: true,
 		}},
 		{
@@ -169,7 +169,7 @@ refused-request = "error"
 		{name: "section for a value", in: "[nvidia-container-cli.root]\nx = 1\n", err: "nvidia-container-cli.root"},
 		{name: "fence", in: "nvidia-container-runtime.experimental.seccomp-fence = \"yes\"\n", err: `seccomp-fence "yes" is none of "profile", "always", "off"`},
 		{name: "links", in: "nvidia-container-runtime.experimental.dev-char-links = \"on\"\n", err: `dev-char-links "on" is none of "auto", "always", "never"`},
-		{name: "directory", in: "nvidia-container-runtime.experimental.driver-directory = \"links\"\n", err: `driver-directory "links" is neither "auto" nor "off" nor an absolute path`},
+		{name: "directory", in: "nvidia-container-runtime.experimental.driver-directory = \"links\"\n", err: `driver-directory "links" is none of "auto", "always", "off", and no absolute path`},
 		{name: "refused request", in: "nvidia-container-runtime.experimental.refused-request = \"fail\"\n", err: `refused-request "fail" is neither "ignore" nor "error"`},
 		{name: "capability", in: `supported-driver-capabilities = "compute,cuda"`, err: `supported-driver-capabilities: "cuda" is none of compat32, compute, `},
 		{name: "bytes", in: "\x00\xff", err: "line 1, column 1"},

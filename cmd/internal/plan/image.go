@@ -38,9 +38,11 @@ type Image struct {
 	Compat *rootfs.Compat // CUDA forward-compatibility libraries that this driver may run with
 	Owner  rootfs.Owner
 
-	cache []byte // Cache as it stands in the image
-	dead  []string
 	Notes []string
+
+	cache  []byte // Cache as it stands in the image
+	dead   []string
+	linked bool // an earlier start has given the driver's files by links
 }
 
 // ReadImage looks at the container's root filesystem. Whatever is odd about
@@ -74,6 +76,7 @@ func ReadImage(cfg Config, bundle string, facts spec.Facts, m Machine) (*Image, 
 		img.note("the image's loader cache is not used: %v", err)
 	}
 	img.Layout = img.FS.Layout(m.Elf, libc, libc32)
+	img.linked = img.FS.IsDir(driverPlace)
 	if img.Cache != nil {
 		img.findDead(m)
 	}
@@ -180,23 +183,37 @@ func (img *Image) findCompat(m Machine) {
 // is dispensable. Nothing here fails a container.
 func (img *Image) Write(c *Changes) {
 	dirs := map[string]error{}
-	for _, l := range c.Links {
+	for rest := bySameTarget(c.Links); len(rest) > 0; {
+		dir, target := rest[0].Dir, rest[0].Target
+		n := 1
+		for n < len(rest) && rest[n].Dir == dir && rest[n].Target == target {
+			n++
+		}
+		links := rest[:n]
+		rest = rest[n:]
 		err := errors.New("there is no root filesystem")
 		if img.FS != nil {
 			var known bool
-			if err, known = dirs[l.Dir]; !known {
-				err = img.FS.MkdirAll(l.Dir, img.Owner)
-				dirs[l.Dir] = err
-			}
-			if err == nil {
-				_, err = img.FS.Symlink(l.Dir, l.Name, l.Target, img.Owner)
+			if err, known = dirs[dir]; !known {
+				err = img.FS.MkdirAll(dir, img.Owner)
+				dirs[dir] = err
 			}
 		}
+		errs := slices.Repeat([]error{err}, n)
 		if err == nil {
-			continue
+			names := make([]string, n)
+			for i, l := range links {
+				names[i] = l.Name
+			}
+			errs = img.FS.Symlinks(dir, names, target, img.Owner)
 		}
-		c.note("%s is mounted instead of linked: %v", path.Join(l.Dir, l.Name), err)
-		c.Edits.Mounts = append(c.Edits.Mounts, bindMount(l.Source, path.Join(l.Dir, l.Name), fileOptions))
+		for i, l := range links {
+			if errs[i] == nil {
+				continue
+			}
+			c.note("%s is mounted instead of linked: %v", path.Join(l.Dir, l.Name), errs[i])
+			c.Edits.Mounts = append(c.Edits.Mounts, bindMount(l.Source, path.Join(l.Dir, l.Name), fileOptions))
+		}
 	}
 	sortMounts(c.Edits.Mounts)
 	if img.FS == nil {
@@ -206,8 +223,11 @@ func (img *Image) Write(c *Changes) {
 	for _, l := range c.Links {
 		ours[path.Join(l.Dir, l.Name)] = true
 	}
-	for _, dir := range c.linkDirs() {
-		candidate := func(name string) bool { return ofDriver(name) && !ours[path.Join(dir, name)] }
+	for _, dir := range c.linkDirs(img.linked) {
+		libraries := c.holdsLibraries(dir)
+		candidate := func(name string) bool {
+			return (libraries && ofDriver(name) || img.linked && !libraries) && !ours[path.Join(dir, name)]
+		}
 		removed, err := img.FS.RemoveLinks(dir, candidate, func(_, target string) bool { return img.stale(dir, target) })
 		switch {
 		case err != nil:
@@ -227,17 +247,41 @@ func (img *Image) Write(c *Changes) {
 }
 
 // linkDirs are the directories in which links of an earlier driver may be:
-// those of the libraries, of VDPAU's, and wherever links are now.
-func (c *Changes) linkDirs() []string {
+// those of the libraries, of VDPAU's, and wherever links are now. Where an
+// earlier start has put links for files that are not libraries, also those of
+// such files.
+func (c *Changes) linkDirs(linked bool) []string {
 	var dirs []string
 	for _, dir := range c.LibDirs {
 		dirs = append(dirs, dir, path.Join(dir, "vdpau"))
 	}
 	for _, l := range c.Links {
-		dirs = append(dirs, l.Dir)
+		if linked || c.holdsLibraries(l.Dir) {
+			dirs = append(dirs, l.Dir)
+		}
+	}
+	if linked {
+		for _, m := range c.Edits.Mounts {
+			dirs = append(dirs, path.Dir(m.Destination))
+		}
 	}
 	slices.Sort(dirs)
 	return slices.Compact(dirs)
+}
+
+// holdsLibraries tells whether dir is a library directory, or is in one.
+func (c *Changes) holdsLibraries(dir string) bool {
+	return slices.ContainsFunc(c.LibDirs, func(lib string) bool { return holds(lib, dir) })
+}
+
+// bySameTarget brings those links together that can be one inode.
+func bySameTarget(links []Link) []Link {
+	return slices.SortedStableFunc(slices.Values(links), func(a, b Link) int {
+		if c := strings.Compare(a.Dir, b.Dir); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Target, b.Target)
+	})
 }
 
 // ofDriver tells whether a library has the name of one of the driver's: of a
@@ -251,14 +295,14 @@ func ofDriver(name string) bool {
 }
 
 // stale tells whether a link in a library directory was made for another
-// version of the driver: its target is one of the driver's libraries, and is
-// gone or empty.
+// version of the driver: it leads to the directory of an earlier start, or its
+// target is one of the driver's libraries, and is gone or empty.
 func (img *Image) stale(dir, target string) bool {
-	if !ofDriver(path.Base(target)) {
-		return false
-	}
 	if leadsToPlace(dir, target) {
 		return true
+	}
+	if !ofDriver(path.Base(target)) {
+		return false
 	}
 	if path.IsAbs(target) || path.Dir(target) != "." {
 		return false

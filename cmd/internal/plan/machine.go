@@ -32,14 +32,17 @@ type Machine struct {
 	Selection  sysfs.Selection
 	Elf        elf.Machine // of the driver's libraries
 
-	Nodes   []sysfs.Node  // device nodes for the container
-	Missing []sysfs.Node  // those of Nodes that the host lacks and that we may make
-	Files   []driver.File // the user-mode driver, by driver capability
-	GDS     []string      // files and directories that GPUDirect Storage needs, below Root
-	Hidden  []string      // entries of /proc/driver/nvidia that are not for the container
-	Linked  string        // directory with links to the libraries of Files; see LinkLibraries
+	Nodes     []sysfs.Node  // device nodes for the container
+	Missing   []sysfs.Node  // those of Nodes that the host lacks and that we may make
+	Files     []driver.File // the user-mode driver, by driver capability
+	GDS       []string      // files and directories that GPUDirect Storage needs, below Root
+	Hidden    []string      // entries of /proc/driver/nvidia that are not for the container
+	Linked    string        // directory with hard links to Files; see LinkFiles
+	LinkNames []string      // the names in it, "" for a file that is mounted; in the order of Files
 
 	Notes []string // what the operator may want to know
+
+	userNS *bool // what insideUserNamespace has found
 }
 
 // ReadMachine reads the machine and picks what the container asks for.
@@ -55,9 +58,18 @@ func ReadMachine(cfg Config, req spec.Request, facts spec.Facts, hostPath string
 	if m.DriverRoot, err = driverRoot(m.Root, cfg.DriverRoot); err != nil {
 		return Machine{}, err
 	}
-	if req.MIGConfig || req.MIGMonitor {
+	switch {
+	case query.NeedsMIGUUIDs():
+		inside, err := m.insideUserNamespace()
+		if err != nil {
+			return Machine{}, err
+		}
+		if m.Inventory, query, err = sysfs.ReadForMIGUUIDs(m.Root, query, learntOwners(inside)...); err != nil {
+			return Machine{}, err
+		}
+	case req.MIGConfig || req.MIGMonitor:
 		m.Inventory, err = sysfs.Read(m.Root, true)
-	} else {
+	default:
 		m.Inventory, err = sysfs.ReadFor(m.Root, query)
 	}
 	if err != nil {
@@ -122,26 +134,39 @@ func noDriver(root sysfs.Root, req spec.Request) error {
 		req.Source, quoteList(req.Devices), root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))
 }
 
-// withUnbound adds to an unknown device's error the NVIDIA GPUs that the
-// driver does not hold: they are what people look for.
+// withUnbound adds to an unknown device's error the NVIDIA GPUs that are not
+// to be had here, and why: they are what people look for.
 func withUnbound(root sysfs.Root, inv sysfs.Inventory, err error) error {
 	var unknown *sysfs.DeviceError
 	if !errors.As(err, &unknown) {
 		return err
 	}
-	unbound, scanErr := sysfs.UnboundGPUs(root, inv)
-	if scanErr != nil || len(unbound) == 0 {
-		return err
-	}
-	var list []string
-	for _, f := range unbound {
-		state := "bound to no driver"
-		if f.Driver != "" {
-			state = "bound to " + f.Driver
+	// What can be read of the PCI functions is what there is to tell.
+	functions, _ := sysfs.UnboundGPUs(root, inv)
+	var unbound, unlisted []string
+	for _, f := range functions {
+		switch f.Driver {
+		case "":
+			unbound = append(unbound, f.Name+" (bound to no driver)")
+		case "nvidia":
+			unlisted = append(unlisted, f.Name)
+		default:
+			unbound = append(unbound, f.Name+" (bound to "+f.Driver+")")
 		}
-		list = append(list, f.Name+" ("+state+")")
 	}
-	return fmt.Errorf("%w; NVIDIA GPUs that the nvidia driver does not hold: %s", err, strings.Join(list, ", "))
+	for _, part := range []struct {
+		text string
+		gpus []string
+	}{
+		{"GPUs that are hidden from this container", inv.Masked},
+		{"NVIDIA GPUs that the nvidia driver does not hold", unbound},
+		{"NVIDIA GPUs without an entry in /proc/driver/nvidia/gpus, which were not given to this container or which the driver could not start", unlisted},
+	} {
+		if len(part.gpus) > 0 {
+			err = fmt.Errorf("%w; %s: %s", err, part.text, strings.Join(part.gpus, ", "))
+		}
+	}
+	return err
 }
 
 // meet checks NVIDIA_REQUIRE_* for each GPU, or once where there is none.
@@ -288,7 +313,7 @@ func explicitly(env []string, classes ...string) bool {
 // there, so it must be the right one. Elsewhere a node that is missing
 // on the host is merely noted, so that it can be made.
 func (m *Machine) checkHostNodes(cfg Config, facts spec.Facts) error {
-	inside, err := inUserNamespace()
+	inside, err := m.insideUserNamespace()
 	if err != nil {
 		return err
 	}
@@ -324,6 +349,18 @@ func describe(st unix.Stat_t) string {
 		return fmt.Sprintf("character device %d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 	}
 	return "no character device"
+}
+
+// insideUserNamespace is inUserNamespace, read once.
+func (m *Machine) insideUserNamespace() (bool, error) {
+	if m.userNS == nil {
+		inside, err := inUserNamespace()
+		if err != nil {
+			return false, err
+		}
+		m.userNS = &inside
+	}
+	return *m.userNS, nil
 }
 
 // inUserNamespace tells whether this program runs in a user namespace of

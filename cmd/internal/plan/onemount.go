@@ -7,21 +7,27 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver/linkdir"
 )
 
 // Values of Config.DriverDirectory besides a path.
 const (
-	DirectoryAuto = "auto" // below /usr/lib or /var/lib of the driver's root
-	DirectoryOff  = "off"
+	DirectoryAlways = "always" // below /usr/lib or /var/lib of the driver's root
+	DirectoryAuto   = "auto"   // the same, if the files are many
+	DirectoryOff    = "off"
 )
+
+// worthLinking is from how many files on DirectoryAuto uses a directory. For
+// those of compute and utility, 18 with driver 550, it saves nothing that can be
+// measured; for all, 46, it saves a sixth of the container's life.
+const worthLinking = 24
 
 // directoryName is the name of the directory of links on the host.
 const directoryName = "nvidia-container-runtime"
@@ -30,39 +36,45 @@ const directoryName = "nvidia-container-runtime"
 // one mount. Links in the image's library directory lead there.
 const driverPlace = "/usr/lib/nvidia-container-driver"
 
-// LinkLibraries has the libraries that come with m put into a directory of
+// LinkFiles has the driver's files that come with m put into a directory of
 // hard links on the host, so that Make gives them to the container by one mount
 // instead of one each. Where that cannot be done, they are mounted one
 // by one, and a note of m says why. Without change nothing is made: the
 // result is as if it had been.
-func (m *Machine) LinkLibraries(cfg Config, facts spec.Facts, img *Image, change bool) {
+func (m *Machine) LinkFiles(cfg Config, facts spec.Facts, img *Image, change bool) {
 	if cfg.DriverDirectory == DirectoryOff || cfg.DriverDirectory == "" {
 		return
 	}
-	dir, err := m.linkLibraries(cfg, facts, img, change)
-	if err != nil {
-		m.Notes = append(m.Notes, fmt.Sprintf("the driver's libraries are mounted one by one: %v", err))
-		return
+	dir, names, err := m.linkFiles(cfg, facts, img, change)
+	switch {
+	case err != nil:
+		m.Notes = append(m.Notes, fmt.Sprintf("the driver's files are mounted one by one: %v", err))
+	case dir != "":
+		m.Linked, m.LinkNames = dir, names
 	}
-	m.Linked = dir
 }
 
-func (m *Machine) linkLibraries(cfg Config, facts spec.Facts, img *Image, change bool) (string, error) {
-	if err := m.mayLink(facts, img); err != nil {
-		return "", err
+// linkFiles returns no directory if the files are too few for one.
+func (m *Machine) linkFiles(cfg Config, facts spec.Facts, img *Image, change bool) (string, []string, error) {
+	if img.FS == nil || img.FS.IsHost() {
+		return "", nil, errors.New("nothing can be written into the root filesystem")
 	}
+	if hidden, by := covered(facts, driverPlace); hidden {
+		return "", nil, fmt.Errorf("the container mounts something at %.100q", by)
+	}
+	names := linkNames(m.Files, facts, img.Layout)
 	var files []linkdir.File
-	for _, f := range m.Files {
-		if linkable(f) && (f.Bits != 32 || img.Layout.LibDir32 != "") {
-			files = append(files, linkdir.File{Name: linkedName(f), Source: m.DriverRoot.Path(f.Path)})
+	for i, f := range m.Files {
+		if names[i] != "" {
+			files = append(files, linkdir.File{Name: names[i], Source: m.DriverRoot.Path(f.Path)})
 		}
 	}
-	if len(files) < 2 {
-		return "", errors.New("there is no more than one")
+	if cfg.DriverDirectory == DirectoryAuto && len(files) < worthLinking {
+		return "", nil, nil
 	}
 	boot, err := linkdir.ThisBoot()
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	var errs []error
 	for _, base := range m.directories(cfg) {
@@ -76,18 +88,18 @@ func (m *Machine) linkLibraries(cfg Config, facts spec.Facts, img *Image, change
 			err = img.FS.MkdirAll(driverPlace, img.Owner)
 		}
 		if err == nil {
-			return dir, nil
+			return dir, names, nil
 		}
 		errs = append(errs, err)
 	}
-	return "", errors.Join(errs...)
+	return "", nil, errors.Join(errs...)
 }
 
 // directories are where the directory of links may be. /usr/lib is first, as
 // that is where the libraries are: on the same file system, and with a
 // label that SELinux lets containers look into.
 func (m *Machine) directories(cfg Config) []string {
-	if cfg.DriverDirectory != DirectoryAuto {
+	if path.IsAbs(cfg.DriverDirectory) {
 		return []string{path.Clean(cfg.DriverDirectory)}
 	}
 	var dirs []string
@@ -99,30 +111,72 @@ func (m *Machine) directories(cfg Config) []string {
 	return dirs
 }
 
-// mayLink tells why links in this container would not do what mounts do.
-func (m *Machine) mayLink(facts spec.Facts, img *Image) error {
-	if img.FS == nil || img.FS.IsHost() {
-		return errors.New("nothing can be written into the root filesystem")
+// linkNames are the names that files have in the directory of links, in the
+// order of files. Those with an empty name are mounted: sockets, what has
+// no place in the image, what would have the name of another, and files over whose
+// place the container mounts something: there a mount of ours comes on top, and a
+// link would be hidden.
+func linkNames(files []driver.File, facts spec.Facts, layout rootfs.Layout) []string {
+	names := make([]string, len(files))
+	taken := make(map[string]bool, len(files))
+	for i, f := range files {
+		dir := linkGroup(f)
+		place := placeOf(f, layout)
+		if dir == "" || place == "" || taken[dir+"/"+f.Name] {
+			continue
+		}
+		if hidden, _ := covered(facts, place); hidden {
+			continue
+		}
+		names[i] = dir + "/" + f.Name
+		taken[names[i]] = true
 	}
-	places := []string{driverPlace, img.Layout.LibDir, img.Layout.LibDir32}
+	return names
+}
+
+// linkGroup is the directory of a file in the directory of links, or "" if it
+// can only be mounted.
+func linkGroup(f driver.File) string {
+	switch f.Kind {
+	case driver.Library:
+		return strconv.Itoa(f.Bits)
+	case driver.Binary:
+		return "bin"
+	case driver.XorgModule:
+		return "xorg"
+	case driver.Config:
+		return "share"
+	case driver.Firmware:
+		return "firmware"
+	}
+	return ""
+}
+
+// placeOf is where a container has a file, or "" if it has no such place.
+func placeOf(f driver.File, layout rootfs.Layout) string {
+	if f.Kind != driver.Library {
+		return f.Dest
+	}
+	dir := layout.LibDir
+	if f.Bits == 32 {
+		dir = layout.LibDir32
+	}
+	if dir == "" {
+		return ""
+	}
+	return path.Join(dir, f.Subdir, f.Name)
+}
+
+// covered tells whether the container mounts something of its own at name or
+// above it, and where. What has our options is ours, of an earlier start.
+func covered(facts spec.Facts, name string) (bool, string) {
 	for _, mount := range facts.Mounts {
-		if slices.Equal(mount.Options, fileOptions) {
-			continue // of an earlier start
-		}
 		to := path.Clean("/" + mount.Destination)
-		for _, p := range places {
-			if p == "" {
-				continue
-			}
-			hides := holds(to, p) || holds(withoutUsr(to), withoutUsr(p))
-			replaces := withoutUsr(path.Dir(to)) == withoutUsr(p) &&
-				slices.ContainsFunc(m.Files, func(f driver.File) bool { return linkable(f) && f.Name == path.Base(to) })
-			if hides || replaces {
-				return fmt.Errorf("the container mounts something at %.100q", mount.Destination)
-			}
+		if (holds(to, name) || holds(withoutUsr(to), withoutUsr(name))) && !slices.Equal(mount.Options, fileOptions) {
+			return true, mount.Destination
 		}
 	}
-	return nil
+	return false, ""
 }
 
 // holds tells whether dir is name or above it. The root is no matter.
@@ -136,36 +190,31 @@ func withoutUsr(name string) string {
 	return "/" + strings.TrimPrefix(strings.TrimPrefix(name, "/usr/"), "/")
 }
 
-// linkable tells whether a file can come by the directory. The others are
-// few: what has a place of its own in the container stays a mount.
-func linkable(f driver.File) bool {
-	return f.Kind == driver.Library && f.Subdir == ""
-}
-
-// linkedName is the name of a file in the directory of links.
-func linkedName(f driver.File) string {
-	return strconv.Itoa(f.Bits) + "/" + f.Name
-}
-
-// linksTo are the links that a library in the directory of links needs in the
-// container's library directory: its own, which lead there, and its name, if none
-// of the others is the one by which the loader asks for it.
-func linksTo(f driver.File, libDir, source string) []Link {
-	var links []Link
+// linksTo are the links that a file in the directory of links needs in the
+// container: one at its own place or, for a library, those by which it is
+// looked for: its own, and its name if none of them is the one by which the
+// loader asks for it. Those of one directory that lead to the same file have the
+// same target, so that they can be one inode.
+func linksTo(f driver.File, linkName, place, source string) []Link {
 	lead := func(name string) Link {
-		l := Link{Dir: path.Join(libDir, path.Dir(name)), Name: path.Base(name), Source: source}
-		l.Target, _ = filepath.Rel(l.Dir, path.Join(driverPlace, linkedName(f))) // both are absolute
-		return l
+		full := path.Join(path.Dir(place), name)
+		return Link{Dir: path.Dir(full), Name: path.Base(full), Target: path.Join(driverPlace, linkName), Source: source}
 	}
-	named := false
+	var links []Link
+	named := f.Kind != driver.Library
+	if named {
+		links = append(links, lead(f.Name))
+	}
 	for _, l := range f.Links {
-		if path.Join(path.Dir(l.Name), l.Target) == f.Name {
+		to := path.Join(path.Dir(l.Name), l.Target)
+		if f.Kind == driver.Library && (to == f.Name || to == f.SONAME && path.Dir(l.Name) == ".") {
 			links = append(links, lead(l.Name))
 			named = named || l.Name == f.SONAME
 			continue
 		}
-		name := path.Join(libDir, l.Name)
-		links = append(links, Link{Dir: path.Dir(name), Name: path.Base(name), Target: l.Target, Source: source})
+		other := lead(l.Name)
+		other.Target = l.Target
+		links = append(links, other)
 	}
 	if !named {
 		links = append(links, lead(f.Name))
@@ -173,21 +222,30 @@ func linksTo(f driver.File, libDir, source string) []Link {
 	return links
 }
 
-// leadsToPlace tells whether a link in dir leads to the driver's libraries that
+// leadsToPlace tells whether a link in dir leads to the driver's files that
 // come by one mount.
 func leadsToPlace(dir, target string) bool {
-	return strings.HasPrefix(path.Join(dir, target), driverPlace+"/")
+	if !path.IsAbs(target) {
+		target = path.Join(dir, target)
+	}
+	return strings.HasPrefix(target, driverPlace+"/")
 }
 
 // dropOtherWay removes the mounts by which an earlier start from the same
-// config.json gave the libraries the other way.
-func (c *Changes) dropOtherWay(facts spec.Facts, m Machine) {
+// config.json gave the files the other way.
+func (c *Changes) dropOtherWay(facts spec.Facts, m Machine, img *Image) {
+	linked := make(map[string]bool)
+	for i, name := range m.LinkNames {
+		if name != "" {
+			linked[placeOf(m.Files[i], img.Layout)] = true
+		}
+	}
 	for _, mount := range facts.Mounts {
 		if !slices.Equal(mount.Options, fileOptions) {
 			continue
 		}
 		to := path.Clean(mount.Destination)
-		if m.Linked == "" && to == driverPlace || m.Linked != "" && slices.Contains(c.LibDirs, path.Dir(to)) && ofDriver(path.Base(to)) {
+		if m.Linked == "" && to == driverPlace || linked[to] || m.Linked != "" && slices.Contains(c.LibDirs, path.Dir(to)) && ofDriver(path.Base(to)) {
 			c.Edits.RemoveBinds = append(c.Edits.RemoveBinds, bindMount(mount.Source, mount.Destination, fileOptions))
 		}
 	}

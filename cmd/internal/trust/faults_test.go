@@ -208,7 +208,7 @@ func (w *faultWorld) configure(t testing.TB, dir string, directory bool) {
 	t.Helper()
 	text := ""
 	if directory {
-		text = "[nvidia-container-runtime.experimental]\ndriver-directory = \"auto\"\n"
+		text = "[nvidia-container-runtime.experimental]\ndriver-directory = \"always\"\n"
 	}
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "nvidia-container-runtime"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "nvidia-container-runtime/config.toml"), []byte(text), 0o644))

@@ -1,0 +1,220 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cdi
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	specs "tags.cncf.io/container-device-interface/specs-go"
+)
+
+// Difference is one thing in which a file and the machine are apart.
+type Difference struct {
+	What   string `json:"what"`             // "driver", "device", "node", "mount", "environment", "groups", "version", "file"
+	Name   string `json:"name,omitempty"`   // of the device; the path in the container
+	File   string `json:"file,omitempty"`   // what the file says; "" if it has no such thing
+	Now    string `json:"now,omitempty"`    // what the machine says; "" if it has no such thing
+	Reason string `json:"reason,omitempty"` // what is wrong, where the two do not tell
+}
+
+// Compare tells in what old, which was read, differs from now, which [Make]
+// has just made of the machine. It looks at the host's files only to say why one is
+// not in now any more.
+func Compare(old, now File) []Difference {
+	var list []Difference
+	add := func(d Difference) {
+		if !slices.Contains(list, d) { // the same node of "0", of the GPU's UUID and of "all"
+			list = append(list, d)
+		}
+	}
+	if old.Edited() {
+		add(Difference{What: "file", Reason: "edited since it was written"})
+	}
+	if a, b := old.Record.Driver, now.Record.Driver; a != b {
+		add(Difference{What: "driver", File: a, Now: b})
+	}
+	if a, b := old.Spec.Version, now.Spec.Version; a != b {
+		add(Difference{What: "version", File: a, Now: b})
+	}
+	if a, b := old.Kind(), now.Kind(); a != b {
+		add(Difference{What: "kind", File: a, Now: b})
+	}
+	devices := map[string]specs.ContainerEdits{}
+	for _, d := range now.Spec.Devices {
+		devices[d.Name] = d.ContainerEdits
+	}
+	compareEdits(old.Spec.ContainerEdits, now.Spec.ContainerEdits, add)
+	known := map[string]bool{}
+	for _, d := range old.Spec.Devices {
+		known[d.Name] = true
+		edits, ok := devices[d.Name]
+		if !ok {
+			add(Difference{What: "device", Name: d.Name, File: nodesOf(d.ContainerEdits)})
+			continue
+		}
+		compareEdits(d.ContainerEdits, edits, add)
+	}
+	for _, d := range now.Spec.Devices {
+		if !known[d.Name] {
+			add(Difference{What: "device", Name: d.Name, Now: nodesOf(d.ContainerEdits)})
+		}
+	}
+	return list
+}
+
+// nodesOf names the first nodes of a device.
+func nodesOf(e specs.ContainerEdits) string {
+	const most = 3
+	var list []string
+	for i, n := range e.DeviceNodes {
+		if i == most {
+			list = append(list, "…")
+			break
+		}
+		list = append(list, n.Path)
+	}
+	return strings.Join(list, " ")
+}
+
+func compareEdits(old, now specs.ContainerEdits, add func(Difference)) {
+	compareLists("environment", texts(old.Env, envText), texts(now.Env, envText), add)
+	compareLists("node", texts(old.DeviceNodes, nodeText), texts(now.DeviceNodes, nodeText), add)
+	compareLists("mount", texts(old.Mounts, mountText), texts(now.Mounts, mountText), func(d Difference) {
+		if d.Now == "" {
+			d.Reason = missing(d.Name, old.Mounts)
+		}
+		add(d)
+	})
+	if a, b := gidText(old), gidText(now); a != b {
+		add(Difference{What: "groups", File: a, Now: b})
+	}
+	if a, b := otherText(old), otherText(now); a != b {
+		add(Difference{What: "other edits", File: a, Now: b})
+	}
+}
+
+// named is an item of a list: what it is called and all that is said of it.
+type named struct{ name, text string }
+
+func texts[T any](list []T, text func(T) named) []named {
+	var result []named
+	for _, item := range list {
+		result = append(result, text(item))
+	}
+	return result
+}
+
+func compareLists(what string, old, now []named, add func(Difference)) {
+	find := func(list []named, name string) (string, bool) {
+		i := slices.IndexFunc(list, func(n named) bool { return n.name == name })
+		if i < 0 {
+			return "", false
+		}
+		return list[i].text, true
+	}
+	for _, o := range old {
+		if text, ok := find(now, o.name); !ok || text != o.text {
+			add(Difference{What: what, Name: o.name, File: o.text, Now: text})
+		}
+	}
+	for _, n := range now {
+		if _, ok := find(old, n.name); !ok {
+			add(Difference{What: what, Name: n.name, Now: n.text})
+		}
+	}
+}
+
+func envText(entry string) named {
+	name, value, _ := strings.Cut(entry, "=")
+	return named{name, fmt.Sprintf("%q", value)}
+}
+
+// nodeText is "195:0 mode 0666 group 0 rw".
+func nodeText(n *specs.DeviceNode) named {
+	text := fmt.Sprintf("%d:%d", n.Major, n.Minor)
+	if n.Type != "c" {
+		text = fmt.Sprintf("%q %s", n.Type, text)
+	}
+	if n.FileMode != nil {
+		text += fmt.Sprintf(" mode %04o", n.FileMode.Perm())
+	}
+	if n.UID != nil && *n.UID != 0 {
+		text += fmt.Sprintf(" user %d", *n.UID)
+	}
+	if n.GID != nil {
+		text += fmt.Sprintf(" group %d", *n.GID)
+	}
+	text += " " + n.Permissions
+	if n.HostPath != "" {
+		text += " from " + n.HostPath
+	}
+	return named{n.Path, text}
+}
+
+// mountText is the file of the host, with the options where they are not those of a file.
+func mountText(m *specs.Mount) named {
+	text := m.HostPath
+	if options := strings.Join(m.Options, ","); options != "ro,nosuid,nodev,rbind,rprivate" {
+		text += " (" + options + ")"
+	}
+	if m.Type != "" {
+		text += " type " + m.Type
+	}
+	return named{m.ContainerPath, text}
+}
+
+func gidText(e specs.ContainerEdits) string {
+	if len(e.AdditionalGIDs) == 0 {
+		return ""
+	}
+	return strings.Trim(fmt.Sprint(e.AdditionalGIDs), "[]")
+}
+
+// otherText is what we never write.
+func otherText(e specs.ContainerEdits) string {
+	var list []string
+	for _, o := range []struct {
+		name string
+		n    int
+	}{{"hooks", len(e.Hooks)}, {"network devices", len(e.NetDevices)}} {
+		if o.n > 0 {
+			list = append(list, fmt.Sprintf("%d %s", o.n, o.name))
+		}
+	}
+	if e.IntelRdt != nil {
+		list = append(list, "intelRdt")
+	}
+	return strings.Join(list, ", ")
+}
+
+// missing tells why a mount's file would stop a container from starting, or "".
+func missing(containerPath string, mounts []*specs.Mount) string {
+	for _, m := range mounts {
+		if m.ContainerPath != containerPath {
+			continue
+		}
+		info, err := os.Stat(m.HostPath)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return "is not there any more: containers cannot start"
+		case err != nil:
+			return "cannot be looked at: " + bare(err).Error()
+		case info.IsDir():
+			return "is a directory now"
+		case info.Mode().Type()&fs.ModeSocket != 0:
+			return "is a socket now"
+		case info.Mode().Type()&fs.ModeNamedPipe != 0:
+			return "is a named pipe now"
+		case info.Mode().Type()&fs.ModeDevice != 0:
+			return "is a device now"
+		}
+		return "is there, but not of the driver any more"
+	}
+	return ""
+}

@@ -1,0 +1,610 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+)
+
+const (
+	repository = "../../.."
+	version    = "9.8.7"
+	epoch      = 1700000000
+)
+
+// scratch is the process' directory; made has the release in it, which is built when the first test asks for it.
+var (
+	scratch string
+	made    = sync.OnceValue(makeDist)
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "dist")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		scratch = dir
+		return m.Run()
+	}())
+}
+
+// makeDist runs "make dist", both architectures at once.
+func makeDist() error {
+	cmd := exec.Command("make", "-j2", "-C", repository, "dist", "DISTDIR="+scratch+"/dist", "DISTBUILD="+scratch+"/build",
+		"VERSION="+version, "COMMIT=0123456789ab")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(e string) bool {
+		return strings.HasPrefix(e, "MAKE") || strings.HasPrefix(e, "MFLAGS=") || strings.HasPrefix(e, "GOARCH=")
+	}), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", epoch))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("make dist: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// dist returns the folder of the release.
+func dist(t *testing.T) string {
+	t.Helper()
+	need.Program(t, "make")
+	require.NoError(t, made())
+	return filepath.Join(scratch, "dist")
+}
+
+// command runs a program and returns what it printed.
+func command(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	require.NoError(t, err, "%s %v\n%s", name, args, out)
+	return string(out)
+}
+
+// arches are Go's names, Debian's being the same, with those of RPM.
+var arches = []struct {
+	name, rpm string
+	machine   elf.Machine
+}{{"amd64", "x86_64", elf.EM_X86_64}, {"arm64", "aarch64", elf.EM_AARCH64}}
+
+// wanted are the files of a package and their modes, by their names below /usr.
+func wanted(t *testing.T, format string) map[string]fs.FileMode {
+	t.Helper()
+	const name = "nvidia-container-runtime-experimental"
+	list := map[string]fs.FileMode{
+		"bin/nvidia-container-runtime.experimental": 0o755,
+		"bin/nvsysfs": 0o755,
+		"libexec/" + name + "/nvidia-container-runtime-hook":                    0o755,
+		"share/" + name + "/config.toml":                                        0o644,
+		"share/bash-completion/completions/nvsysfs":                             0o644,
+		"share/fish/vendor_completions.d/nvsysfs.fish":                          0o644,
+		"share/man/man5/nvidia-container-runtime-config.toml.5.gz":              0o644,
+		"share/man/man8/nvidia-container-runtime.experimental.8.gz":             0o644,
+		"share/man/man8/nvsysfs.8.gz":                                           0o644,
+		"share/doc/" + name + "/LICENSE":                                        0o644,
+		"share/doc/" + name + "/THIRD-PARTY-LICENSES":                           0o644,
+		"share/doc/" + name + "/README.md":                                      0o644,
+		"share/doc/" + name + "/CHANGELOG.md":                                   0o644,
+		"share/doc/" + name + "/SECURITY.md":                                    0o644,
+		"share/doc/" + name + "/nvidia-container-runtime.experimental.cdx.json": 0o644,
+		"share/doc/" + name + "/nvidia-container-runtime-hook.cdx.json":         0o644,
+		"share/doc/" + name + "/nvsysfs.cdx.json":                               0o644,
+	}
+	if format == "deb" {
+		list["share/doc/"+name+"/copyright"] = 0o644
+		list["share/zsh/vendor-completions/_nvsysfs"] = 0o644
+	} else {
+		list["share/zsh/site-functions/_nvsysfs"] = 0o644
+	}
+	entries, err := os.ReadDir("systemd")
+	if !errors.Is(err, fs.ErrNotExist) {
+		require.NoError(t, err)
+	}
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext == ".service" || ext == ".path" || ext == ".timer" {
+			list["lib/systemd/system/"+e.Name()] = 0o644
+		}
+	}
+	return list
+}
+
+// readTar reads a tar with nothing but directories and regular files of root, with the release's time. The names begin with
+// one prefix, which is taken away.
+func readTar(t *testing.T, r io.Reader, prefix string) (modes map[string]fs.FileMode, data map[string][]byte) {
+	t.Helper()
+	modes, data = map[string]fs.FileMode{}, map[string][]byte{}
+	dirs := map[string]bool{}
+	var names []string
+	for archive := tar.NewReader(r); ; {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		type owner struct {
+			UID, GID     int
+			User, Group  string
+			Time, Device int64
+		}
+		assert.Equal(t, owner{0, 0, "root", "root", epoch, 0}, owner{h.Uid, h.Gid, h.Uname, h.Gname, h.ModTime.Unix(), h.Devmajor}, h.Name)
+		if h.Typeflag == tar.TypeDir {
+			assert.Equal(t, int64(0o755), h.Mode, h.Name)
+			dirs[filepath.Clean(h.Name)] = true
+			continue
+		}
+		require.Equal(t, byte(tar.TypeReg), h.Typeflag, h.Name)
+		assert.True(t, dirs[filepath.Dir(h.Name)], "%s comes before its directory", h.Name)
+		name, ok := strings.CutPrefix(h.Name, prefix)
+		require.True(t, ok, h.Name)
+		names = append(names, name)
+		modes[name] = fs.FileMode(h.Mode)
+		data[name], err = io.ReadAll(archive)
+		require.NoError(t, err)
+	}
+	assert.True(t, slices.IsSorted(names), "%v", names)
+	return modes, data
+}
+
+func TestTar(t *testing.T) {
+	dir := dist(t)
+	for _, arch := range arches {
+		t.Run(arch.name, func(t *testing.T) {
+			top := packageName + "-" + version + "-linux-" + arch.name
+			f, err := os.Open(filepath.Join(dir, top+".tar.gz"))
+			require.NoError(t, err)
+			defer f.Close()
+			z, err := gzip.NewReader(f)
+			require.NoError(t, err)
+			assert.Empty(t, z.Name)
+			assert.True(t, z.ModTime.IsZero())
+			modes, data := readTar(t, z, top+"/")
+			assert.Equal(t, wanted(t, "tar.gz"), modes)
+			for _, p := range programs {
+				program, err := elf.NewFile(bytes.NewReader(data[p.dir+"/"+p.name]))
+				require.NoError(t, err)
+				assert.Equal(t, arch.machine, program.Machine)
+				var parts struct {
+					Metadata struct {
+						Component struct {
+							Version string
+							Hashes  []struct{ Content string }
+						}
+					}
+				}
+				require.NoError(t, json.Unmarshal(data["share/doc/"+packageName+"/"+p.name+".cdx.json"], &parts))
+				require.Len(t, parts.Metadata.Component.Hashes, 1)
+				assert.Equal(t, fmt.Sprintf("%x", sha256.Sum256(data[p.dir+"/"+p.name])), parts.Metadata.Component.Hashes[0].Content, p.name)
+				assert.Equal(t, version, parts.Metadata.Component.Version)
+			}
+		})
+	}
+}
+
+// The folder has what is to be published, and the sums are those of all of it.
+func TestSums(t *testing.T) {
+	dir := dist(t)
+	want := map[string]string{}
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	var names []string
+	for _, e := range entries {
+		if e.Name() == "SHA256SUMS" {
+			continue
+		}
+		names = append(names, e.Name())
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		require.NoError(t, err)
+		want[e.Name()] = fmt.Sprintf("%x", sha256.Sum256(data))
+	}
+	wantNames := []string{}
+	for _, arch := range arches {
+		wantNames = append(wantNames, packageName+"_"+version+"_"+arch.name+".deb", packageName+"-"+version+"-1."+arch.rpm+".rpm")
+		top := packageName + "-" + version + "-linux-" + arch.name
+		wantNames = append(wantNames, top+".tar.gz")
+		for _, p := range programs {
+			wantNames = append(wantNames, top+"."+p.name+".cdx.json")
+		}
+	}
+	assert.ElementsMatch(t, wantNames, names)
+	sums, err := os.ReadFile(filepath.Join(dir, "SHA256SUMS"))
+	require.NoError(t, err)
+	got := map[string]string{}
+	for line := range strings.Lines(string(sums)) {
+		sum, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
+		require.True(t, ok, line)
+		got[name] = sum
+	}
+	assert.Equal(t, want, got)
+}
+
+func TestDeb(t *testing.T) {
+	dpkgDeb := need.Program(t, "dpkg-deb")
+	dir := dist(t)
+	for _, arch := range arches {
+		t.Run(arch.name, func(t *testing.T) {
+			name := filepath.Join(dir, packageName+"_"+version+"_"+arch.name+".deb")
+			fields := map[string]string{}
+			for line := range strings.Lines(command(t, dpkgDeb, "--field", name)) {
+				if key, value, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && line[0] != ' ' {
+					fields[key] = value
+				}
+			}
+			assert.NotEmpty(t, fields["Installed-Size"])
+			delete(fields, "Installed-Size")
+			assert.Equal(t, map[string]string{
+				"Package": "nvidia-container-runtime-experimental", "Version": version, "Architecture": arch.name, "Section": "admin",
+				"Priority": "optional", "Maintainer": "The nvidia-container-runtime authors", "Recommends": "runc | crun",
+				"Homepage": "https://github.com/nvsysfs/nvidia-container-runtime", "Description": summary,
+			}, fields)
+			// Scripts of a maintainer would be here, and so would configuration files.
+			control := tar.NewReader(strings.NewReader(command(t, dpkgDeb, "--ctrl-tarfile", name)))
+			var parts []string
+			for {
+				h, err := control.Next()
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				require.NoError(t, err)
+				parts = append(parts, strings.TrimPrefix(h.Name, "./"))
+			}
+			assert.ElementsMatch(t, []string{"control", "md5sums"}, parts)
+			modes, _ := readTar(t, strings.NewReader(command(t, dpkgDeb, "--fsys-tarfile", name)), "./usr/")
+			assert.Equal(t, wanted(t, "deb"), modes)
+		})
+	}
+}
+
+func TestRPM(t *testing.T) {
+	rpm := need.Program(t, "rpm")
+	dir := dist(t)
+	for _, arch := range arches {
+		t.Run(arch.name, func(t *testing.T) {
+			name := filepath.Join(dir, packageName+"-"+version+"-1."+arch.rpm+".rpm")
+			query := func(format string) string { return command(t, rpm, "-qp", "--qf", format, name) }
+			assert.Equal(t, packageName+"|"+version+"|1|"+arch.rpm+"|linux|Apache-2.0|The nvidia-container-runtime authors|localhost|1700000000|"+
+				"https://github.com/nvsysfs/nvidia-container-runtime|"+summary,
+				query("%{name}|%{version}|%{release}|%{arch}|%{os}|%{license}|%{packager}|%{buildhost}|%{buildtime}|%{url}|%{summary}"))
+			assert.Equal(t, "(runc or crun)\n", query("[%{recommends}\n]"))
+			assert.Empty(t, command(t, rpm, "-qp", "--scripts", "--triggers", "--configfiles", name))
+			assert.Contains(t, command(t, rpm, "-K", "--nosignature", name), "digests OK")
+			files, dirs := map[string]fs.FileMode{}, []string{}
+			for line := range strings.Lines(query("[%{filenames}|%{filemodes:octal}|%{fileusername}|%{filegroupname}|%{filemtimes}\n]")) {
+				var mode fs.FileMode
+				field := strings.Split(strings.TrimSpace(line), "|")
+				require.Len(t, field, 5)
+				assert.Equal(t, []string{"root", "root", fmt.Sprint(epoch)}, field[2:], line)
+				_, err := fmt.Sscanf(field[1], "%o", &mode)
+				require.NoError(t, err)
+				switch mode &^ 0o777 {
+				case syscall.S_IFREG:
+					files[strings.TrimPrefix(field[0], "/usr/")] = mode & 0o777
+				case syscall.S_IFDIR:
+					dirs = append(dirs, field[0])
+				default:
+					t.Errorf("%s is neither a file nor a directory", field[0])
+				}
+			}
+			assert.Equal(t, wanted(t, "rpm"), files)
+			// Those that no other package brings: else they would stay when ours goes.
+			assert.Equal(t, []string{"/usr/libexec/" + packageName, "/usr/share/doc/" + packageName, "/usr/share/" + packageName}, dirs)
+		})
+	}
+}
+
+// tree describes what is below a directory, but for the package manager's own files.
+func tree(t *testing.T, root string) map[string]string {
+	t.Helper()
+	list := map[string]string{}
+	require.NoError(t, filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, name)
+		if err != nil {
+			return err
+		}
+		if rel == "var/lib" {
+			return filepath.SkipDir
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		list[rel] = fmt.Sprintf("%v %d:%d", info.Mode(), st.Uid, st.Gid)
+		return nil
+	}))
+	return list
+}
+
+// newRoot makes the root of a machine on which nothing is installed.
+func newRoot(t *testing.T, dirs ...string) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, dir := range append(dirs, "proc", "var/lib") {
+		require.NoError(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
+	}
+	return root
+}
+
+// useInstalled runs the programs with root as their "/", where nothing else is but /proc: they do what they say, and the
+// hook's stand-in gets into PATH only if that is asked for.
+func useInstalled(t *testing.T, root string) {
+	t.Helper()
+	unshare := need.Program(t, "unshare")
+	inside := func(args ...string) (string, error) {
+		cmd := exec.Command(unshare, append([]string{"--mount", "--root=" + root, "--mount-proc=/proc"}, args...)...)
+		cmd.Env = []string{"PATH=/usr/bin"}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	before := tree(t, root)
+	out, err := inside("/usr/bin/nvsysfs", "version")
+	require.NoError(t, err, out)
+	assert.Equal(t, "nvsysfs version "+version+" (commit 0123456789ab)\n", out)
+	out, err = inside("/usr/bin/nvidia-container-runtime.experimental", "--version")
+	assert.Error(t, err, "there is no low-level runtime")
+	assert.Contains(t, out, "nvidia-container-runtime.experimental version "+version)
+
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "etc/docker"), 0o755))
+	withEngine := tree(t, root)
+	out, err = inside("/usr/bin/nvsysfs", "configure", "docker", "--gpus")
+	require.NoError(t, err, out)
+	configured := maps.Clone(withEngine)
+	configured["usr/bin/nvidia-container-runtime-hook"] = "-rwxr-xr-x 0:0"
+	configured["etc/docker/daemon.json"] = "-rw-r--r-- 0:0"
+	assert.Equal(t, configured, tree(t, root))
+	data, err := os.ReadFile(filepath.Join(root, "etc/docker/daemon.json"))
+	require.NoError(t, err)
+	assert.JSONEq(t, `{"runtimes": {"nvidia-experimental": {"path": "/usr/bin/nvidia-container-runtime.experimental"}}}`, string(data))
+	out, err = inside("/usr/bin/nvsysfs", "configure", "docker", "--remove", "--gpus")
+	require.NoError(t, err, out)
+	assert.Equal(t, withEngine, tree(t, root))
+	require.NoError(t, os.RemoveAll(filepath.Join(root, "etc/docker")))
+	if _, had := before["etc"]; !had {
+		require.NoError(t, os.Remove(filepath.Join(root, "etc")))
+	}
+	require.Equal(t, before, tree(t, root))
+}
+
+// installed is what a package adds to a tree, the directories included.
+func installed(t *testing.T, format string, before map[string]string) map[string]string {
+	t.Helper()
+	after := maps.Clone(before)
+	for name, mode := range wanted(t, format) {
+		name = "usr/" + name
+		after[name] = mode.String() + " 0:0"
+		for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+			after[dir] = "drwxr-xr-x 0:0"
+		}
+	}
+	return after
+}
+
+func TestInstallDeb(t *testing.T) {
+	need.Root(t)
+	dpkg := need.Program(t, "dpkg")
+	arch := strings.TrimSpace(command(t, dpkg, "--print-architecture"))
+	if arch != runtime.GOARCH {
+		need.Missing(t, "a dpkg for %s: this one is for %s", runtime.GOARCH, arch)
+	}
+	name := filepath.Join(dist(t), packageName+"_"+version+"_"+arch+".deb")
+	root := newRoot(t, "var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers", "var/lib/dpkg/parts")
+	for _, file := range []string{"status", "available"} {
+		require.NoError(t, os.WriteFile(filepath.Join(root, "var/lib/dpkg", file), nil, 0o600))
+	}
+	dpkgArgs := func(args ...string) []string {
+		return append([]string{"--root=" + root, "--log=" + filepath.Join(root, "var/lib/dpkg/log"), "--force-not-root"}, args...)
+	}
+	before := tree(t, root)
+	command(t, dpkg, dpkgArgs("--install", name)...)
+	assert.Equal(t, installed(t, "deb", before), tree(t, root))
+	useInstalled(t, root)
+	assert.Empty(t, command(t, dpkg, dpkgArgs("--verify", packageName)...), "sums are not those of the package")
+	assert.Contains(t, command(t, dpkg, dpkgArgs("--status", packageName)...), "Status: install ok installed")
+	// A second time, as an upgrade does.
+	command(t, dpkg, dpkgArgs("--install", name)...)
+	assert.Equal(t, installed(t, "deb", before), tree(t, root))
+	command(t, dpkg, dpkgArgs("--purge", packageName)...)
+	assert.Equal(t, before, tree(t, root))
+	status, err := os.ReadFile(filepath.Join(root, "var/lib/dpkg/status"))
+	require.NoError(t, err)
+	assert.NotContains(t, string(status), packageName)
+}
+
+func TestInstallRPM(t *testing.T) {
+	need.Root(t)
+	rpm := need.Program(t, "rpm")
+	dir := dist(t)
+	var name string
+	for _, arch := range arches {
+		if arch.name == runtime.GOARCH {
+			name = filepath.Join(dir, packageName+"-"+version+"-1."+arch.rpm+".rpm")
+		}
+	}
+	root := newRoot(t)
+	args := func(args ...string) []string {
+		return append([]string{"--root", root, "--dbpath", "/var/lib/rpm"}, args...)
+	}
+	before := tree(t, root)
+	command(t, rpm, args("--initdb")...)
+	command(t, rpm, args("--install", name)...)
+	assert.Equal(t, installed(t, "rpm", before), tree(t, root))
+	useInstalled(t, root)
+	assert.Empty(t, command(t, rpm, args("--verify", packageName)...))
+	command(t, rpm, args("--erase", packageName)...)
+	after := tree(t, root)
+	// Directories that some other package brings on a real machine are not ours to remove.
+	for name := range after {
+		if strings.HasPrefix(after[name], "d") && !strings.Contains(name, packageName) {
+			delete(after, name)
+			delete(before, name)
+		}
+	}
+	assert.Equal(t, before, after)
+}
+
+// What is linked has its licence in the package.
+func TestLicences(t *testing.T) {
+	dist(t)
+	for _, arch := range arches {
+		build := filepath.Join(scratch, "build", arch.name)
+		want, got := map[string]bool{}, map[string]bool{}
+		for _, p := range programs {
+			data, err := os.ReadFile(filepath.Join(build, p.name+".cdx.json"))
+			require.NoError(t, err)
+			var parts struct {
+				Components []struct{ Name, Version string }
+			}
+			require.NoError(t, json.Unmarshal(data, &parts))
+			for _, c := range parts.Components {
+				if c.Name == "std" {
+					c.Version = "go" + c.Version
+				}
+				want[c.Name+" "+c.Version] = true
+			}
+		}
+		data, err := os.ReadFile(filepath.Join(build, licences))
+		require.NoError(t, err)
+		for line := range strings.Lines(string(data)) {
+			if module, ok := strings.CutPrefix(line, "=== "); ok {
+				module, _, _ = strings.Cut(module, ": ")
+				got[module] = true
+			}
+		}
+		assert.Equal(t, want, got)
+	}
+}
+
+// A systemd unit runs what the package installs.
+func TestUnits(t *testing.T) {
+	files := wanted(t, "deb")
+	for name := range files {
+		if !strings.HasPrefix(name, "lib/systemd/system/") {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join("systemd", filepath.Base(name)))
+		require.NoError(t, err)
+		for line := range strings.Lines(string(data)) {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+			if !strings.HasPrefix(key, "Exec") {
+				continue
+			}
+			program, _, _ := strings.Cut(strings.TrimLeft(value, "-@:+!"), " ")
+			assert.Contains(t, files, strings.TrimPrefix(program, "/usr/"), "%s: %s", name, line)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	t.Chdir(repository)
+	good := func(t *testing.T) string {
+		dir := t.TempDir()
+		for _, p := range programs {
+			writeELF(t, filepath.Join(dir, p.name), elf.EM_X86_64, elf.PT_LOAD)
+		}
+		module := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(module, "LICENSE"), []byte("do what you like\n"), 0o600))
+		write(t, dir, "modules", "example.com/m v1.0.0 "+module+"\n")
+		for _, p := range programs {
+			write(t, dir, p.name+".cdx.json", "{}\n")
+		}
+		for _, shell := range []string{"bash", "zsh", "fish"} {
+			write(t, dir, "nvsysfs."+shell, "# "+shell+"\n")
+		}
+		return dir
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(dir string)
+		args  []string // after those that are good, which they override
+		err   string   // "" is success; $BUILD is the folder of -build
+	}{
+		{name: "good"},
+		{name: "an argument", args: []string{"x"}, err: "usage: dist -version VERSION -arch ARCH -epoch SECONDS -build DIR -out DIR"},
+		{name: "an unknown flag", args: []string{"-x"}, err: "flag provided but not defined: -x"},
+		{name: "no version", args: []string{"-version", ""}, err: "usage: dist -version VERSION -arch ARCH -epoch SECONDS -build DIR -out DIR"},
+		{name: "a version that the formats sort differently", args: []string{"-version", "1.0-rc1"}, err: `version "1.0-rc1": Debian and RPM agree on digits and periods alone`},
+		{name: "a version that leads elsewhere", args: []string{"-version", "../1"}, err: `version "../1": Debian and RPM agree on digits and periods alone`},
+		{name: "another architecture", args: []string{"-arch", "riscv64"}, err: `architecture "riscv64" is neither amd64 nor arm64`},
+		{name: "a time before 1970", args: []string{"-epoch", "-1"}, err: "epoch -1 is before 1970"},
+		{name: "the other architecture's programs", args: []string{"-arch", "arm64"}, err: "nvidia-container-runtime.experimental is for EM_X86_64, not for EM_AARCH64"},
+		{name: "a program that wants a loader", spoil: func(dir string) {
+			writeELF(t, filepath.Join(dir, "nvsysfs"), elf.EM_X86_64, elf.PT_INTERP)
+		}, err: "nvsysfs is not static"},
+		{name: "a program with libraries", spoil: func(dir string) {
+			writeELF(t, filepath.Join(dir, "nvsysfs"), elf.EM_X86_64, elf.PT_DYNAMIC)
+		}, err: "nvsysfs is not static"},
+		{name: "no program", spoil: func(dir string) { write(t, dir, "nvsysfs", "#!/bin/sh\n"+strings.Repeat("# a script\n", 9)) }, err: "nvsysfs: bad magic number '[35 33 47 98]' in record at byte 0x0"},
+		{name: "a module without a folder", spoil: func(dir string) { write(t, dir, "modules", "example.com/m v1.0.0\n") }, err: `$BUILD/modules: "example.com/m v1.0.0\n" is not a path, a version and a folder`},
+		{name: "a module without a licence", spoil: func(dir string) { write(t, dir, "modules", "example.com/m v1.0.0 "+dir+"\n") }, err: "example.com/m v1.0.0 has no licence in $BUILD"},
+		{name: "a missing list of parts", spoil: func(dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "nvsysfs.cdx.json"))) }, err: "open $BUILD/nvsysfs.cdx.json: no such file or directory"},
+		{name: "a missing completion", spoil: func(dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "nvsysfs.zsh"))) }, err: "open $BUILD/nvsysfs.zsh: no such file or directory"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir, out := good(t), t.TempDir()
+			if tt.spoil != nil {
+				tt.spoil(dir)
+			}
+			err := run(append([]string{"-version", "1.2", "-arch", "amd64", "-epoch", "1", "-build", dir, "-out", out}, tt.args...))
+			entries, readErr := os.ReadDir(out)
+			require.NoError(t, readErr)
+			if tt.err == "" {
+				require.NoError(t, err)
+				require.Len(t, entries, 1)
+				assert.Equal(t, packageName+"-1.2-linux-amd64.tar.gz", entries[0].Name())
+				return
+			}
+			assert.EqualError(t, err, strings.ReplaceAll(tt.err, "$BUILD", dir))
+			if !strings.HasPrefix(tt.err, "usage") {
+				assert.Empty(t, entries)
+			}
+		})
+	}
+	t.Run("not in the repository", func(t *testing.T) {
+		dir := good(t)
+		t.Chdir(t.TempDir())
+		assert.EqualError(t, run([]string{"-version", "1.2", "-arch", "amd64", "-build", dir, "-out", "."}),
+			"there are no manual pages in cmd/internal/dist/man: is this the repository's root?")
+	})
+}
+
+func write(t *testing.T, dir, name, text string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+}
+
+// writeELF writes a file that is nothing but an ELF header and one program header.
+func writeELF(t *testing.T, name string, machine elf.Machine, kind elf.ProgType) {
+	t.Helper()
+	var b bytes.Buffer
+	header := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(machine), Version: 1, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1}
+	copy(header.Ident[:], "\x7fELF\x02\x01\x01")
+	require.NoError(t, binary.Write(&b, binary.LittleEndian, header))
+	require.NoError(t, binary.Write(&b, binary.LittleEndian, elf.Prog64{Type: uint32(kind)}))
+	require.NoError(t, os.WriteFile(name, b.Bytes(), 0o600))
+}

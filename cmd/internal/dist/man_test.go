@@ -1,0 +1,120 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+)
+
+func page(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("man", name))
+	require.NoError(t, err)
+	return string(data)
+}
+
+// What the keys of config.toml are is told once each. The commands and flags of nvsysfs are compared in cmd/nvsysfs.
+func TestManualKeys(t *testing.T) {
+	text := page(t, "nvidia-container-runtime-config.toml.5")
+	text, _, found := strings.Cut(text, "\n.Sh ENVIRONMENT\n")
+	require.True(t, found)
+	var keys []string
+	for line := range strings.Lines(text) {
+		if key, ok := strings.CutPrefix(line, ".It Cm "); ok {
+			keys = append(keys, strings.TrimSpace(key))
+		}
+	}
+	slices.Sort(keys)
+	assert.Equal(t, knownKeys(t), keys)
+}
+
+// Each variable that the sources name is in the runtime's page, and those that override keys also with the keys.
+func TestManualVariables(t *testing.T) {
+	variable := regexp.MustCompile(`^(NVIDIA|CUDA|XDG)_[A-Z_]+$|^PATH$`)
+	variables := map[string]bool{}
+	for _, dir := range []string{"../../nvidia-container-runtime.experimental", "../plan", "../../../spec", "../../../spec/require"} {
+		names, err := filepath.Glob(dir + "/*.go")
+		require.NoError(t, err)
+		require.NotEmpty(t, names)
+		for _, name := range names {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+			require.NoError(t, err)
+			ast.Inspect(file, func(n ast.Node) bool {
+				if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+					if text, err := strconv.Unquote(literal.Value); err == nil && variable.MatchString(text) {
+						variables[text] = true
+					}
+				}
+				return true
+			})
+		}
+	}
+	require.True(t, variables["NVIDIA_VISIBLE_DEVICES"] && variables["XDG_CONFIG_HOME"] && variables["NVIDIA_CONTAINER_RUNTIME_SYSROOT"])
+	runtime, config := page(t, "nvidia-container-runtime.experimental.8"), page(t, "nvidia-container-runtime-config.toml.5")
+	for name := range variables {
+		assert.Regexp(t, `(?m)^\.(It )?Ev (.*[ ])?`+name, runtime)
+		if strings.HasPrefix(name, "NVIDIA_CONTAINER_RUNTIME_") {
+			assert.Contains(t, config, ".Ev "+name)
+		}
+	}
+}
+
+// The pages are good mdoc to both programs that show manual pages.
+func TestManualForm(t *testing.T) {
+	pages, err := filepath.Glob("man/*")
+	require.NoError(t, err)
+	require.Len(t, pages, 3)
+	for _, name := range pages {
+		text := page(t, filepath.Base(name))
+		assert.True(t, strings.HasPrefix(text, ".\\\" SPDX-FileCopyrightText: The nvidia-container-runtime authors\n.\\\" SPDX-License-Identifier: Apache-2.0\n.Dd "), name)
+		title, section, _ := strings.Cut(strings.ToUpper(filepath.Base(name)), ".")
+		if at := strings.LastIndex(section, "."); at >= 0 {
+			title, section = title+"."+section[:at], section[at+1:]
+		}
+		assert.Contains(t, text, "\n.Dt "+title+" "+section+"\n", name)
+		// Each of the pages that are ours is there.
+		for _, m := range regexp.MustCompile(`(?m)^\.Xr (nv(?:idia-container|sysfs)\S*) (\d)`).FindAllStringSubmatch(text, -1) {
+			assert.Contains(t, pages, "man/"+m[1]+"."+m[2], name)
+		}
+	}
+	for _, tool := range []struct {
+		name string
+		args []string
+	}{
+		{"mandoc", []string{"-T", "lint", "-W", "warning"}},
+		{"groff", []string{"-mdoc", "-ww", "-z", "-T", "utf8"}},
+	} {
+		t.Run(tool.name, func(t *testing.T) {
+			program := need.Program(t, tool.name)
+			for _, name := range pages {
+				out, err := exec.Command(program, append(tool.args, name)...).CombinedOutput()
+				assert.NoError(t, err, name)
+				// What mandoc finds of other packages' pages, and what is only style, is no fault.
+				for line := range strings.Lines(string(out)) {
+					if !strings.Contains(line, "outdated mandoc.db") && !strings.Contains(line, ": STYLE: ") {
+						t.Errorf("%s: %s", name, line)
+					}
+				}
+			}
+		})
+	}
+}

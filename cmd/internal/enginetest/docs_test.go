@@ -1,0 +1,163 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package enginetest
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+)
+
+const (
+	noSystemd    = "there is no systemd here, and no journal"
+	noKubernetes = "there is no Kubernetes API server here"
+	noMIG        = "the machine of this test has no MIG device, and no systemd: what follows on the page is done, and TestDevicePlugin"
+)
+
+// docs is for docs/*.md.
+var docs = script{
+	notRun: map[string]string{
+		"journalctl -u docker":          noSystemd,
+		"journalctl -u containerd":      noSystemd,
+		"journalctl -u crio":            noSystemd,
+		"systemctl restart crio":        "Debian 12 has no CRI-O",
+		"kubectl apply -f gpu-pod.yaml": noKubernetes,
+		"nvsysfs learn":                 noMIG,
+		"systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer": noMIG,
+		"kubectl logs gpu-pod":         noKubernetes,
+		"kubectl describe pod gpu-pod": noKubernetes,
+		"kubectl get events --field-selector involvedObject.name=gpu-pod": noKubernetes,
+	},
+	replaced: map[string]func(r *reader){
+		"systemctl restart docker": func(r *reader) {
+			r.restart("docker", r.startDocker)
+			if out := r.must("docker images -q ubuntu"); out == "" {
+				r.must("docker load -i " + r.image)
+			}
+		},
+		"systemctl restart containerd": func(r *reader) {
+			r.restart("containerd", r.startContainerd)
+			r.must("ctr image import " + r.image)
+		},
+		"nvsysfs configure containerd --runtime-class | kubectl apply -f -": applyRuntimeClass,
+		"nvsysfs configure crio --runtime-class | kubectl apply -f -": func(r *reader) {
+			assert.Equal(r.t, r.must("nvsysfs configure containerd --runtime-class"), r.must("nvsysfs configure crio --runtime-class"))
+		},
+		// Debian 12 has no Compose for this docker: what it would do is typed.
+		"docker compose up": func(r *reader) {
+			assert.YAMLEq(r.t, `{services: {gpu: {image: ubuntu, command: nvidia-smi -L, runtime: nvidia-experimental,
+				environment: {NVIDIA_VISIBLE_DEVICES: "0", NVIDIA_DRIVER_CAPABILITIES: "compute,utility"}}}}`, r.must("cat compose.yaml"))
+			assert.Contains(r.t, r.must("docker run --rm --runtime nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=0 -e NVIDIA_DRIVER_CAPABILITIES=compute,utility ubuntu nvidia-smi -L"), t4SMI)
+		},
+		"podman run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all --userns=keep-id ubuntu nvidia-smi -L": rootlessPodman,
+	},
+	prints: map[string]string{
+		"docker run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L":               t4SMI,
+		"docker run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=GPU-fef8089b ubuntu nvidia-smi -L":      t4SMI,
+		"docker run --rm --runtime=nvidia-experimental --gpus all ubuntu nvidia-smi -L":                                  t4SMI,
+		`docker run --rm --runtime=nvidia-experimental --gpus '"device=0"' ubuntu nvidia-smi -L`:                         t4SMI,
+		`docker run --rm --runtime=nvidia-experimental --gpus 'all,"capabilities=compute,utility"' ubuntu nvidia-smi -L`: t4SMI,
+		"docker exec my-gpu nvidia-smi -L":                                                                              t4SMI,
+		"docker run --rm -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L":                                            t4SMI,
+		"DOCKER_BUILDKIT=0 docker build -t with-gpu .":                                                                  t4SMI,
+		"docker inspect --format '{{.State.Error}}' failed":                                                             `device "7": unknown device: no GPU has the index 7`,
+		"podman run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L":              t4SMI,
+		"podman run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=0 ubuntu nvidia-smi -L": t4SMI,
+		"podman run --rm -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L":                                            t4SMI,
+		"podman run --rm --device nvidia.com/gpu=0 ubuntu nvidia-smi -L":                                                t4SMI,
+		"nvsysfs cdi list":           "nvidia.com/gpu=0",
+		"podman build -t with-gpu .": t4SMI,
+		"ctr run --rm --runc-binary " + ourPath + " --env NVIDIA_VISIBLE_DEVICES=all " + ubuntu + " my-gpu nvidia-smi -L": t4SMI,
+	},
+}
+
+// restart ends a daemon that runs, and starts it.
+func (r *reader) restart(name string, start func() func()) {
+	if stop, ok := r.running[name]; ok {
+		stop()
+	}
+	r.running[name] = start()
+}
+
+// rootlessPodman runs a container as a user without privileges, whose
+// namespaces cannot have a /proc if something is mounted in that of the host: for
+// its time the machine is read from a directory.
+func rootlessPodman(r *reader) {
+	need.Program(r.t, "newuidmap")
+	home := filepath.Join(r.dir, "home")
+	require.NoError(r.t, os.MkdirAll(filepath.Join(home, "run"), 0o700))
+	require.NoError(r.t, os.Chown(home, 61111, 61111))
+	require.NoError(r.t, os.Chown(filepath.Join(home, "run"), 61111, 61111))
+	machine := r.machine("t4")
+	r.write("/etc/nvidia-container-runtime/config.toml", "nvidia-container-runtime.experimental.sysroot = \""+machine+"\"\n")
+	r.must("umount /proc/devices /proc/driver")
+	defer r.must("rm /etc/nvidia-container-runtime/config.toml && mount --bind " + machine + "/proc/devices /proc/devices && mount --bind " + machine + "/proc/driver /proc/driver")
+	user := "setpriv --reuid 61111 --regid 61111 --clear-groups --inh-caps=-all env --chdir " + home + " -i HOME=" + home + " XDG_RUNTIME_DIR=" + home + "/run PATH=$PATH podman "
+	r.must(user + "load -i " + r.image)
+	defer r.must(user + "system migrate") // it leaves a process that keeps the user's namespaces
+	got := r.must(user + "run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all --userns=keep-id ubuntu sh -c 'id -u; nvidia-smi -L'")
+	assert.Contains(r.t, got, "61111\n")
+	assert.Contains(r.t, got, t4SMI)
+}
+
+// pages are the texts in docs, by file name.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("../../../docs/*.md")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	all := map[string]string{}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		all[filepath.Base(file)] = string(data)
+	}
+	return all
+}
+
+// TestDocs does what each page of docs tells its reader to type, in a folder of
+// its own. The machine has the programs in /usr/local/bin and the GPU of the
+// fixture t4. A page leaves nothing behind of what it configures.
+func TestDocs(t *testing.T) {
+	all := newReader(t, privateDirectories+hostNodes+subordinate+noConfiguration+"mount -t tmpfs tmpfs /var/log\n")
+	require.NoError(t, programs.shim())
+	require.NoError(t, programs.hook())
+	require.NoError(t, build("nvsysfs"))
+	all.cwd = all.dir
+	all.must("install -m 755 " + programs.dir + "/" + shimName + " " + programs.dir + "/nvsysfs /usr/local/bin")
+	out, err := all.output("sh", "-c", fitGPU, all.machine("t4"))
+	require.NoError(t, err, "%s", out)
+
+	seen, done := map[string]bool{}, 0
+	texts := pages(t)
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		t.Run(name, func(t *testing.T) {
+			g := *all.ground
+			g.t = t
+			r := *all
+			r.ground, r.running, r.cwd = &g, map[string]func(){}, filepath.Join(r.dir, "pages", strings.TrimSuffix(name, ".md"))
+			require.NoError(t, os.MkdirAll(r.cwd, 0o755))
+			r.must("cp " + programs.dir + "/" + hookName + " .")
+			list, block := readCommands(texts[name], false)
+			assert.Empty(t, block, "nobody looks at JSON blocks")
+			for line := range r.follow(list, docs) {
+				seen[line] = true
+			}
+			assert.Empty(t, r.must("grep -rlsE 'nvidia-(experimental|container)' /etc/docker /etc/containerd /etc/crio /etc/containers || true"), "what is left configured")
+			done++
+			assert.Empty(t, r.must("find /etc/nvidia-container-runtime /etc/cdi -type f 2>/dev/null || true"))
+		})
+	}
+	if done == len(texts) { // else a flag has chosen some
+		assert.Empty(t, slices.DeleteFunc(docs.lines(), func(line string) bool { return seen[line] }), "in no page")
+	}
+}

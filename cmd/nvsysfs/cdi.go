@@ -1,0 +1,631 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	specs "tags.cncf.io/container-device-interface/specs-go"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/cdi"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+)
+
+const cdiHelp = `generate  describes the GPUs of this machine in a CDI file, from which docker, podman, containerd and CRI-O can give
+          them to containers without any other runtime than runc or crun: podman run --device nvidia.com/gpu=0
+list      lists the devices that CDI files of this machine describe
+check     tells whether a file that generate wrote still fits the machine
+
+"nvsysfs cdi generate --help" has the flags of one.`
+
+const cdiGenerateHelp = `Describes the GPUs of this machine, or of the one whose root is --root, as a file of the Container Device Interface. With
+--output it is written there, whole or not at all, in the format of its name (.yaml or .json), and only if it says something
+new; without, printed. Engines read /etc/cdi and /var/run/cdi. A file that this command did not write, or that has been
+edited since, is replaced with --force only.
+
+The devices are each GPU and each MIG device, under the names that --name asks for, and "all":
+  index       0, 0:1         uuid        GPU-<uuid>, MIG-<uuid> where it has been learnt         type-index  gpu0, mig0:1
+index and uuid is the default. --vendor and --class are what stands before the name: nvidia.com and gpu.
+
+--driver-root is the root of the driver's files, as of a driver container (/run/nvidia/driver); without, what config.toml says.
+--capabilities are the driver capabilities, as in NVIDIA_DRIVER_CAPABILITIES; the default is all.
+
+There are no hooks in the file: nothing runs in or for the container. So the driver's libraries are mounted under their
+SONAMEs where images for CUDA look, in /usr/local/nvidia/lib64 (32-bit ones in /usr/local/nvidia/lib). Another image needs
+LD_LIBRARY_PATH=/usr/local/nvidia/lib64, which CDI could set but not extend; or name what the images are made of with
+--distribution (alpine, amazon, arch, debian, fedora, opensuse, rhel, ubuntu), or a directory that their loader searches with
+--library-dir and --library-dir32. The container's environment gets NVIDIA_VISIBLE_DEVICES=void, so that a runtime for
+NVIDIA GPUs adds nothing to it.
+
+The file has the lowest version of CDI that can say what is in it. That is 0.7.0 where containers need a group for a device
+node, else 0.5.0 (0.6.0 in JSON). --cdi-version is the newest one that your engines read: podman 4.3, say, wants 0.5.0.
+
+The file holds numbers and versions that change: write it anew at each boot, and after changes of the driver or of MIG devices.`
+
+const cdiListHelp = `Lists the devices of the CDI files in /etc/cdi and /var/run/cdi, on this machine or on the one whose root is --root, and in
+each --spec-dir. Of devices with the same name that of the later directory counts. --vendor and --class restrict the list. A
+file that cannot be read, or that others than root may write, is named on standard error and left aside.`
+
+const cdiCheckHelp = `Makes each FILE anew, with the options with which "nvsysfs cdi generate" wrote it, and tells what is different: the driver's
+version, devices, numbers of nodes, files. Without FILE, those in /etc/cdi and /var/run/cdi that it wrote. --root is the root
+of another machine, as for generate.
+
+The exit status is 0 if all is the same, 1 if something has drifted (then the command that mends it is shown), and 2 if that
+cannot be told.`
+
+type cdiCommand struct {
+	name, usage, help string
+	run               func(invocation) error
+}
+
+func cdiCommands() []cdiCommand {
+	return []cdiCommand{
+		{
+			"generate", "[--root DIR] [--driver-root DIR] [--output FILE [--force]] [--format yaml|json] [--vendor NAME] [--class NAME] [--name index|uuid|type-index]... " +
+				"[--capabilities LIST] [--distribution NAME | --library-dir DIR [--library-dir32 DIR]] [--cdi-version VERSION]", cdiGenerateHelp, runCDIGenerate,
+		},
+		{"list", "[--root DIR] [--spec-dir DIR]... [--vendor NAME] [--class NAME] [--json]", cdiListHelp, runCDIList},
+		{"check", "[--root DIR] [--json] [FILE...]", cdiCheckHelp, runCDICheck},
+	}
+}
+
+func runCDI(i invocation) error {
+	word := "nothing"
+	if len(i.args) > 0 {
+		word = fmt.Sprintf("%.100q", i.args[0])
+		for _, c := range cdiCommands() {
+			if c.name != i.args[0] {
+				continue
+			}
+			sub := i
+			sub.name, sub.usage, sub.args = "cdi "+c.name, c.usage, i.args[1:]
+			err := c.run(sub)
+			if errors.Is(err, errHelp) {
+				_, err = fmt.Fprintf(i.stdout, "Usage: nvsysfs %s %s\n\n%s\n", sub.name, sub.usage, c.help)
+			}
+			return err
+		}
+		if slices.Contains([]string{"help", "-h", "-help", "--help"}, i.args[0]) {
+			return errHelp
+		}
+	}
+	return &usageError{fmt.Sprintf("cdi: %s instead of generate, list or check\nUsage: nvsysfs cdi %s", word, i.usage)}
+}
+
+// parseList reads the command line into the flags; any number of arguments may follow.
+func (i invocation) parseList(set *flag.FlagSet) error {
+	err := set.Parse(i.args)
+	if errors.Is(err, flag.ErrHelp) {
+		return errHelp
+	}
+	if err != nil {
+		return &usageError{fmt.Sprintf("%s: %s\nUsage: nvsysfs %s %s", i.name, err, i.name, i.usage)}
+	}
+	return nil
+}
+
+// warn prints what is not as one might think, and no reason to fail.
+func (i invocation) warn(format string, args ...any) error {
+	_, err := fmt.Fprintf(i.stderr, "nvsysfs: warning: %s\n", strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; "))
+	return err
+}
+
+// words splits at commas.
+func words(list string) []string {
+	var result []string
+	for word := range strings.SplitSeq(list, ",") {
+		if word = strings.TrimSpace(word); word != "" {
+			result = append(result, word)
+		}
+	}
+	return result
+}
+
+func runCDIGenerate(i invocation) error {
+	set := i.flags()
+	o := cdi.Options{}
+	root := set.String("root", "", "")
+	output := set.String("output", "", "")
+	force := set.Bool("force", false, "")
+	format := set.String("format", "", "")
+	set.StringVar(&o.DriverRoot, "driver-root", "", "")
+	set.StringVar(&o.Vendor, "vendor", "nvidia.com", "")
+	set.StringVar(&o.Class, "class", "gpu", "")
+	set.Func("name", "", func(list string) error {
+		o.Names = append(o.Names, words(list)...)
+		return nil
+	})
+	capabilities := set.String("capabilities", "all", "")
+	set.StringVar(&o.Distribution, "distribution", "", "")
+	set.StringVar(&o.LibraryDir, "library-dir", "", "")
+	set.StringVar(&o.LibraryDir32, "library-dir32", "", "")
+	set.StringVar(&o.MaxVersion, "cdi-version", "", "")
+	if err := i.parse(set, 0); err != nil {
+		return err
+	}
+	if len(o.Names) == 0 {
+		o.Names = []string{cdi.ByIndex, cdi.ByUUID}
+	}
+	o.Capabilities = words(*capabilities)
+	asJSON, err := cdiFormat(*format, *output)
+	if err == nil {
+		err = o.Check()
+	}
+	if err == nil && *force && *output == "" {
+		err = errors.New("--force goes with --output")
+	}
+	if err != nil {
+		return &usageError{"cdi generate: " + err.Error()}
+	}
+	if *root != "" {
+		dir, err := openRoot(*root)
+		if err != nil {
+			return err
+		}
+		if dir != "/" {
+			o.Root = string(dir)
+		}
+	}
+	file, notes, err := makeCDI(i.environ, o)
+	if err != nil {
+		return fmt.Errorf("cdi generate: %w", err)
+	}
+	file.JSON = asJSON
+	data, err := file.Encode()
+	if err != nil {
+		return fmt.Errorf("cdi generate: %w", err)
+	}
+	for _, note := range notes {
+		if err := i.warn("%s", note); err != nil {
+			return err
+		}
+	}
+	if *output == "" {
+		_, err := i.stdout.Write(data)
+		return err
+	}
+	return i.saveCDI(*output, file, data, *force)
+}
+
+// saveCDI writes the file and tells what has come of it.
+func (i invocation) saveCDI(output string, file cdi.File, data []byte, force bool) error {
+	written, err := cdi.Write(output, data, force)
+	if err != nil {
+		return fmt.Errorf("cdi generate: %w", err)
+	}
+	others, err := rivals(output, file)
+	if err != nil {
+		return fmt.Errorf("cdi generate: %w", err)
+	}
+	if len(others) > 0 {
+		if err := i.warn("%s describes devices of the same names: engines give none that two files of one directory have", strings.Join(others, ", ")); err != nil {
+			return err
+		}
+	}
+	if !written {
+		_, err = fmt.Fprintf(i.stdout, "%s is up to date.\n", fileName(output))
+		return err
+	}
+	spec, err := file.Versioned()
+	if err != nil {
+		return err
+	}
+	hint := ""
+	if file.Record.Options.MaxVersion == "" && spec.Version > "0.5.0" {
+		hint = "; engines that read older ones only take --cdi-version"
+	}
+	_, err = fmt.Fprintf(i.stdout, "%s written: %d devices of %s, for driver %s (CDI %s%s).\n", fileName(output), len(spec.Devices), file.Kind(), file.Record.Driver, spec.Version, hint)
+	return err
+}
+
+// cdiFormat tells whether a file is to be JSON.
+func cdiFormat(format, output string) (bool, error) {
+	if output != "" {
+		extension, ok := strings.CutPrefix(filepath.Ext(output), ".")
+		if !ok || extension != "yaml" && extension != "json" {
+			return false, fmt.Errorf("engines read files whose names end in .yaml or .json, not %.100q", output)
+		}
+		if format != "" && format != extension {
+			return false, fmt.Errorf("the format %.100q does not go with %.100q: engines take it from the name", format, output)
+		}
+		format = extension
+	}
+	switch format {
+	case "", "yaml":
+		return false, nil
+	case "json":
+		return true, nil
+	}
+	return false, fmt.Errorf("the format %.100q is neither yaml nor json", format)
+}
+
+// makeCDI describes the machine that the options name. Programs of the driver are looked for in the usual directories
+// alone: what is in the file is not to depend on the PATH of the one who makes it.
+func makeCDI(environ []string, o cdi.Options) (cdi.File, []string, error) {
+	classes, err := o.Classes()
+	if err != nil {
+		return cdi.File{}, nil, err
+	}
+	cfg, err := loadConfig(environ, o.Root)
+	if err != nil {
+		return cdi.File{}, nil, err
+	}
+	if o.DriverRoot != "" {
+		cfg.DriverRoot = o.DriverRoot
+	}
+	parts, err := plan.ReadParts(cfg, classes, "")
+	if err != nil {
+		return cdi.File{}, nil, err
+	}
+	return cdi.Make(parts, o)
+}
+
+// fileName shows the name of a file; one with odd characters in it as Go would write it.
+func fileName(name string) string {
+	if strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) {
+		return fmt.Sprintf("%q", name)
+	}
+	return name
+}
+
+// readCDI reads the files in the directories that engines read, and in more.
+func readCDI(dir string, more []string) ([]cdi.Found, error) {
+	root, err := openRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	found, err := cdi.ReadDirs(root, cdi.Dirs, os.Geteuid())
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range more {
+		absolute, err := filepath.Abs(name)
+		if err != nil {
+			return nil, err
+		}
+		others, err := cdi.ReadDirs("/", []string{absolute}, os.Geteuid())
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, others...)
+	}
+	return found, nil
+}
+
+type leftAside struct {
+	File   string `json:"file"`
+	Reason string `json:"reason"`
+}
+
+// listedCDI is a device of a CDI file.
+type listedCDI struct {
+	Name   string `json:"name"` // "nvidia.com/gpu=0"
+	File   string `json:"file"`
+	Remark string `json:"remark,omitempty"` // why no engine gives it
+}
+
+func runCDIList(i invocation) error {
+	set := i.flags()
+	dir := set.String("root", "/", "")
+	var more []string
+	set.Func("spec-dir", "", func(name string) error {
+		more = append(more, name)
+		return nil
+	})
+	vendor := set.String("vendor", "", "")
+	class := set.String("class", "", "")
+	asJSON := set.Bool("json", false, "")
+	if err := i.parse(set, 0); err != nil {
+		return err
+	}
+	found, err := readCDI(*dir, more)
+	if err != nil {
+		return fmt.Errorf("cdi list: %w", err)
+	}
+	devices, aside := []listedCDI{}, []leftAside{}
+	for _, f := range found {
+		if f.Err != nil {
+			aside = append(aside, leftAside{f.Path, f.Err.Error()})
+			continue
+		}
+		v, c, _ := strings.Cut(f.File.Kind(), "/")
+		if *vendor != "" && v != *vendor || *class != "" && c != *class {
+			continue
+		}
+		for _, d := range f.File.Spec.Devices {
+			devices = append(devices, listedCDI{Name: f.File.Kind() + "=" + d.Name, File: f.Path})
+		}
+	}
+	remark(devices)
+	if *asJSON {
+		return writeJSON(i.stdout, struct {
+			Devices   []listedCDI `json:"devices"`
+			LeftAside []leftAside `json:"left_aside"`
+		}{devices, aside})
+	}
+	for _, f := range aside {
+		if err := i.warn("%s is left aside: %s", fileName(f.File), f.Reason); err != nil {
+			return err
+		}
+	}
+	var out bytes.Buffer
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	for _, d := range devices {
+		fmt.Fprintf(w, "%s\t%s", d.Name, fileName(d.File))
+		if d.Remark != "" {
+			fmt.Fprintf(w, "\t(%s)", d.Remark)
+		}
+		fmt.Fprintln(w)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(devices) == 0 {
+		out.WriteString("No CDI file has such a device.\n")
+	}
+	_, err = i.stdout.Write(out.Bytes())
+	return err
+}
+
+// remark says which devices engines do not give: none of a name that two files of one directory have, not even if a later
+// directory has it, too; else that of the last directory.
+func remark(devices []listedCDI) {
+	last := map[string]string{}     // name to file
+	twice := map[string]string{}    // name to what is wrong with it
+	inDir := map[[2]string]string{} // name and directory to file
+	for _, d := range devices {
+		last[d.Name] = d.File
+		place := [2]string{d.Name, filepath.Dir(d.File)}
+		if other, ok := inDir[place]; ok {
+			twice[d.Name] = "not given: " + fileName(other) + " and " + fileName(d.File) + " have it"
+		}
+		inDir[place] = d.File
+	}
+	for n := range devices {
+		d := &devices[n]
+		if d.Remark = twice[d.Name]; d.Remark == "" && last[d.Name] != d.File {
+			d.Remark = "hidden by " + fileName(last[d.Name])
+		}
+	}
+}
+
+// rivals are files beside name that have devices of its names: engines then give none of these.
+func rivals(name string, file cdi.File) ([]string, error) {
+	absolute, err := filepath.Abs(name)
+	if err != nil {
+		return nil, err
+	}
+	found, err := cdi.ReadDirs("/", []string{filepath.Dir(absolute)}, os.Geteuid())
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, f := range found {
+		if f.Err != nil || f.Path == absolute || f.File.Kind() != file.Kind() {
+			continue
+		}
+		if slices.ContainsFunc(f.File.Spec.Devices, func(d specs.Device) bool {
+			return slices.ContainsFunc(file.Spec.Devices, func(own specs.Device) bool { return own.Name == d.Name })
+		}) {
+			list = append(list, fileName(f.Path))
+		}
+	}
+	return list, nil
+}
+
+// checkedCDI is what came of one file.
+type checkedCDI struct {
+	File        string           `json:"file"`
+	Drifted     bool             `json:"drifted"`
+	Differences []cdi.Difference `json:"differences"`
+	Mend        string           `json:"mend,omitempty"`  // the command that does
+	Notes       []string         `json:"notes,omitempty"` // what generate would warn of
+}
+
+func runCDICheck(i invocation) error {
+	set := i.flags()
+	dir := set.String("root", "", "")
+	asJSON := set.Bool("json", false, "")
+	if err := i.parseList(set); err != nil {
+		return err
+	}
+	checked, aside := []checkedCDI{}, []leftAside{}
+	troubles := 0
+	check := func(name string, f cdi.File) {
+		c, err := checkCDI(i, name, f, *dir)
+		if err != nil {
+			aside = append(aside, leftAside{name, err.Error()})
+			troubles++
+			return
+		}
+		checked = append(checked, c)
+	}
+	if set.NArg() == 0 {
+		found, err := readCDI(orRoot(*dir), nil)
+		if err != nil {
+			return cannotTell(err)
+		}
+		for _, f := range found {
+			switch {
+			case f.Err != nil:
+				aside = append(aside, leftAside{f.Path, f.Err.Error()})
+			case f.File.Ours():
+				check(f.Path, f.File)
+			}
+		}
+	}
+	for _, name := range set.Args() {
+		absolute, err := filepath.Abs(name)
+		if err != nil {
+			return cannotTell(err)
+		}
+		f, _, err := cdi.Read("/", absolute, os.Geteuid())
+		if err == nil && !f.Ours() {
+			err = errors.New("nvsysfs cdi generate did not write it")
+		}
+		if err != nil {
+			aside = append(aside, leftAside{name, err.Error()})
+			troubles++
+			continue
+		}
+		check(absolute, f)
+	}
+	if err := i.printChecked(checked, aside, *asJSON); err != nil {
+		return err
+	}
+	drifted := 0
+	for _, c := range checked {
+		if c.Drifted {
+			drifted++
+		}
+	}
+	switch {
+	case troubles > 0:
+		return cannotTell(fmt.Errorf("%d of %d files could not be compared", troubles, troubles+len(checked)))
+	case len(checked) == 0:
+		return cannotTell(fmt.Errorf("nvsysfs cdi generate wrote no file in %s", strings.Join(cdi.Dirs, " or ")))
+	case drifted > 0:
+		return fmt.Errorf("cdi check: %d of %d files drifted", drifted, len(checked))
+	}
+	return nil
+}
+
+func orRoot(dir string) string {
+	if dir == "" {
+		return "/"
+	}
+	return dir
+}
+
+// cannotTell makes the exit status 2, as cmp and diff have it: 1 is kept for a file that has drifted.
+func cannotTell(err error) error { return &usageError{"cdi check: " + err.Error()} }
+
+// checkCDI makes a file anew, of the machine below dir if that is given, and compares the two.
+func checkCDI(i invocation, name string, f cdi.File, dir string) (checkedCDI, error) {
+	o := f.Record.Options
+	if dir != "" {
+		root, err := openRoot(dir)
+		if err != nil {
+			return checkedCDI{}, err
+		}
+		o.Root = string(root)
+		if root == "/" {
+			o.Root = ""
+		}
+	}
+	now, notes, err := makeCDI(i.environ, o)
+	if err != nil {
+		return checkedCDI{}, err
+	}
+	now.JSON = f.JSON
+	if now.Spec, err = now.Versioned(); err != nil {
+		return checkedCDI{}, err
+	}
+	c := checkedCDI{File: name, Differences: cdi.Compare(f, now), Notes: notes}
+	if c.Differences == nil {
+		c.Differences = []cdi.Difference{}
+	}
+	if c.Drifted = len(c.Differences) > 0; c.Drifted {
+		c.Mend = mendCDI(o, name, f.Edited())
+	}
+	return c, nil
+}
+
+// mendCDI is the command that writes a file anew.
+func mendCDI(o cdi.Options, name string, force bool) string {
+	args := []string{"nvsysfs", "cdi", "generate"}
+	for _, f := range []struct{ flag, value, usual string }{
+		{"--root", o.Root, ""},
+		{"--driver-root", o.DriverRoot, ""},
+		{"--vendor", o.Vendor, "nvidia.com"},
+		{"--class", o.Class, "gpu"},
+		{"--name", strings.Join(o.Names, ","), cdi.ByIndex + "," + cdi.ByUUID},
+		{"--capabilities", strings.Join(o.Capabilities, ","), "all"},
+		{"--distribution", o.Distribution, ""},
+		{"--library-dir", o.LibraryDir, ""},
+		{"--library-dir32", o.LibraryDir32, ""},
+		{"--cdi-version", o.MaxVersion, ""},
+	} {
+		if f.value != f.usual {
+			args = append(args, f.flag, shellWord(f.value))
+		}
+	}
+	if force {
+		args = append(args, "--force")
+	}
+	return strings.Join(append(args, "--output", shellWord(name)), " ")
+}
+
+// shellWord quotes a word for a shell if it needs to be.
+func shellWord(word string) string {
+	if word != "" && !strings.ContainsFunc(word, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("/._-,:=+@%", r)
+	}) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+func (i invocation) printChecked(checked []checkedCDI, aside []leftAside, asJSON bool) error {
+	if asJSON {
+		return writeJSON(i.stdout, struct {
+			Files     []checkedCDI `json:"files"`
+			LeftAside []leftAside  `json:"left_aside"`
+		}{checked, aside})
+	}
+	for _, f := range aside {
+		if err := i.warn("%s is left aside: %s", fileName(f.File), f.Reason); err != nil {
+			return err
+		}
+	}
+	var out bytes.Buffer
+	for _, c := range checked {
+		for _, note := range c.Notes {
+			if err := i.warn("%s: %s", fileName(c.File), note); err != nil {
+				return err
+			}
+		}
+		if !c.Drifted {
+			fmt.Fprintf(&out, "%s fits the machine.\n", fileName(c.File))
+			continue
+		}
+		fmt.Fprintf(&out, "%s has drifted:\n", fileName(c.File))
+		w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+		for _, d := range c.Differences {
+			fmt.Fprintf(w, "  %s\t%s\t%s\n", d.What, d.Name, sayDifference(d))
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintf(&out, "Mend it with: %s\n", c.Mend)
+	}
+	_, err := i.stdout.Write(out.Bytes())
+	return err
+}
+
+func sayDifference(d cdi.Difference) string {
+	var text string
+	switch {
+	case d.File == "" && d.Now == "":
+		return d.Reason
+	case d.File == "":
+		text = "new: " + d.Now
+	case d.Now == "":
+		text = "gone: " + d.File
+	default:
+		text = d.File + " is " + d.Now + " now"
+	}
+	if d.Reason != "" {
+		text += ", which " + d.Reason
+	}
+	return text
+}
