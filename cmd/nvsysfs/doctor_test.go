@@ -297,6 +297,17 @@ func TestChecks(t *testing.T) {
 		},
 		{name: "SELinux permissive", tree: map[string]string{"sys/fs/selinux/enforce": "0", "sys/fs/selinux/booleans/container_use_devices": "0 0"}, id: "selinux"},
 		{
+			name: "MIG devices that nobody has learnt", fixture: "a100-mig", id: "mig-uuids",
+			want: note("nvsysfs learn && systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer", "no container can ask for a MIG device by MIG-<uuid>, as Kubernetes does: nothing has been learnt, there is no $ROOT/var/lib/nvidia-container-runtime/mig.learnt"),
+		},
+		{
+			name: "what was learnt is cut off", fixture: "a100-mig", tree: map[string]string{"var/lib/nvidia-container-runtime/mig.learnt": "version 1\n"}, id: "mig-uuids",
+			want: wrong("rm $ROOT/var/lib/nvidia-container-runtime/mig.learnt && nvsysfs learn", "no container can ask for a MIG device by MIG-<uuid>, as Kubernetes does: $ROOT/var/lib/nvidia-container-runtime/mig.learnt: cut off: the last line is not \"end\""),
+		},
+		{
+			name: "no MIG devices", id: "mig-uuids",
+		},
+		{
 			name: "SELinux off for devices", tree: map[string]string{"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/container_use_devices": "0 0"}, id: "selinux",
 			want: note("setsebool -P container_use_devices on", "SELinux is enforcing and container_use_devices is off: where containers cannot open a GPU (ausearch -m avc), allow it"),
 		},

@@ -96,15 +96,15 @@ func build(path, pkg string) error {
 	return nil
 }
 
-// mounted is the environment of a machine on which each file of the driver is
-// mounted.
-func (g *ground) mounted(machine, lowLevel string) ([]string, error) {
-	home := filepath.Join(g.dir, "mounted")
+// oneMount is the environment of a machine on which many files of the driver
+// come by one mount.
+func (g *ground) oneMount(machine, lowLevel string) ([]string, error) {
+	home := filepath.Join(g.dir, "onemount")
 	dir := filepath.Join(home, "nvidia-container-runtime")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	text := "[nvidia-container-runtime.experimental]\ndriver-directory = \"off\"\n"
+	text := "[nvidia-container-runtime.experimental]\ndriver-directory = \"auto\"\n"
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text), 0o644); err != nil {
 		return nil, err
 	}

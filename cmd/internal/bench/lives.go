@@ -70,7 +70,7 @@ func lives(g *ground, o options, out io.Writer) error {
 			fmt.Fprintf(out, "| no %s on this machine | | | | | |\n", name)
 			continue
 		}
-		mounted, err := g.mounted(g.t4, path)
+		one, err := g.oneMount(g.t4, path)
 		if err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func lives(g *ground, o options, out io.Writer) error {
 			{Name: name + ", nothing asked", Program: g.shim, Env: g.environment(g.t4, path), Config: plain},
 			{Name: name + ", one GPU, compute and utility", Program: g.shim, Env: g.environment(g.t4, path), Config: usual},
 			{Name: name + ", one GPU, all driver capabilities", Program: g.shim, Env: g.environment(g.t4, path), Config: asking},
-			{Name: name + ", the same with driver-directory off", Program: g.shim, Env: mounted, Config: asking},
+			{Name: name + ", the same with driver-directory", Program: g.shim, Env: one, Config: asking},
 		}
 		listed := len(ways)
 		ways = append(ways,

@@ -53,6 +53,7 @@ var readmeNotRun = map[string]string{
 	"apt install ./dist/nvidia-container-runtime-experimental_0.1.0_amd64.deb":    "TestInstallDeb does, in a root of its own",
 	"dnf install ./dist/nvidia-container-runtime-experimental-0.1.0-1.x86_64.rpm": "TestInstallRPM does, in a root of its own",
 	"make bench":              "it measures for minutes, and wants a machine that does nothing else",
+	"nvsysfs learn":           "nvidia-smi is a stub here: cmd/nvsysfs/testdata/script/learn.txtar, TestDevicePlugin",
 	"docker update":           "names an event: TestContainerKeepsItsGPUAfterUpdate, TestDocker",
 	"systemctl daemon-reload": "names an event, which takes systemd: TestContainerKeepsItsGPUAfterUpdate",
 }

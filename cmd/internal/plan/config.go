@@ -197,7 +197,7 @@ func parseConfig(data []byte) (Config, error) {
 		CUDACompat:          f.Runtime.Modes.Legacy.CUDACompatMode != "disabled",
 		Fence:               first(x.SeccompFence, FenceProfile),
 		DevCharLinks:        first(x.DevCharLinks, CharLinksAuto),
-		DriverDirectory:     first(x.DriverDirectory, DirectoryAuto),
+		DriverDirectory:     first(x.DriverDirectory, DirectoryOff),
 
 		IgnoreIMEX:       f.Features.IgnoreIMEX,
 		NoAdditionalGIDs: f.Features.NoAdditionalGIDs,

@@ -29,7 +29,7 @@ func defaults() Config {
 		CUDACompat:            true,
 		Fence:                 FenceProfile,
 		DevCharLinks:          CharLinksAuto,
-		DriverDirectory:       DirectoryAuto,
+		DriverDirectory:       DirectoryOff,
 	}
 }
 
@@ -114,7 +114,7 @@ func TestParseConfig(t *testing.T) {
 			SupportedCapabilities: []string{"compute", "utility"},
 			Fence:                 FenceProfile,
 			DevCharLinks:          CharLinksAuto,
-			DriverDirectory:       DirectoryAuto,
+			DriverDirectory:       DirectoryOff,
 			IgnoreIMEX:            true, NoAdditionalGIDs: true,
 		}},
 		{
