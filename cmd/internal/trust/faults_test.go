@@ -437,14 +437,21 @@ func mountsForLinks(wanted, text []byte, rootfs map[string]string) bool {
 	added := 0
 	got.Mounts = slices.DeleteFunc(got.Mounts, func(m specs.Mount) bool {
 		at := m.Destination
+		if rest, ok := strings.CutPrefix(at, "/lib/"); ok { // a link to it in this image
+			at = "/usr/lib/" + rest
+		}
+		link := false
 		for range 3 { // libcuda.so leads to libcuda.so.1, which leads to libcuda.so.550.54.15
 			_, target, ok := strings.Cut(rootfs[at[1:]], " -> ")
 			if !ok {
 				break
 			}
-			at = filepath.Join(filepath.Dir(at), target)
+			if !filepath.IsAbs(target) {
+				target = filepath.Join(filepath.Dir(at), target)
+			}
+			at, link = target, true
 		}
-		if at == m.Destination || filepath.Base(m.Source) != filepath.Base(at) || !slices.Contains(m.Options, "ro") {
+		if !link || filepath.Base(m.Source) != filepath.Base(at) || !slices.Contains(m.Options, "ro") {
 			return false
 		}
 		added++
