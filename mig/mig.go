@@ -60,21 +60,21 @@ type Control struct {
 // A GPU without that directory, and one without instances, gives nil: the directory is there for every
 // GPU that was opened once, MIG mode or not. A GPU instance without a compute instance is no MIG device.
 //
+// masked are compute instances whose directory is there and empty, of which only the ids are known: the runtime of a container that this
+// is masks them, or they are being destroyed.
+//
 // The driver's 450 branch could leave the access files empty. Then the minors are taken from
 // /proc/driver/nvidia-caps/mig-minors, or computed if that is absent too, and [Capability.Empty] is set.
-func ReadInstances(fsys fs.FS, gpuMinor int) ([]Instance, error) {
+func ReadInstances(fsys fs.FS, gpuMinor int) (instances, masked []Instance, err error) {
 	gpu := fmt.Sprintf("%s/gpu%d/mig", capabilities, gpuMinor)
 	gis, err := numbered(fsys, gpu, "gi")
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var (
-		instances []Instance
-		table     *minors
-	)
+	var table *minors
 	access := func(name string, gi, ci int) (Capability, error) {
 		capability, err := readCapability(fsys, name)
 		if err != nil || !capability.Empty {
@@ -97,28 +97,29 @@ func ReadInstances(fsys fs.FS, gpuMinor int) ([]Instance, error) {
 			continue // destroyed while we look
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if len(cis) == 0 {
 			continue
 		}
 		giCap, err := access(dir+"/access", gi, -1)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for _, ci := range cis {
 			ciDir := fmt.Sprintf("%s/ci%d", dir, ci)
 			ciCap, err := access(ciDir+"/access", gi, ci)
 			if errors.Is(err, fs.ErrNotExist) && empty(fsys, ciDir) {
-				continue // masked by the runtime of a container that this is, or destroyed while we look
+				masked = append(masked, Instance{GI: gi, CI: ci})
+				continue
 			}
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			instances = append(instances, Instance{GI: gi, CI: ci, GICap: giCap, CICap: ciCap})
 		}
 	}
-	return instances, nil
+	return instances, masked, nil
 }
 
 // empty tells whether a directory has nothing in it, or is not there any more.
@@ -127,34 +128,15 @@ func empty(fsys fs.FS, dir string) bool {
 	return len(entries) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
 }
 
-// Directories lists the directories of GPU instances and of their compute instances below
-// /proc/driver/nvidia/capabilities/gpu<minor>/mig: names as "gi1" and "gi1/ci0", in numeric order,
-// a GPU instance before its compute instances. No file is read.
-func Directories(fsys fs.FS, gpuMinor int) ([]Directory, error) {
-	gpu := fmt.Sprintf("%s/gpu%d/mig", capabilities, gpuMinor)
-	gis, err := numbered(fsys, gpu, "gi")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+// GPUInstances lists the ids of the GPU instances of a GPU, ascending, those without a compute instance too: the directories gi<M> of
+//
+//	/proc/driver/nvidia/capabilities/gpu<minor>/mig
+func GPUInstances(fsys fs.FS, gpuMinor int) ([]int, error) {
+	gis, err := numbered(fsys, fmt.Sprintf("%s/gpu%d/mig", capabilities, gpuMinor), "gi")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	var dirs []Directory
-	for _, gi := range gis {
-		dir := Directory{GI: gi, CI: -1, Path: fmt.Sprintf("%s/gi%d", gpu, gi)}
-		cis, err := numbered(fsys, dir.Path, "ci")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		dirs = append(dirs, dir)
-		for _, ci := range cis {
-			dirs = append(dirs, Directory{GI: gi, CI: ci, Path: fmt.Sprintf("%s/ci%d", dir.Path, ci)})
-		}
-	}
-	return dirs, nil
-}
-
-// Directory is one directory of the capability tree of a GPU.
-type Directory struct {
-	GI, CI int    // CI is -1 for the directory of the GPU instance itself
-	Path   string // without a leading slash
+	return gis, err
 }
 
 // ReadControl reads /proc/driver/nvidia/capabilities/mig/config and mig/monitor.

@@ -39,11 +39,12 @@ func capability(minor int) Capability {
 func TestReadInstances(t *testing.T) {
 	const gpu0 = "nvidia/capabilities/gpu0/mig/"
 	for _, tt := range []struct {
-		name  string
-		gpu   int
-		files map[string]string
-		want  []Instance
-		err   string
+		name   string
+		gpu    int
+		files  map[string]string
+		want   []Instance
+		masked []Instance
+		err    string
 	}{
 		{name: "no driver"},
 		{
@@ -70,7 +71,8 @@ func TestReadInstances(t *testing.T) {
 				gpu0 + "gi1/ci1":        "/",
 				gpu0 + "gi2":            "/",
 			},
-			want: []Instance{{GI: 1, CI: 0, GICap: capability(12), CICap: capability(13)}},
+			want:   []Instance{{GI: 1, CI: 0, GICap: capability(12), CICap: capability(13)}},
+			masked: []Instance{{GI: 1, CI: 1}},
 		},
 		{
 			name: "a CI without its access file",
@@ -173,13 +175,14 @@ func TestReadInstances(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := ReadInstances(machine(tt.files), tt.gpu)
+			got, masked, err := ReadInstances(machine(tt.files), tt.gpu)
 			if tt.err != "" {
 				require.EqualError(t, err, tt.err)
 			} else {
 				require.NoError(t, err)
 			}
 			assert.Equal(t, tt.want, got)
+			assert.Equal(t, tt.masked, masked)
 		})
 	}
 }
@@ -225,25 +228,17 @@ func TestReadControl(t *testing.T) {
 	}
 }
 
-func TestDirectories(t *testing.T) {
-	fsys := machine(map[string]string{
-		"nvidia/capabilities/gpu2/mig/gi10/access":      "",
-		"nvidia/capabilities/gpu2/mig/gi9/ci1/access":   "",
-		"nvidia/capabilities/gpu2/mig/gi9/ci0/access":   "",
-		"nvidia/capabilities/gpu2/mig/other/ci0/access": "",
-	})
-	got, err := Directories(fsys, 2)
+func TestGPUInstances(t *testing.T) {
+	fsys := fstest.MapFS{}
+	for _, name := range []string{"gi10/access", "gi2/ci0/access", "gi2/access", "gi3", "gi01/access", "gix/access", "other/access"} {
+		fsys["proc/driver/nvidia/capabilities/gpu2/mig/"+name] = &fstest.MapFile{}
+	}
+	got, err := GPUInstances(fsys, 2)
 	require.NoError(t, err)
-	assert.Equal(t, []Directory{
-		{GI: 9, CI: -1, Path: "proc/driver/nvidia/capabilities/gpu2/mig/gi9"},
-		{GI: 9, CI: 0, Path: "proc/driver/nvidia/capabilities/gpu2/mig/gi9/ci0"},
-		{GI: 9, CI: 1, Path: "proc/driver/nvidia/capabilities/gpu2/mig/gi9/ci1"},
-		{GI: 10, CI: -1, Path: "proc/driver/nvidia/capabilities/gpu2/mig/gi10"},
-	}, got)
-
-	none, err := Directories(fsys, 3)
+	assert.Equal(t, []int{2, 10}, got)
+	none, err := GPUInstances(fsys, 3)
 	require.NoError(t, err)
-	assert.Nil(t, none)
+	assert.Empty(t, none)
 }
 
 func TestParseCapability(t *testing.T) {

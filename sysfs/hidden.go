@@ -44,16 +44,24 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 		if !ok || err != nil {
 			continue
 		}
-		var shown []mig.Instance
-		mine := false
+		var mine SelectedGPU
 		for _, selected := range sel.GPUs {
 			if selected.GPU.Minor == minor {
-				shown, mine = selected.Instances, true
+				mine = selected
 			}
 		}
-		if mine && len(shown) == 0 {
+		all := "/" + procCapabilities + "/" + name + "/mig"
+		if len(mine.Instances) > 0 {
+			others, err := hiddenInstances(root, mine)
+			if err != nil {
+				return nil, fmt.Errorf("listing what to hide: %w", err)
+			}
+			hidden = append(hidden, others...)
+			continue
+		}
+		if mine.Whole {
 			// The container's own GPU, without MIG as a rule: each masked directory is one more mount.
-			inside, err := root.ReadDir(procCapabilities + "/" + name + "/mig")
+			inside, err := root.ReadDir(all[1:])
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("listing what to hide: %w", err)
 			}
@@ -61,31 +69,34 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 				continue
 			}
 		}
-		all := "/" + procCapabilities + "/" + name + "/mig"
-		if len(shown) == 0 {
-			hidden = append(hidden, all)
-			continue
-		}
-		dirs, err := mig.Directories(root, minor)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("listing what to hide: %w", err)
-		}
-		if err != nil { // what is going away just now is hidden as a whole
-			hidden = append(hidden, all)
-			continue
-		}
-		for _, dir := range dirs {
-			shows := slices.ContainsFunc(shown, func(i mig.Instance) bool {
-				return i.GI == dir.GI && (dir.CI < 0 || i.CI == dir.CI)
-			})
-			// A compute instance of a hidden GPU instance is hidden with it.
-			parent := dir.CI < 0 || slices.ContainsFunc(shown, func(i mig.Instance) bool { return i.GI == dir.GI })
-			if !shows && parent {
-				hidden = append(hidden, "/"+dir.Path)
-			}
-		}
+		hidden = append(hidden, all)
 	}
 	slices.Sort(hidden)
+	return hidden, nil
+}
+
+// hiddenInstances are the directories of a GPU's instances that are not in the selection. A compute instance of a hidden GPU instance is
+// hidden with it.
+func hiddenInstances(root Root, selected SelectedGPU) ([]string, error) {
+	gis, err := mig.GPUInstances(root, selected.GPU.Minor)
+	if err != nil {
+		return nil, err
+	}
+	var hidden []string
+	shown := func(gi int) bool {
+		return slices.ContainsFunc(selected.Instances, func(i mig.Instance) bool { return i.GI == gi })
+	}
+	dir := fmt.Sprintf("/%s/gpu%d/mig/gi", procCapabilities, selected.GPU.Minor)
+	for _, gi := range gis {
+		if !shown(gi) {
+			hidden = append(hidden, dir+strconv.Itoa(gi))
+		}
+	}
+	for _, i := range slices.Concat(selected.GPU.Instances, selected.GPU.masked) {
+		if shown(i.GI) && !slices.ContainsFunc(selected.Instances, func(s mig.Instance) bool { return s.Compare(i) == 0 }) {
+			hidden = append(hidden, fmt.Sprintf("%s%d/ci%d", dir, i.GI, i.CI))
+		}
+	}
 	return hidden, nil
 }
 

@@ -33,6 +33,7 @@ type GPU struct {
 	Index int
 
 	Instances []mig.Instance // MIG devices in the order of their n in "g:n"; nil unless read
+	masked    []mig.Instance // others, that this process may not see, by their ids
 
 	// Err tells why the GPU cannot be selected: its files could not be read or understood. It keeps its
 	// place in the list and its index. Minor is -1 then.

@@ -156,12 +156,12 @@ func (gpu *GPU) readInstances(root Root) {
 	if gpu.Excluded {
 		return
 	}
-	instances, err := mig.ReadInstances(root, gpu.Minor)
+	instances, masked, err := mig.ReadInstances(root, gpu.Minor)
 	if err != nil {
 		gpu.Minor, gpu.Err = -1, fmt.Errorf("reading MIG devices: %w", err)
 		return
 	}
-	gpu.Instances = instances
+	gpu.Instances, gpu.masked = instances, masked
 }
 
 // parseDirectory parses the name of a directory of /proc/driver/nvidia/gpus. The driver pads the domain to four digits,

@@ -207,7 +207,7 @@ func TestReadMaskedGPU(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{"00000000:02:00.0", "0000:00:00.0"}, inv.Masked)
 	assert.Equal(t, []GPU{
-		{Address: Address{0, 1, 0, 0}, Name: "0000:01:00.0", Model: "Tesla T4", UUID: uuidA, Minor: 1, Instances: []mig.Instance{wantInstance(1, 5, 0)}},
+		{Address: Address{0, 1, 0, 0}, Name: "0000:01:00.0", Model: "Tesla T4", UUID: uuidA, Minor: 1, Instances: []mig.Instance{wantInstance(1, 5, 0)}, masked: []mig.Instance{{GI: 5, CI: 1}}},
 		{Address: Address{0, 3, 0, 0}, Name: "0000:03:00.0", Model: "Tesla T4", UUID: uuidB, Minor: 0, Index: 1},
 	}, inv.GPUs)
 	sel, err := inv.Select(ParseQuery([]string{"0:0"}))
