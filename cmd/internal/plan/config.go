@@ -172,7 +172,14 @@ func parseConfig(data []byte) (Config, error) {
 			var at *toml.DecodeError
 			if errors.As(err, &at) {
 				line, column := at.Position()
-				return Config{}, fmt.Errorf("line %d, column %d: %s: %w", line, column, strings.Join(at.Key(), "."), err)
+				what := strings.TrimPrefix(err.Error(), "toml: ")
+				// The name of a struct field of ours tells the operator nothing; the key does.
+				if kind, field, ok := strings.Cut(what, " into struct field "); ok {
+					if _, wanted, ok := strings.Cut(field, " of type "); ok {
+						what = kind + " as " + wanted
+					}
+				}
+				return Config{}, fmt.Errorf("line %d, column %d: %s: %s", line, column, strings.Join(at.Key(), "."), what)
 			}
 			return Config{}, err
 		}
