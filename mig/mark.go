@@ -4,7 +4,6 @@
 package mig
 
 import (
-	"crypto/sha1"
 	stdhex "encoding/hex"
 	"errors"
 	"fmt"
@@ -56,7 +55,7 @@ func ReadMarks(fsys fs.FS, gpuMinor int, epoch string, instances []Instance) ([]
 		if err != nil {
 			return nil, err
 		}
-		sum := sha1.Sum(fmt.Appendf(nil, "%s\n%d %d\n%d %d\n", epoch, i.GI, outer, i.CI, inner))
+		sum := sha1(fmt.Appendf(nil, "%s\n%d %d\n%d %d\n", epoch, i.GI, outer, i.CI, inner))
 		marks = append(marks, stdhex.EncodeToString(sum[:8]))
 	}
 	return marks, nil

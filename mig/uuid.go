@@ -4,7 +4,6 @@
 package mig
 
 import (
-	"crypto/sha1"
 	"encoding/binary"
 	stdhex "encoding/hex"
 	"strings"
@@ -88,7 +87,7 @@ func (d Die) UUID(gi, pipe int) UUID {
 	binary.LittleEndian.PutUint64(message[30:], d.PDI)
 	binary.LittleEndian.PutUint32(message[42:], uint32(gi))
 	binary.LittleEndian.PutUint32(message[46:], uint32(pipe))
-	sum := sha1.Sum(message[:])
+	sum := sha1(message[:])
 	uuid := UUID(sum[:16])
 	uuid[6] = uuid[6]&0x0f | 0x50
 	uuid[8] = uuid[8]&0x3f | 0x80
