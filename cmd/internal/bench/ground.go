@@ -30,6 +30,8 @@ type ground struct {
 	stub  string // ends at once with 0
 	t4    string // root of a machine with one GPU
 	large string // root of the largest machine
+
+	figures map[string]float64 // what targets speaks of, by its name in there
 }
 
 func prepare(o options) (_ *ground, err error) {
@@ -49,7 +51,8 @@ func prepare(o options) (_ *ground, err error) {
 		}
 	}
 	g := &ground{
-		dir: dir, run: run, shim: filepath.Join(dir, shimName), floor: filepath.Join(dir, "floor"), stub: filepath.Join(dir, "stub"),
+		figures: map[string]float64{},
+		dir:     dir, run: run, shim: filepath.Join(dir, shimName), floor: filepath.Join(dir, "floor"), stub: filepath.Join(dir, "stub"),
 		t4: filepath.Join(dir, "t4"), large: filepath.Join(dir, "large"),
 	}
 	defer func() {

@@ -49,10 +49,12 @@ var sections = []struct {
 	print func(g *ground, o options, out io.Writer) error
 }{
 	{"commands", commands},
+	{"stages", stages},
 	{"lives", lives},
 	{"growth", growth},
 	{"concurrency", concurrency},
 	{"startup", startup},
+	{"targets", targets},
 }
 
 func run(args []string, stdout, stderr io.Writer) error {
@@ -66,11 +68,15 @@ func run(args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&o.only, "only", "", "sections to run, separated by commas")
 	flags.StringVar(&o.dir, "dir", "", "where bundles and root filesystems are made; default the directory for temporary files")
 	alone := flags.String("life", "", "internal: measure lives as this JSON tells")
+	staged := flags.String("stages", "", "internal: go through the stages of a create in this bundle")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *alone != "" {
 		return lifeAlone(*alone, stdout)
+	}
+	if *staged != "" {
+		return stagesAlone(*staged, os.Environ(), stdout)
 	}
 	o.nvidia = os.Getenv("NVIDIA_RUNTIME")
 

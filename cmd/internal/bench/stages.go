@@ -1,0 +1,130 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/spec"
+)
+
+// stageNames are the stages of a create, as run.go of the runtime has them.
+var stageNames = []string{"config.toml", "config.json: read, request", "machine and driver's files", "image", "changes and root filesystem", "config.json: edit, write"}
+
+// stages tells where a create spends its time. Each is measured in a process
+// of its own that does it once, as the runtime does: what a stage costs the first time is
+// several times what it costs once code and directories are in the caches of the processor.
+func stages(g *ground, o options, out io.Writer) error {
+	fmt.Fprintf(out, "\n## Stages of a create\n\nMilliseconds (median), each taken in a process that goes through them once. The rest of a create is the start of the process, its floor.\n\n"+
+		"| | %s | all |\n|---|%s---:|\n", strings.Join(stageNames, " | "), strings.Repeat("---:|", len(stageNames)))
+	for _, c := range []struct {
+		name, machine, devices string
+		size                   int
+	}{
+		{"one GPU", g.t4, "0", 0},
+		{"largest machine, one GPU", g.large, "0", 0},
+		{"largest machine, all 8 GPUs", g.large, "all", 0},
+		{"largest machine, all, config.json of 1 MB", g.large, "all", 1 << 20},
+	} {
+		text, err := config(c.size, gpuEnv(c.devices)...)
+		if err != nil {
+			return err
+		}
+		b, err := g.bundle(g.run, "stages "+c.name, text)
+		if err != nil {
+			return err
+		}
+		columns := make([]samples, len(stageNames)+1)
+		for range o.rounds/4 + 2 {
+			if err := b.reset(); err != nil {
+				return err
+			}
+			cmd := exec.Command("/proc/self/exe", "-stages", b.dir)
+			cmd.Env, cmd.Stderr = g.environment(c.machine, g.stub), os.Stderr
+			answer, err := cmd.Output()
+			if err != nil {
+				return fmt.Errorf("stages of %s: %w", c.name, err)
+			}
+			var times []time.Duration
+			if err := json.Unmarshal(answer, &times); err != nil {
+				return err
+			}
+			for i, d := range append(times, sum(times)) {
+				columns[i] = append(columns[i], d)
+			}
+		}
+		fmt.Fprintf(out, "| %s |", c.name)
+		for _, column := range columns {
+			fmt.Fprintf(out, " %s |", ms(column[2:].median())) // links are in place from the second on
+		}
+		fmt.Fprintln(out)
+	}
+	return nil
+}
+
+func sum(times []time.Duration) (all time.Duration) {
+	for _, d := range times {
+		all += d
+	}
+	return all
+}
+
+// stagesAlone goes through the stages of a create once, and prints what each took.
+func stagesAlone(bundle string, environ []string, out io.Writer) error {
+	var times []time.Duration
+	last := time.Now()
+	lap := func() {
+		now := time.Now()
+		times, last = append(times, now.Sub(last)), now
+	}
+	cfg, err := plan.LoadConfig(environ)
+	if err != nil {
+		return err
+	}
+	lap()
+	doc, err := spec.Open(bundle)
+	if err != nil {
+		return err
+	}
+	defer doc.Close()
+	facts, err := doc.Facts()
+	if err != nil {
+		return err
+	}
+	request, _, err := spec.NewRequest(facts, cfg.Policy())
+	if err != nil {
+		return err
+	}
+	lap()
+	machine, err := plan.ReadMachine(cfg, request, facts, "/usr/bin")
+	if err != nil {
+		return err
+	}
+	lap()
+	image, err := plan.ReadImage(cfg, bundle, facts, machine)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	lap()
+	machine.LinkFiles(cfg, facts, image, true)
+	changes := plan.Make(cfg, request, facts, machine, image)
+	image.Write(&changes)
+	lap()
+	if _, err := doc.Apply(changes.Edits); err != nil {
+		return err
+	}
+	if err := doc.Save(); err != nil {
+		return err
+	}
+	lap()
+	return json.NewEncoder(out).Encode(times)
+}
