@@ -6,7 +6,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -25,6 +24,7 @@ import (
 	"time"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/replace"
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 	"github.com/nvsysfs/nvidia-container-runtime/mig/learnt"
 	"github.com/nvsysfs/nvidia-container-runtime/mig/smi"
@@ -493,7 +493,7 @@ func (t learntTarget) write(data []byte) (err error) {
 			err = fmt.Errorf("%w (are you root?)", err)
 		}
 	}()
-	d, err := t.directory()
+	d, err := replace.Dir(t.root, path.Dir("/"+t.name))
 	if err != nil {
 		return err
 	}
@@ -502,60 +502,7 @@ func (t learntTarget) write(data []byte) (err error) {
 	if info, err := d.Lstat(base); err == nil && !info.Mode().IsRegular() {
 		return errors.New("it is not a regular file")
 	}
-	temp := "." + base + "-" + rand.Text()
-	file, err := d.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, d.Remove(temp))
-		}
-	}()
-	_, err = file.Write(data)
-	if err == nil {
-		err = file.Chmod(0o644)
-	}
-	if err == nil {
-		err = file.Sync()
-	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	if err = d.Rename(temp, base); err != nil {
-		return err
-	}
-	parent, err := d.Open(".")
-	if err != nil {
-		return err
-	}
-	return errors.Join(parent.Sync(), parent.Close())
-}
-
-// directory opens the directory of the file, and makes it and those above it that are missing.
-func (t learntTarget) directory() (*os.Root, error) {
-	there, missing := path.Dir("/"+t.name), ""
-	for there != "/" {
-		resolved, err := t.root.Resolve(there)
-		if err == nil {
-			there = resolved
-			break
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		missing = path.Join(path.Base(there), missing)
-		there = path.Dir(there)
-	}
-	d, err := os.OpenRoot(t.root.Path(there))
-	if err != nil || missing == "" {
-		return d, err
-	}
-	defer func() { _ = d.Close() }()
-	if err := d.MkdirAll(missing, 0o755); err != nil {
-		return nil, err
-	}
-	return d.OpenRoot(missing)
+	return replace.Write(d, base, replace.File{Data: data, Perm: 0o644})
 }
 
 // checkMIGUUIDs: drivers since R470 give MIG devices names that /proc does not have, and those are what Kubernetes passes.

@@ -548,16 +548,6 @@ func TestWrite(t *testing.T) {
 	kept, err := os.ReadFile(file)
 	require.NoError(t, err)
 	assert.Equal(t, string(data), string(kept))
-
-	// What a run left that was killed is removed in time.
-	old := filepath.Join(dir, tempPrefix+"X")
-	require.NoError(t, os.WriteFile(old, nil, 0o600))
-	require.NoError(t, os.Chtimes(old, before.ModTime().AddDate(0, 0, -1), before.ModTime().AddDate(0, 0, -1)))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, tempPrefix+"Y"), nil, 0o600))
-	require.NoError(t, os.Chmod(file, 0o600))
-	_, err = Write(file, data, false)
-	require.NoError(t, err)
-	assert.Equal(t, []string{tempPrefix + "Y", "nvidia.yaml"}, names())
 }
 
 // The least that a device of an engine is: its own file, and not more of the

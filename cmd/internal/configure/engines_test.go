@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/replace"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
@@ -142,7 +143,7 @@ func TestChangedMeanwhile(t *testing.T) {
 			require.ErrorContains(t, f.save("/"), "changed while it was being edited")
 			got, _ := os.ReadFile(name)
 			assert.Equal(t, string(want), string(got))
-			left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+			left, err := filepath.Glob(filepath.Join(dir, replace.Prefix+"*"))
 			require.NoError(t, err)
 			assert.Empty(t, left)
 		})
@@ -153,9 +154,9 @@ func TestChangedMeanwhile(t *testing.T) {
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
 	config := filepath.Join(dir, "99-nvidia-experimental.conf")
-	require.NoError(t, os.WriteFile(filepath.Join(dir, tempPrefix+"OLD"), []byte("[crio"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, replace.Prefix+"OLD"), []byte("[crio"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "other"), nil, 0o600))
-	require.NoError(t, os.Mkdir(filepath.Join(dir, tempPrefix+"DIR"), 0o700))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, replace.Prefix+"DIR"), 0o700))
 	configure(t, "crio", "--config", config, "--runtime-path", shim(t))
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
@@ -163,7 +164,7 @@ func TestSweep(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	assert.Equal(t, []string{tempPrefix + "DIR", filepath.Base(config), "other"}, names)
+	assert.Equal(t, []string{replace.Prefix + "DIR", filepath.Base(config), "other"}, names)
 }
 
 // TestCannotWrite: a directory that may not be written leaves everything as it is, and says so.

@@ -5,7 +5,6 @@ package configure
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -15,14 +14,12 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/replace"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
 // maxFile is the longest file that is read: the longest program beside nvsysfs is shorter.
 const maxFile = 32 << 20
-
-// tempPrefix begins the names of files that are not finished yet.
-const tempPrefix = ".nvsysfs-configure-"
 
 // file is a file of the machine as it was when it was looked at, and what is to become of it.
 type file struct {
@@ -136,12 +133,11 @@ func (f file) save(root sysfs.Root) (err error) {
 			err = fmt.Errorf("writing %s: %w", quote(f.name), err)
 		}
 	}()
+	open := func() (*os.Root, error) { return os.OpenRoot(f.dir) }
 	if f.dir == "" {
-		if f.dir, err = makeDir(root, path.Dir(path.Clean(f.name))); err != nil {
-			return err
-		}
+		open = func() (*os.Root, error) { return replace.Dir(root, path.Dir(path.Clean(f.name))) }
 	}
-	d, err := os.OpenRoot(f.dir)
+	d, err := open()
 	if err != nil {
 		return err
 	}
@@ -154,90 +150,17 @@ func (f file) save(root sysfs.Root) (err error) {
 		if err := d.Remove(base); err != nil {
 			return err
 		}
-		return syncDir(f.dir)
+		return replace.Sync(d)
 	}
-
-	// CRI-O reads all files of its directory: what a run left that was killed must not stay.
-	if err := sweep(d); err != nil {
-		return err
-	}
-	temp := tempPrefix + rand.Text()
-	out, err := d.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		out.Close()
-		if err != nil {
-			err = errors.Join(err, d.Remove(temp))
-		}
-	}()
-	if _, err = out.Write(f.after); err != nil {
-		return err
-	}
-	perm := f.perm
-	if perm == 0 {
-		perm = 0o644
+	out := replace.File{Data: f.after, Perm: f.perm, Check: func(string) error { return f.same(d, base) }}
+	if out.Perm == 0 {
+		out.Perm = 0o644
 	}
 	if f.info != nil {
-		perm = f.info.Mode().Perm()
-		// The owner first: a change of owner may clear bits of the mode.
-		if s, ok := f.info.Sys().(*syscall.Stat_t); ok {
-			if err = keepOwner(out, s); err != nil {
-				return err
-			}
-		}
+		out.Perm = f.info.Mode().Perm()
+		out.Owner, _ = f.info.Sys().(*syscall.Stat_t)
 	}
-	if err = out.Chmod(perm); err != nil {
-		return err
-	}
-	if err = out.Sync(); err != nil {
-		return err
-	}
-	if err = f.same(d, base); err != nil {
-		return err
-	}
-	if err = d.Rename(temp, base); err != nil {
-		return err
-	}
-	return syncDir(f.dir)
-}
-
-// sweep removes unfinished files of earlier runs.
-func sweep(d *os.Root) error {
-	dir, err := d.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if !strings.HasPrefix(name, tempPrefix) {
-			continue
-		}
-		if info, err := d.Lstat(name); err != nil || !info.Mode().IsRegular() {
-			continue
-		}
-		if err := d.Remove(name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// keepOwner gives a file the owner of another, and does not try where it has that owner already.
-func keepOwner(out *os.File, old *syscall.Stat_t) error {
-	info, err := out.Stat()
-	if err != nil {
-		return err
-	}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid == old.Uid && s.Gid == old.Gid {
-		return nil
-	}
-	return out.Chown(int(old.Uid), int(old.Gid))
+	return replace.Write(d, base, out)
 }
 
 // same returns an error if the file is no longer the one that look read.
@@ -254,44 +177,6 @@ func (f file) same(d *os.Root, base string) error {
 		return nil
 	}
 	return errors.New("it changed while it was being edited: try again")
-}
-
-// makeDir makes the directories that are missing on the way to dir, and returns its name on the host.
-func makeDir(root sysfs.Root, dir string) (string, error) {
-	there, missing := dir, ""
-	for there != "/" {
-		resolved, err := root.Resolve(there)
-		if err == nil {
-			there = resolved
-			break
-		}
-		// What cannot be resolved may still be there: a dangling link. MkdirAll fails on it.
-		if !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-		missing = path.Join(path.Base(there), missing)
-		there = path.Dir(there)
-	}
-	d, err := os.OpenRoot(root.Path(there))
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = d.Close() }()
-	if missing != "" {
-		if err := d.MkdirAll(missing, 0o755); err != nil {
-			return "", err
-		}
-	}
-	return path.Join(root.Path(there), missing), nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // quote shows a name or value that may be hostile.
