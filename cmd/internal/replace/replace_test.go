@@ -136,8 +136,14 @@ func TestDir(t *testing.T) {
 	require.NoError(t, os.Symlink("nowhere", filepath.Join(dir, "dangling")))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o644))
 	for _, tt := range []struct{ dir, made string }{
-		{"/real/place", "real/place"}, {"/real/new/one", "real/new/one"}, {"/link/place/x", "real/place/x"}, {"new", "new"}, {"/", "."}, {"/dangling/x", "nowhere/x"},
-		{"/file/x", ""}, {"/out/x", ""},
+		{"/real/place", "real/place"},
+		{"/real/new/one", "real/new/one"},
+		{"/link/place/x", "real/place/x"},
+		{"new", "new"},
+		{"/", "."},
+		{"/dangling/x", "nowhere/x"},
+		{"/file/x", ""},
+		{"/out/x", ""},
 	} {
 		d, err := Dir(sysfs.Root(dir), tt.dir)
 		if tt.made == "" {
