@@ -138,6 +138,10 @@ func parseLine(line string) (Entry, error) {
 	if !ok || path == "" {
 		return Entry{}, errors.New("no parenthesis before the path")
 	}
+	// One is taken for a part of the line's end, so that a name could not end in one.
+	if strings.HasSuffix(path, "\r") {
+		return Entry{}, errors.New("carriage return at the end of the path")
+	}
 	e.Name, e.Path = name, path
 
 	flags, attributes, _ := strings.Cut(attributes, ", ")
