@@ -28,7 +28,7 @@ demo: all ## start a container through the shim, on this machine's GPUs or on a 
 
 .PHONY: test
 test: ## all tests; those that need root, runc, crun or gcc are skipped without, and the end tells which were and why
-	{ $(GO) test -v ./...; echo "=== EXIT $$?"; } | awk -f .ci/skipped.awk
+	{ $(GO) test -v -timeout 20m ./...; echo "=== EXIT $$?"; } | awk -f .ci/skipped.awk
 
 .PHONY: race
 race: ## the race detector over the packages in which several things happen at once, short form
