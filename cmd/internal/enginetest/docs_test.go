@@ -46,7 +46,7 @@ var docs = script{
 		},
 		"systemctl restart containerd": func(r *reader) {
 			r.restart("containerd", r.startContainerd)
-			r.must("ctr image import " + r.image)
+			r.importImage()
 		},
 		"nvsysfs configure containerd --runtime-class | kubectl apply -f -": applyRuntimeClass,
 		"nvsysfs configure crio --runtime-class | kubectl apply -f -": func(r *reader) {

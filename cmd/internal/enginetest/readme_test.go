@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	ubuntu  = "docker.io/library/ubuntu:latest" // what engines make of "ubuntu"
+	ubuntu  = "ubuntu:latest"
 	t4UUID  = "GPU-fef8089b-2c1e-4b57-9d3a-61f0c8a7e245"
 	t4SMI   = "nvidia-smi 550.54.15"
 	ourPath = "/usr/local/bin/" + shimName // where README.md installs it
@@ -95,7 +95,7 @@ var readmeReplaced = map[string]func(r *reader){
 	"systemctl restart containerd": func(r *reader) {
 		r.startContainerd()
 		assert.Contains(r.t, r.must("containerd config dump"), ourPath)
-		r.must("ctr image import " + r.image)
+		r.importImage()
 	},
 	// There is no Kubernetes.
 	"nvsysfs configure containerd --runtime-class | kubectl apply -f -": applyRuntimeClass,
@@ -128,6 +128,12 @@ func applyRuntimeClass(r *reader) {
 func (r *reader) startDocker() func() {
 	return r.daemon("dockerd", r.environ, []string{"docker", "--host", "unix:///var/run/docker.sock", "version"}, "dockerd", "--bridge", "none", "--iptables=false", "--ip6tables=false",
 		"--ip-forward=false", "--ip-masq=false", "--group", "root", "--cgroup-parent", r.cgroup())
+}
+
+// importImage gives containerd the image, also under the name without a registry.
+func (r *reader) importImage() {
+	r.must("ctr image import " + r.image)
+	r.must("ctr image tag --force $(ctr image ls -q name~=library) " + ubuntu)
 }
 
 // startContainerd does so with containerd.
