@@ -226,7 +226,7 @@ func (img *Image) Write(c *Changes) {
 	for _, dir := range c.linkDirs(img.linked) {
 		libraries := c.holdsLibraries(dir)
 		candidate := func(name string) bool {
-			return (libraries && ofDriver(name) || img.linked && !libraries) && !ours[path.Join(dir, name)]
+			return (ofDriver(name) || img.linked && !libraries) && !ours[path.Join(dir, name)]
 		}
 		removed, err := img.FS.RemoveLinks(dir, candidate, func(_, target string) bool { return img.stale(dir, target) })
 		switch {
@@ -256,9 +256,7 @@ func (c *Changes) linkDirs(linked bool) []string {
 		dirs = append(dirs, dir, path.Join(dir, "vdpau"))
 	}
 	for _, l := range c.Links {
-		if linked || c.holdsLibraries(l.Dir) {
-			dirs = append(dirs, l.Dir)
-		}
+		dirs = append(dirs, l.Dir)
 	}
 	if linked {
 		for _, m := range c.Edits.Mounts {
