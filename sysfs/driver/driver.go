@@ -71,6 +71,14 @@ type File struct {
 	Dest string
 	// Links are the further names of the file, sorted by name.
 	Links []Link
+	// Content, where it is not nil, is what the container gets at Dest instead of the file at Path: a
+	// manifest that names a library by a path of the host, with the SONAME in that path's place, so that
+	// the container's loader finds the library wherever it is put. Path then tells
+	// what it was made from. Only configuration files have it.
+	Content []byte
+	// Interpreter is the absolute path of the loader (PT_INTERP) that a program needs to be there
+	// in the container, "" for all else and for programs that need none.
+	Interpreter string
 }
 
 // Options say what [Find] looks for. All names are absolute names inside the root; others
@@ -99,37 +107,38 @@ type Options struct {
 }
 
 // Find returns the files of the driver that o.Classes want, sorted by kind, name and place.
-// Optional files that are missing are missing in the result too.
+// Optional files that are missing are missing in the result too. The notes say, a sentence each,
+// what was found and is not among the files, or is not as the operator may expect it.
 //
 // The error is a [*VersionError] if only libraries of other versions are there and a
 // [*NotFoundError] if there are none at all. A loader's cache or a library that is there but
 // malformed is an error as well.
-func Find(root sysfs.Root, o Options) ([]File, error) {
+func Find(root sysfs.Root, o Options) (files []File, notes []string, err error) {
 	if !isVersion(o.Version) {
-		return nil, errors.New("driver version " + quote(o.Version) + ": not a version")
+		return nil, nil, errors.New("driver version " + quote(o.Version) + ": not a version")
 	}
 	t := newTree(root)
 	f, err := newFinder(t, o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := f.find(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	files := append(f.libs, findBinaries(t, o, f.dirs)...)
+	files = append(f.libs, findBinaries(t, o, f.dirs)...)
 	files = append(files, findXorg(t, o, f.dirs)...)
 	files = append(files, findConfigs(t, o)...)
 	firmware, err := findFirmware(t, o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	files = append(files, firmware...)
 	files = append(files, findSockets(t, o)...)
 	if t.fault != nil {
-		return nil, fmt.Errorf("looking for the driver's files: %w", t.fault)
+		return nil, nil, fmt.Errorf("looking for the driver's files: %w", t.fault)
 	}
 	slices.SortFunc(files, compareFiles)
-	return files, nil
+	return files, t.notes, nil
 }
 
 func compareFiles(a, b File) int {

@@ -625,7 +625,7 @@ func TestFindLibraries(t *testing.T) {
 			if o.Classes == 0 {
 				o.Classes = Compute | Utility
 			}
-			got, err := Find(root, o)
+			got, _, err := Find(root, o)
 			if tt.fails != "" {
 				require.Error(t, err)
 				text := strings.ReplaceAll(err.Error(), string(root), "ROOT")
@@ -644,7 +644,7 @@ func TestFindLibraries(t *testing.T) {
 				require.NoError(t, err)
 				assert.True(t, info.Mode().IsRegular())
 			}
-			again, err := Find(root, o)
+			again, _, err := Find(root, o)
 			require.NoError(t, err)
 			assert.Equal(t, got, again)
 		})
@@ -741,7 +741,7 @@ func TestFindByClass(t *testing.T) {
 		{everything, slices.Concat(firmware, compute, computeOnly, graphics, video, utility, []string{"libnvidia-gtk3", "libnvidia-ngx"})},
 	} {
 		t.Run(tt.classes.String(), func(t *testing.T) {
-			found, err := Find(root, Options{Version: v, Machine: elf.EM_X86_64, Classes: tt.classes})
+			found, _, err := Find(root, Options{Version: v, Machine: elf.EM_X86_64, Classes: tt.classes})
 			require.NoError(t, err)
 			var got []string
 			for _, f := range found {
@@ -763,7 +763,7 @@ func TestFindByClass(t *testing.T) {
 
 func TestFindWholeValues(t *testing.T) {
 	root := desktop().make(t)
-	got, err := Find(root, Options{Version: "470.256.02", Machine: elf.EM_X86_64, Classes: Utility})
+	got, _, err := Find(root, Options{Version: "470.256.02", Machine: elf.EM_X86_64, Classes: Utility})
 	require.NoError(t, err)
 	want := []File{
 		{
@@ -958,7 +958,7 @@ func TestFindOthers(t *testing.T) {
 			root := libraries("usr/lib64", "x86_64", "550.54.14", "libcuda.so.1").with(tt.tree).make(t)
 			o := tt.o
 			o.Version, o.Machine = "550.54.14", elf.EM_X86_64
-			found, err := Find(root, o)
+			found, _, err := Find(root, o)
 			require.NoError(t, err)
 			found = slices.DeleteFunc(found, func(f File) bool { return f.Kind == Library })
 			assert.Equal(t, tt.want, dump(found))
@@ -968,14 +968,14 @@ func TestFindOthers(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	root := libraries("usr/lib64", "x86_64", "535.104.05", "libcuda.so.1").make(t)
-	_, err := Find(root, Options{Version: "550.54.14", Machine: elf.EM_X86_64})
+	_, _, err := Find(root, Options{Version: "550.54.14", Machine: elf.EM_X86_64})
 	var version *VersionError
 	require.ErrorAs(t, err, &version)
 	assert.Equal(t, &VersionError{
 		Kernel: "550.54.14", Found: []string{"535.104.05"}, Where: []string{"/usr/lib64/libcuda.so.535.104.05"},
 	}, version)
 
-	_, err = Find(files{}.make(t), Options{Version: "550.54.14", Machine: elf.EM_X86_64})
+	_, _, err = Find(files{}.make(t), Options{Version: "550.54.14", Machine: elf.EM_X86_64})
 	var missing *NotFoundError
 	require.ErrorAs(t, err, &missing)
 	assert.Equal(t, &NotFoundError{Version: "550.54.14", Searched: []string{"/etc/ld.so.cache (absent)"}}, missing)
@@ -1079,7 +1079,7 @@ func BenchmarkFind(b *testing.B) {
 	}
 	root := tree.with(files{"etc/ld.so.cache": cache}).make(b)
 	for b.Loop() {
-		if _, err := Find(root, Options{Version: "470.256.02", Machine: elf.EM_X86_64, Classes: All}); err != nil {
+		if _, _, err := Find(root, Options{Version: "470.256.02", Machine: elf.EM_X86_64, Classes: All}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -1093,11 +1093,11 @@ func TestFindMPSOfAnotherUser(t *testing.T) {
 	root := files{"tmp/nvidia-mps": "dir", "usr/lib64/libcuda.so.550.54.14": "lib x86_64 libcuda.so.1"}.make(t)
 	o := Options{Version: "550.54.14", Machine: elf.EM_X86_64, Classes: Compute}
 	has := func(f File) bool { return f.Kind == Directory }
-	got, err := Find(root, o)
+	got, _, err := Find(root, o)
 	require.NoError(t, err)
 	assert.True(t, slices.ContainsFunc(got, has))
 	require.NoError(t, os.Chown(root.Path("/tmp/nvidia-mps"), 12345, 12345))
-	got, err = Find(root, o)
+	got, _, err = Find(root, o)
 	require.NoError(t, err)
 	assert.False(t, slices.ContainsFunc(got, has))
 }

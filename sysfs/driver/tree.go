@@ -41,6 +41,7 @@ type tree struct {
 	nodes    map[string]node          // by name: real directory, slash, entry
 	listings map[string][]fs.DirEntry // by real directory, sorted by name
 	fault    error                    // the first error that is no way of being absent
+	notes    []string                 // what the operator may want to know
 }
 
 func newTree(root sysfs.Root) *tree {

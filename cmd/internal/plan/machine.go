@@ -422,7 +422,7 @@ func (m *Machine) findFiles(cfg Config, facts spec.Facts, classes driver.Class, 
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	m.Files, err = driver.Find(m.DriverRoot, driver.Options{
+	files, notes, err := driver.Find(m.DriverRoot, driver.Options{
 		Version:       m.Inventory.Driver.Version,
 		Machine:       m.Elf,
 		Classes:       classes,
@@ -434,6 +434,8 @@ func (m *Machine) findFiles(cfg Config, facts spec.Facts, classes driver.Class, 
 	if err != nil {
 		return advise(err)
 	}
+	m.Files = files
+	m.Notes = append(m.Notes, notes...)
 	if limit := facts.NoFile; limit != nil && limit.Soft >= absurdNoFile {
 		m.Files = slices.DeleteFunc(m.Files, func(f driver.File) bool {
 			if f.Kind != driver.Socket || f.Name != "socket" || !strings.Contains(f.Dest, "nvidia-persistenced") {
