@@ -3,7 +3,9 @@
 #
 # Reads what "go test -v" prints, and then a line "=== EXIT" with its exit
 # status. Prints what go test prints without -v, at the end what was skipped
-# and why, which it does not tell, and exits with that status.
+# and why, which it does not tell, and exits with that status. With
+# NVCR_NO_SKIP in the environment, as in CI, a test that was skipped for
+# something it needs of the machine is a failure.
 
 BEGIN { status = 1 }
 
@@ -43,6 +45,7 @@ function skip(text) {
 	sub(/\n.*/, "", text)
 	sub(/^ *[^ :]*:[0-9]+: /, "", text)
 	sub(/^(SKIPPED: |NOT TESTED, )/, "", text)
+	if (text ~ /^needs / && ENVIRON["NVCR_NO_SKIP"] != "") needed = 1
 	if (!count[text]++) reasons[++n] = text
 	total++
 }
@@ -51,6 +54,10 @@ END {
 	if (total) {
 		printf "\nNOT TESTED on this machine (%d skipped; \"go test -v ./...\" tells where):\n", total
 		for (i = 1; i <= n; i++) printf "%5d  %s\n", count[reasons[i]], reasons[i]
+	}
+	if (needed) {
+		print "NVCR_NO_SKIP is set: a test that needs what this machine lacks counts as failed"
+		if (!status) status = 1
 	}
 	exit status
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/testimage"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
 )
 
 // hostDriver runs what follows on a host that has the GPUs of the machine

@@ -561,7 +561,7 @@ func mkdevCommand(ts *testscript.TestScript, neg bool, args []string) {
 	_, err := fmt.Sscanf(strings.Join(args[1:], " "), "%d:%d %o %d", &major, &minor, &mode, &gid)
 	ts.Check(err)
 	if os.Geteuid() != 0 {
-		// As fixtures/need does it, for which a script has no testing.T.
+		// As package need does it, for which a script has no testing.T.
 		if os.Getenv("NVCR_NO_SKIP") != "" {
 			ts.Fatalf("needed here: root")
 		}

@@ -21,8 +21,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 )
 
 func completionScript(t *testing.T, shell string) string {

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,7 +35,7 @@ func inPrivateMounts(t *testing.T, test func()) {
 		test()
 	}()
 	if made, ok := <-done; ok && !made {
-		need.Missing(t, "a private mount namespace")
+		t.Skipf("SKIPPED: needs a private mount namespace")
 	}
 }
 

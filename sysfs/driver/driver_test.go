@@ -19,8 +19,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
-
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
@@ -1088,7 +1086,7 @@ func BenchmarkFind(b *testing.B) {
 // The place of MPS is open to every user of the machine: what another one put there is not mounted.
 func TestFindMPSOfAnotherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		need.Missing(t, "root, to make a directory that belongs to another user")
+		t.Skipf("SKIPPED: needs root, to make a directory that belongs to another user")
 	}
 	root := files{"tmp/nvidia-mps": "dir", "usr/lib64/libcuda.so.550.54.14": "lib x86_64 libcuda.so.1"}.make(t)
 	o := Options{Version: "550.54.14", Machine: elf.EM_X86_64, Classes: Compute}

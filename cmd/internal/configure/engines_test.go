@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/replace"
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
 // containerdVersion is a current release. Debian 12's, 1.6, knows nothing of CDI.

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
 // docker is a dockerd of a test's own.

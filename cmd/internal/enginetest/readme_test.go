@@ -18,10 +18,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/testimage"
 )
 
 const (

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/testimage"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
 )
 
 // hostNodes gives the namespace a /dev with the ordinary nodes and those of

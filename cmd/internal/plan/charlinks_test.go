@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )

@@ -26,8 +26,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
 )
 
 // kind is how a system call goes wrong.

@@ -25,7 +25,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
 const module = "github.com/nvsysfs/nvidia-container-runtime"

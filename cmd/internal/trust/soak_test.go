@@ -25,8 +25,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/need"
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures/testimage"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
 )
 
 // soakTime is how long TestSoak starts new containers; NVCR_SOAK sets
