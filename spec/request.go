@@ -379,7 +379,10 @@ type marks struct {
 	note         string
 }
 
-const markRoot = "/var/run/nvidia-container-devices"
+const (
+	markRoot = "/var/run/" + markBase
+	markBase = "nvidia-container-devices"
+)
 
 // findMarks finds the mounts whose source is /dev/null and whose destination is below markRoot.
 func findMarks(mounts []Mount) marks {
@@ -416,7 +419,7 @@ func findMarks(mounts []Mount) marks {
 
 // markOf returns the path below markRoot of a mount that may be a mark.
 func markOf(mount Mount) (string, bool) {
-	if !strings.Contains(mount.Destination, path.Base(markRoot)) {
+	if !strings.Contains(mount.Destination, markBase) {
 		return "", false
 	}
 	rest, below := strings.CutPrefix(path.Clean(mount.Destination), markRoot+"/")

@@ -3,7 +3,10 @@
 
 package main
 
-import "strings"
+import (
+	"path/filepath"
+	"strings"
+)
 
 // invocation is what this program learns from a low-level runtime's command
 // line. The words themselves are handed on as they came.
@@ -24,6 +27,15 @@ type invocation struct {
 // intercepted tells whether this invocation creates a container.
 func (inv invocation) intercepted() bool {
 	return (inv.command == "create" || inv.command == "run") && !inv.help
+}
+
+// configFile is the config.json of this invocation: that of the bundle, or
+// the file that crun's --config names.
+func (inv invocation) configFile() string {
+	if inv.config == "" || inv.config == "config.json" {
+		return filepath.Join(inv.bundle, "config.json")
+	}
+	return inv.config
 }
 
 // dialect is the option syntax of a low-level runtime. runc uses a library

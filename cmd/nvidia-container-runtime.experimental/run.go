@@ -48,7 +48,7 @@ func start(inv invocation, args, environ []string) error {
 	if strings.HasPrefix(filepath.Base(runtime), "crun") {
 		inv = parseArgs(crunDialect, args)
 	}
-	if inv.intercepted() {
+	if inv.intercepted() && spec.MayAsk(inv.configFile(), cfg.Policy()) {
 		log := openLog(cfg.Debug, cfg.LogLevel, inv.debug)
 		if err := prepare(cfg, inv, environ, log); err != nil {
 			log.Error(err)
@@ -67,7 +67,7 @@ func start(inv invocation, args, environ []string) error {
 // prepare gives the container of this invocation what it asks for. A
 // container that asks for nothing is left as it is.
 func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logger) error {
-	doc, err := open(inv)
+	doc, err := spec.OpenFile(inv.configFile())
 	if err != nil {
 		return err
 	}
@@ -111,15 +111,6 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 		log.Info(note)
 	}
 	return doc.Save()
-}
-
-// open reads the config.json of this invocation: that of the bundle, or the
-// file that crun's --config names.
-func open(inv invocation) (*spec.Document, error) {
-	if inv.config == "" || inv.config == "config.json" {
-		return spec.Open(inv.bundle)
-	}
-	return spec.OpenFile(inv.config)
 }
 
 // lookup returns the value that environ, a list of name=value, gives name.
