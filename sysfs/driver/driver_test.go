@@ -148,12 +148,17 @@ const debian = "usr/lib/x86_64-linux-gnu"
 func TestFindLibraries(t *testing.T) {
 	const version = "550.54.14"
 	both := []string{"libcuda.so.1", "libnvidia-ml.so.1"}
+	bothOf64 := []string{
+		"library64 libcuda.so.550.54.14 < /usr/lib64/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14",
+		"library64 libnvidia-ml.so.550.54.14 < /usr/lib64/libnvidia-ml.so.550.54.14, libnvidia-ml.so > libnvidia-ml.so.1, libnvidia-ml.so.1 > libnvidia-ml.so.550.54.14",
+	}
 	merged := files{"lib": "-> usr/lib", "lib64": "-> usr/lib64", "usr/lib64/dir": "dir", "usr/lib/dir": "dir"}
 	for _, tt := range []struct {
 		name  string
 		tree  files
 		o     Options // Version, Machine and Classes have defaults
 		want  []string
+		notes []string // nil: not looked at, but for a library that is left out
 		fails string
 	}{
 		{
@@ -169,13 +174,12 @@ func TestFindLibraries(t *testing.T) {
 			},
 		},
 		{
-			// Nothing in the file is a library: that it is taken shows that it was not read.
-			name: "the cache is believed",
+			name: "a damaged anchor, with a cache",
 			tree: files{
 				debian + "/libcuda.so.550.54.14": "not read", debian + "/libcuda.so.1": "-> libcuda.so.550.54.14",
 				"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1\nlibcuda.so x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so",
 			},
-			want: []string{"library64 libcuda.so.550.54.14 < /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14"},
+			fails: `a library of driver version 550.54.14 is damaged: "ROOT/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14": offset 0: not an ELF file`,
 		},
 		{
 			name: "the cache is not believed when it tells two names",
@@ -263,8 +267,8 @@ func TestFindLibraries(t *testing.T) {
 			tree: files{
 				"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1\n" +
 					"libcuda.so.1 i386 /usr/lib/i386-linux-gnu/libcuda.so.1",
-				debian + "/libcuda.so.550.54.14": "not read", debian + "/libcuda.so.1": "-> libcuda.so.550.54.14",
-				"usr/lib/i386-linux-gnu/libcuda.so.550.54.14": "not read", "usr/lib/i386-linux-gnu/libcuda.so.1": "-> libcuda.so.550.54.14",
+				debian + "/libcuda.so.550.54.14": "lib x86_64 libcuda.so.1", debian + "/libcuda.so.1": "-> libcuda.so.550.54.14",
+				"usr/lib/i386-linux-gnu/libcuda.so.550.54.14": "lib i386 libcuda.so.1", "usr/lib/i386-linux-gnu/libcuda.so.1": "-> libcuda.so.550.54.14",
 			},
 			o: Options{Classes: Compute | Compat32},
 			want: []string{
@@ -410,17 +414,17 @@ func TestFindLibraries(t *testing.T) {
 		{
 			name:  "nothing at all",
 			tree:  merged,
-			fails: "no library of driver version 550.54.14 found in /etc/ld.so.cache (absent), /usr/lib64, /usr/lib, /lib64, /lib",
+			fails: "no libcuda or libnvidia-ml of driver version 550.54.14 found in /usr/lib64, /usr/lib, /lib64, /lib",
 		},
 		{
 			name:  "of another machine",
 			tree:  libraries("usr/lib64", "aarch64", version, "libcuda.so.1"),
-			fails: `no library of driver version 550.54.14 found in /etc/ld.so.cache (absent), /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": built for AARCH64, 64 bits`,
+			fails: `no libcuda or libnvidia-ml of driver version 550.54.14 found in /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": built for AARCH64, 64 bits`,
 		},
 		{
 			name:  "x32 is not x86-64",
 			tree:  libraries("usr/lib64", "x32", version, "libcuda.so.1"),
-			fails: `no library of driver version 550.54.14 found in /etc/ld.so.cache (absent), /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": built for X86_64, 32 bits`,
+			fails: `no libcuda or libnvidia-ml of driver version 550.54.14 found in /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": built for X86_64, 32 bits`,
 		},
 		{
 			name: "directories, pipes, sockets and dead links named like libraries",
@@ -444,7 +448,7 @@ func TestFindLibraries(t *testing.T) {
 		{
 			name:  "a pipe in the place of the only library",
 			tree:  files{"usr/lib64/libcuda.so.550.54.14": "fifo"},
-			fails: `no library of driver version 550.54.14 found in /etc/ld.so.cache (absent), /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": not a regular file`,
+			fails: `no libcuda or libnvidia-ml of driver version 550.54.14 found in /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": not a regular file`,
 		},
 		{
 			name: "links that lead out of the root end in it",
@@ -464,17 +468,116 @@ func TestFindLibraries(t *testing.T) {
 		{
 			name:  "malformed library",
 			tree:  files{"usr/lib64/libcuda.so.550.54.14": "\x7fELF"},
-			fails: `reading library "ROOT/usr/lib64/libcuda.so.550.54.14": offset 0: not an ELF file`,
+			fails: `a library of driver version 550.54.14 is damaged: "ROOT/usr/lib64/libcuda.so.550.54.14": offset 0: not an ELF file`,
+		},
+		{
+			name: "damaged libraries beside intact anchors, with a cache",
+			tree: libraries("usr/lib64", "x86_64", version, both...).with(files{
+				"usr/lib64/libnvidia-cfg.so.550.54.14": "", "usr/lib64/libnvidia-opencl.so.550.54.14": "text", "usr/lib64/libnvcuvid.so.550.54.14": "",
+				"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib64/libcuda.so.1\nlibnvidia-ml.so.1 x86_64 /usr/lib64/libnvidia-ml.so.1\n" +
+					"libnvidia-opencl.so.1 x86_64 /usr/lib64/libnvidia-opencl.so.1\nlibnvidia-cfg.so.1 x86_64 /usr/lib64/libnvidia-cfg.so.1",
+			}),
+			want: bothOf64,
+			notes: []string{
+				`library "ROOT/usr/lib64/libnvidia-cfg.so.550.54.14" is left out: an empty file`,
+				`library "ROOT/usr/lib64/libnvidia-opencl.so.550.54.14" is left out: offset 0: not an ELF file`,
+			},
+		},
+		{
+			name: "damaged libraries beside intact anchors, without a cache",
+			tree: libraries("usr/lib64", "x86_64", version, both...).with(files{
+				"usr/lib64/libnvidia-cfg.so.550.54.14": "", "usr/lib64/libnvidia-opencl.so.550.54.14": "text", "usr/lib64/libnvcuvid.so.550.54.14": "",
+			}),
+			want: bothOf64,
+			notes: []string{
+				`library "ROOT/usr/lib64/libnvidia-cfg.so.550.54.14" is left out: an empty file`,
+				`library "ROOT/usr/lib64/libnvidia-opencl.so.550.54.14" is left out: offset 0: not an ELF file`,
+			},
+		},
+		{
+			name: "a damaged anchor that is not asked for",
+			tree: libraries("usr/lib64", "x86_64", version, both...).with(files{"usr/lib64/libcuda.so.550.54.14": ""}),
+			o:    Options{Classes: Utility},
+			want: bothOf64[1:],
+		},
+		{
+			name:  "a damaged anchor beside an intact one",
+			tree:  libraries("usr/lib64", "x86_64", version, both...).with(files{"usr/lib64/libnvidia-ml.so.550.54.14": ""}),
+			fails: `a library of driver version 550.54.14 is damaged: "ROOT/usr/lib64/libnvidia-ml.so.550.54.14": an empty file`,
+		},
+		{
+			name:  "a damaged anchor and an intact copy",
+			tree:  libraries("usr/lib64", "x86_64", version, both...).with(files{"usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14": ""}),
+			want:  bothOf64,
+			notes: []string{`library "ROOT/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14" is left out: an empty file`},
+		},
+		{
+			name:  "video needs libcuda",
+			tree:  libraries("usr/lib64", "x86_64", version, both...).with(files{"usr/lib64/libcuda.so.550.54.14": ""}),
+			o:     Options{Classes: Video},
+			fails: `a library of driver version 550.54.14 is damaged: "ROOT/usr/lib64/libcuda.so.550.54.14": an empty file`,
+		},
+		{
+			name: "left-over libraries of the module's version beside another driver",
+			tree: libraries(debian, "x86_64", "535.104.05", both...).with(libraries(debian, "x86_64", version, "libnvidia-gpucomp.so.", "libnvidia-eglcore.so."),
+				files{"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib/x86_64-linux-gnu/libcuda.so.1\n" +
+					"libnvidia-gpucomp.so.550.54.14 x86_64 /usr/lib/x86_64-linux-gnu/libnvidia-gpucomp.so.550.54.14"}),
+			fails: "the loaded kernel module has version 550.54.14, but the driver's libraries have " +
+				`535.104.05 ("/usr/lib/x86_64-linux-gnu/libcuda.so.535.104.05")`,
+		},
+		{
+			name: "the same, for graphics alone",
+			tree: libraries(debian, "x86_64", "535.104.05", both...).with(libraries(debian, "x86_64", version, "libnvidia-eglcore.so.")),
+			o:    Options{Classes: Graphics},
+			fails: "the loaded kernel module has version 550.54.14, but the driver's libraries have " +
+				`535.104.05 ("/usr/lib/x86_64-linux-gnu/libcuda.so.535.104.05")`,
+		},
+		{
+			name: "one anchor of another version",
+			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1").with(libraries("usr/lib64", "x86_64", "535.104.05", "libnvidia-ml.so.1")),
+			fails: "the loaded kernel module has version 550.54.14, but the driver's libraries have " +
+				`535.104.05 ("/usr/lib64/libnvidia-ml.so.535.104.05")`,
+		},
+		{
+			name: "one anchor of another version, not asked for",
+			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1").with(libraries("usr/lib64", "x86_64", "535.104.05", "libnvidia-ml.so.1")),
+			o:    Options{Classes: Compute},
+			want: bothOf64[:1],
+		},
+		{
+			name:  "libraries without any anchor",
+			tree:  libraries("usr/lib64", "x86_64", version, "libnvidia-gpucomp.so.", "libnvidia-eglcore.so."),
+			fails: "no libcuda or libnvidia-ml of driver version 550.54.14 found in /usr/lib64",
+		},
+		{
+			name: "libraries without any anchor, for graphics",
+			tree: libraries("usr/lib64", "x86_64", version, "libnvidia-eglcore.so."),
+			o:    Options{Classes: Graphics},
+			want: []string{"library64 libnvidia-eglcore.so.550.54.14 < /usr/lib64/libnvidia-eglcore.so.550.54.14"},
+		},
+		{
+			name: "anchors in two places, the cache has one",
+			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1").with(libraries("var/lib/nvidia/lib64", "x86_64", version, "libnvidia-ml.so.1"),
+				files{"etc/ld.so.cache": "cache\nlibcuda.so.1 x86_64 /usr/lib64/libcuda.so.1"}),
+			want: []string{bothOf64[0], strings.ReplaceAll(bothOf64[1], "/usr/lib64", "/var/lib/nvidia/lib64")},
 		},
 		{
 			name:  "malformed cache",
-			tree:  libraries("usr/lib64", "x86_64", version, "libcuda.so.1").with(files{"etc/ld.so.cache": "junk"}),
-			fails: `reading the loader's cache "ROOT/etc/ld.so.cache": `,
+			tree:  libraries("usr/lib64", "x86_64", version, both...).with(files{"etc/ld.so.cache": "junk"}),
+			want:  bothOf64,
+			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, the usual directories are looked into: parsing ld.so.cache: no known magic number at the start`},
+		},
+		{
+			name:  "empty cache",
+			tree:  libraries("usr/lib64", "x86_64", version, both...).with(files{"etc/ld.so.cache": ""}),
+			want:  bothOf64,
+			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, the usual directories are looked into: parsing ld.so.cache: no known magic number at the start`},
 		},
 		{
 			name:  "a pipe in the place of the cache",
-			tree:  libraries("usr/lib64", "x86_64", version, "libcuda.so.1").with(files{"etc/ld.so.cache": "fifo"}),
-			fails: `reading the loader's cache: read ROOT/etc/ld.so.cache: `,
+			tree:  libraries("usr/lib64", "x86_64", version, both...).with(files{"etc/ld.so.cache": "fifo"}),
+			want:  bothOf64,
+			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, the usual directories are looked into: read ROOT/etc/ld.so.cache: not a regular file but a named pipe`},
 		},
 		{name: "not a version", o: Options{Version: "550.54.14/.."}, fails: `driver version "550.54.14/..": not a version`},
 		{name: "unknown machine", o: Options{Machine: elf.EM_68K}, fails: "unknown machine EM_68K"},
@@ -623,20 +726,23 @@ func TestFindLibraries(t *testing.T) {
 			if o.Classes == 0 {
 				o.Classes = Compute | Utility
 			}
-			got, _, err := Find(root, o)
+			got, notes, err := Find(root, o)
 			if tt.fails != "" {
 				require.Error(t, err)
-				text := strings.ReplaceAll(err.Error(), string(root), "ROOT")
-				if strings.HasSuffix(tt.fails, ": ") {
-					assert.True(t, strings.HasPrefix(text, tt.fails), text)
-				} else {
-					assert.Equal(t, tt.fails, text)
-				}
+				text, _, _ := strings.Cut(err.Error(), "; looked for and absent: ") // TestErrors has it
+				assert.Equal(t, tt.fails, strings.ReplaceAll(text, string(root), "ROOT"))
 				assert.Nil(t, got)
+				assert.Nil(t, notes)
 				return
 			}
 			require.NoError(t, err)
 			assert.Equal(t, tt.want, dump(got))
+			for i := range notes {
+				notes[i] = strings.ReplaceAll(notes[i], string(root), "ROOT")
+			}
+			if tt.notes != nil || strings.Contains(strings.Join(notes, " "), "left out") {
+				assert.Equal(t, tt.notes, notes)
+			}
 			for _, f := range got {
 				info, err := os.Lstat(root.Path(f.Path))
 				require.NoError(t, err)
@@ -976,7 +1082,11 @@ func TestErrors(t *testing.T) {
 	_, _, err = Find(files{}.make(t), Options{Version: "550.54.14", Machine: elf.EM_X86_64})
 	var missing *NotFoundError
 	require.ErrorAs(t, err, &missing)
-	assert.Equal(t, &NotFoundError{Version: "550.54.14", Searched: []string{"/etc/ld.so.cache (absent)"}}, missing)
+	assert.Equal(t, &NotFoundError{Version: "550.54.14", Absent: missing.Absent}, missing)
+	require.Len(t, missing.Absent, 1+len(usual64))
+	assert.Equal(t, []string{"/etc/ld.so.cache", "/usr/lib/x86_64-linux-gnu"}, missing.Absent[:2])
+	assert.True(t, strings.HasPrefix(err.Error(), "no libcuda or libnvidia-ml of driver version 550.54.14 found; looked for and absent: /etc/ld.so.cache, "+
+		"/usr/lib/x86_64-linux-gnu, "), err.Error())
 }
 
 func TestClasses(t *testing.T) {
@@ -1111,15 +1221,4 @@ func TestReadELFFileRefuses(t *testing.T) {
 	got, err := readELFFile(root.Path("lib.so"))
 	require.NoError(t, err)
 	assert.Equal(t, elfInfo{Machine: elf.EM_X86_64, Class: elf.ELFCLASS64, SONAME: "lib.so"}, got)
-}
-
-// The quick look at a loader's cache passes over no library of a known family.
-func TestMayBeDriver(t *testing.T) {
-	for _, f := range families {
-		assert.True(t, mayBeDriver(f.prefix+".so.1"), f.prefix)
-	}
-	for _, prefix := range slices.Concat(ownVersion[:], anchors[:]) {
-		assert.True(t, mayBeDriver(prefix+".so.1"), prefix)
-	}
-	assert.False(t, mayBeDriver("libc.so.6"))
 }

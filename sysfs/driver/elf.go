@@ -10,7 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"path"
+	"strings"
 	"syscall"
 )
 
@@ -22,6 +23,8 @@ const (
 	maxDynamic    = 64 << 10  // bytes of the dynamic section
 	maxNotes      = 16 << 10  // bytes of one note segment
 	maxSONAME     = 255       // bytes of the name, as for any file name
+	maxNeeded     = 64        // libraries that one names
+	maxInterp     = 4096      // bytes of the path of a program's loader
 	maxStringSize = 256 << 20 // bytes of the dynamic string table
 )
 
@@ -34,7 +37,11 @@ type elfInfo struct {
 }
 
 // readELFFile reads the headers of a regular file.
-func readELFFile(name string) (elfInfo, error) {
+func readELFFile(name string) (elfInfo, error) { return ofFile(name, readELF) }
+
+// ofFile calls read with a regular file and its size.
+func ofFile[T any](name string, read func(io.ReaderAt, int64) (T, error)) (T, error) {
+	var none T
 	// The caller saw a regular file. Should it have become something else, neither a link is followed
 	// nor does a named pipe block.
 	var fd int
@@ -43,17 +50,17 @@ func readELFFile(name string) (elfInfo, error) {
 		return err
 	})
 	if err != nil {
-		return elfInfo{}, err
+		return none, err
 	}
 	defer syscall.Close(fd)
 	var st syscall.Stat_t
 	if err := syscall.Fstat(fd, &st); err != nil {
-		return elfInfo{}, err
+		return none, err
 	}
 	if st.Mode&syscall.S_IFMT != syscall.S_IFREG {
-		return elfInfo{}, errors.New("not a regular file")
+		return none, errors.New("not a regular file")
 	}
-	return readELF(descriptor(fd), st.Size)
+	return read(descriptor(fd), st.Size)
 }
 
 // descriptor is an open file. It is no os.File, because that would be made known to the poller.
@@ -97,23 +104,88 @@ type elfSegment struct {
 //
 // The layouts are those of elf.h; the error tells the offset of what is wrong.
 func readELF(r io.ReaderAt, size int64) (elfInfo, error) {
-	f := elfFile{r: r, size: uint64(max(size, 0))}
-	page, err := f.read(0, min(f.size, elfPage))
+	f, info, err := openELF(r, size, false)
 	if err != nil {
 		return elfInfo{}, err
 	}
-	f.page = page
-	info, err := f.header()
+	d, err := f.dynamic(info.Class)
 	if err != nil {
 		return elfInfo{}, err
 	}
-	if info.SONAME, err = f.soname(info.Class); err != nil {
-		return elfInfo{}, err
+	if d.soname != nil {
+		if info.SONAME, err = f.name(d, *d.soname, "SONAME"); err != nil {
+			return elfInfo{}, err
+		}
 	}
 	if info.ABI, err = f.abiTag(); err != nil {
 		return elfInfo{}, err
 	}
 	return info, nil
+}
+
+// readNeeded reads the names of the libraries that a shared library needs (DT_NEEDED), in the file's order.
+func readNeeded(r io.ReaderAt, size int64) ([]string, error) {
+	f, info, err := openELF(r, size, false)
+	if err != nil {
+		return nil, err
+	}
+	d, err := f.dynamic(info.Class)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, at := range d.needed {
+		name, err := f.name(d, at, "NEEDED")
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// readInterpreter reads the path of the loader that a program needs (PT_INTERP), "" for a static one.
+func readInterpreter(r io.ReaderAt, size int64) (string, error) {
+	f, _, err := openELF(r, size, true)
+	if err != nil {
+		return "", err
+	}
+	s, ok := f.segment(elf.PT_INTERP)
+	if !ok {
+		return "", nil
+	}
+	if s.fileLen > maxInterp {
+		return "", fmt.Errorf("interpreter of %d bytes, more than %d", s.fileLen, maxInterp)
+	}
+	text, err := f.read(s.offset, s.fileLen)
+	if err != nil {
+		return "", fmt.Errorf("interpreter: %w", err)
+	}
+	name, _, ended := strings.Cut(string(text), "\x00")
+	if !ended || !path.IsAbs(name) {
+		return "", fmt.Errorf("interpreter %s: not an absolute path", quote(string(text)))
+	}
+	return name, nil
+}
+
+// openELF reads the header and the program headers. What the loader would map has to be in the file.
+func openELF(r io.ReaderAt, size int64, program bool) (*elfFile, elfInfo, error) {
+	f := &elfFile{r: r, size: uint64(max(size, 0))}
+	page, err := f.read(0, min(f.size, elfPage))
+	if err != nil {
+		return nil, elfInfo{}, err
+	}
+	f.page = page
+	info, err := f.header(program)
+	if err != nil {
+		return nil, elfInfo{}, err
+	}
+	for _, s := range f.segments {
+		if s.kind == elf.PT_LOAD && (s.offset > f.size || s.fileLen > f.size-s.offset) {
+			return nil, elfInfo{}, fmt.Errorf("cut short: a segment of %d bytes at %d in a file of %d", s.fileLen, s.offset, f.size)
+		}
+	}
+	return f, info, nil
 }
 
 // read returns n bytes from offset, out of the first page where that has them.
@@ -135,8 +207,11 @@ func (f *elfFile) read(offset, n uint64) ([]byte, error) {
 }
 
 // header checks the ELF header and reads the program headers.
-func (f *elfFile) header() (elfInfo, error) {
+func (f *elfFile) header(program bool) (elfInfo, error) {
 	ident := f.page
+	if len(ident) == 0 {
+		return elfInfo{}, errors.New("an empty file")
+	}
 	if len(ident) < elf.EI_NIDENT || !bytes.Equal(ident[:4], []byte(elf.ELFMAG)) {
 		return elfInfo{}, errors.New("offset 0: not an ELF file")
 	}
@@ -160,7 +235,11 @@ func (f *elfFile) header() (elfInfo, error) {
 	if len(f.page) < headerSize {
 		return elfInfo{}, fmt.Errorf("offset %d: header cut short", len(f.page))
 	}
-	if kind := elf.Type(f.order.Uint16(f.page[16:])); kind != elf.ET_DYN {
+	switch kind := elf.Type(f.order.Uint16(f.page[16:])); {
+	case kind == elf.ET_DYN || program && kind == elf.ET_EXEC:
+	case program:
+		return elfInfo{}, fmt.Errorf("offset 16: type %d is not a program", kind)
+	default:
 		return elfInfo{}, fmt.Errorf("offset 16: type %d is not a shared library", kind)
 	}
 	info := elfInfo{Machine: elf.Machine(f.order.Uint16(f.page[18:])), Class: class}
@@ -208,25 +287,32 @@ func (f *elfFile) segment(kind elf.ProgType) (elfSegment, bool) {
 	return elfSegment{}, false
 }
 
-// soname reads DT_SONAME, "" if there is none. The name has to be one that a file in a directory can have.
-func (f *elfFile) soname(class elf.Class) (string, error) {
-	dynamic, ok := f.segment(elf.PT_DYNAMIC)
+// dynamicSection is what is wanted of a dynamic section: where its names are in its string table.
+type dynamicSection struct {
+	soname  *uint64 // nil without one
+	needed  []uint64
+	strtab  *uint64 // address; nil without one
+	strsize uint64
+}
+
+// dynamic reads the dynamic section.
+func (f *elfFile) dynamic(class elf.Class) (dynamicSection, error) {
+	s, ok := f.segment(elf.PT_DYNAMIC)
 	if !ok {
-		return "", errors.New("no dynamic section")
+		return dynamicSection{}, errors.New("no dynamic section")
 	}
-	if dynamic.fileLen > maxDynamic {
-		return "", fmt.Errorf("dynamic section of %d bytes, more than %d", dynamic.fileLen, maxDynamic)
+	if s.fileLen > maxDynamic {
+		return dynamicSection{}, fmt.Errorf("dynamic section of %d bytes, more than %d", s.fileLen, maxDynamic)
 	}
-	table, err := f.read(dynamic.offset, dynamic.fileLen)
+	table, err := f.read(s.offset, s.fileLen)
 	if err != nil {
-		return "", fmt.Errorf("dynamic section: %w", err)
+		return dynamicSection{}, fmt.Errorf("dynamic section: %w", err)
 	}
 	entrySize := 16
 	if class == elf.ELFCLASS32 {
 		entrySize = 8
 	}
-	const none = math.MaxUint64
-	name, strtab, strsize := uint64(none), uint64(none), uint64(none)
+	var d dynamicSection
 	for ; len(table) >= entrySize; table = table[entrySize:] {
 		var tag elf.DynTag
 		var value uint64
@@ -235,50 +321,53 @@ func (f *elfFile) soname(class elf.Class) (string, error) {
 		} else {
 			tag, value = elf.DynTag(f.order.Uint32(table)), uint64(f.order.Uint32(table[4:]))
 		}
-		if tag == elf.DT_NULL {
-			break
-		}
 		switch tag {
+		case elf.DT_NULL:
+			return d, nil
 		case elf.DT_SONAME:
-			name = value
+			d.soname = &value
+		case elf.DT_NEEDED:
+			if len(d.needed) < maxNeeded {
+				d.needed = append(d.needed, value)
+			}
 		case elf.DT_STRTAB:
-			strtab = value
+			d.strtab = &value
 		case elf.DT_STRSZ:
-			strsize = value
+			d.strsize = value
 		}
 	}
-	if name == none {
-		return "", nil
+	return d, nil
+}
+
+// name reads a name of the dynamic section, which has to be one that a file in a directory can have. What
+// says which name it is, for errors.
+func (f *elfFile) name(d dynamicSection, at uint64, what string) (string, error) {
+	if d.strtab == nil {
+		return "", fmt.Errorf("dynamic section: %s without a string table", what)
 	}
-	if strtab == none || strsize == none {
-		return "", errors.New("dynamic section: SONAME without a string table")
+	if d.strsize > maxStringSize || at >= d.strsize {
+		return "", fmt.Errorf("dynamic section: %s at %d of a string table of %d bytes", what, at, d.strsize)
 	}
-	if strsize > maxStringSize || name >= strsize {
-		return "", fmt.Errorf("dynamic section: SONAME at %d of a string table of %d bytes", name, strsize)
-	}
-	offset, rest, err := f.offsetOf(strtab)
+	offset, rest, err := f.offsetOf(*d.strtab)
 	if err != nil {
 		return "", fmt.Errorf("dynamic string table: %w", err)
 	}
-	if name >= rest {
-		return "", fmt.Errorf("dynamic string table: SONAME at %d of %d bytes", name, rest)
+	if at >= rest {
+		return "", fmt.Errorf("dynamic string table: %s at %d of %d bytes", what, at, rest)
 	}
-	most := min(strsize-name, rest-name, maxSONAME+1)
-	if end := f.size - min(f.size, offset+name); most > end {
-		most = end
-	}
-	text, err := f.read(offset+name, most)
+	most := min(d.strsize-at, rest-at, maxSONAME+1)
+	text, err := f.read(offset+at, most)
 	if err != nil {
 		return "", fmt.Errorf("dynamic string table: %w", err)
 	}
 	end := bytes.IndexByte(text, 0)
 	if end < 0 {
-		return "", fmt.Errorf("offset %d: SONAME without an end", offset+name)
+		return "", fmt.Errorf("offset %d: %s without an end", offset+at, what)
 	}
-	if soname := string(text[:end]); validName(soname) {
-		return soname, nil
+	if name := string(text[:end]); validName(name) {
+		return name, nil
 	}
-	return "", fmt.Errorf("offset %d: SONAME %s is not a file name", offset+name, quote(string(text[:end])))
+	return "", fmt.Errorf("offset %d: %s %s is not a file name", offset+at, what, quote(string(text[:end])))
 }
 
 // offsetOf returns where in the file an address is loaded from, and how many bytes of that segment follow.
@@ -286,9 +375,6 @@ func (f *elfFile) offsetOf(address uint64) (offset, rest uint64, err error) {
 	for _, s := range f.segments {
 		if s.kind == elf.PT_LOAD && address >= s.address && address-s.address < s.fileLen {
 			into := address - s.address
-			if s.offset > f.size || into > f.size-s.offset {
-				break
-			}
 			return s.offset + into, s.fileLen - into, nil
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
@@ -25,8 +26,25 @@ const maxCache = 16 << 20
 // (up to the 410 branch) that works with the threads of Linux 2.6 and later.
 var tlsABI = [3]uint32{2, 3, 99}
 
-// anchors are the libraries whose presence shows that a directory has the driver.
-var anchors = [...]string{"libcuda", "libnvidia-ml"}
+// anchors are the libraries that decide whether the driver is there: nothing of their class works without
+// them. They show that a directory has the driver, and of which version.
+var anchors = [...]struct {
+	stem  string
+	class Class
+}{
+	{"libcuda", Compute},
+	{"libnvidia-ml", Utility},
+}
+
+// anchorOf returns the index in anchors of a library by its name without ".so", -1 if it is none.
+func anchorOf(stem string) int {
+	for i, a := range anchors {
+		if a.stem == stem {
+			return i
+		}
+	}
+	return -1
+}
 
 // ownVersion are the beginnings of libraries that come with the driver but count their own
 // versions: libnvidia-egl-gbm.so.1.1.2, libnvidia-nvvm70.so.4, libnvidia-api.so.1.
@@ -46,13 +64,6 @@ type libraryKey struct {
 	bits         int
 }
 
-// sonameKey names a library of the cache: its real directory, its name up to and without
-// ".so", its bits.
-type sonameKey struct {
-	dir, stem string
-	bits      int
-}
-
 // finder is the state of one search for libraries.
 type finder struct {
 	tree   *tree
@@ -61,18 +72,18 @@ type finder struct {
 	suffix string // ".so." and the version
 	abis   []abi  // the native one first
 
-	sonames  map[sonameKey]string // from the cache; "" where it tells several
 	libs     []File
-	index    map[libraryKey]int // of libs
-	tls      map[int]bool       // by index of libs: known to have tlsABI
-	elves    map[string]elfInfo // by path, so that none is read twice
-	scanned  map[string]bool    // by real directory
-	dirs     []string           // real directories with libraries of the driver
-	found    [2]bool            // any library, by index of abis
-	anchored [2]bool            // an anchor, by index of abis
+	index    map[libraryKey]int   // of libs
+	elves    map[string]elfInfo   // by path, so that none is read twice
+	scanned  map[string]bool      // by real directory
+	dirs     []string             // real directories with libraries of the driver
+	found    bool                 // any native library of the driver's version
+	anchored [2][2]bool           // by index of abis and of anchors
+	damaged  [2]string            // by index of anchors: one that cannot be used, and why
+	others   [2]map[string]string // by index of anchors: other versions, one library of each
 
-	others   map[string]string // other versions: one library of each
 	searched []string
+	absent   []string
 	refused  []string
 }
 
@@ -104,66 +115,77 @@ func newFinder(t *tree, o Options) (*finder, error) {
 		want:    o.Classes.implied(),
 		suffix:  ".so." + o.Version,
 		abis:    abis,
-		sonames: make(map[sonameKey]string),
 		index:   make(map[libraryKey]int),
-		tls:     make(map[int]bool),
 		elves:   make(map[string]elfInfo),
 		scanned: make(map[string]bool),
-		others:  make(map[string]string),
+		others:  [2]map[string]string{make(map[string]string), make(map[string]string)},
 	}, nil
 }
 
 // find searches the configured directories, those that the cache names, and the usual
-// ones, in this order, until the driver is there.
+// ones, in this order, until the anchors are there.
 func (f *finder) find() error {
 	for _, dir := range absolute(f.o.SearchPath) {
-		f.searched = append(f.searched, dir)
-		if err := f.scanName(dir); err != nil {
-			return err
-		}
+		f.scanName(dir)
 	}
 	cached := false
-	if !f.complete() {
+	if !f.complete(0) || len(f.abis) == 2 && !f.complete(1) {
 		configured := f.anchored[0]
-		dirs, err := f.readCache()
-		if err != nil {
-			return err
+		for _, dir := range f.readCache() {
+			f.scanName(dir)
 		}
-		for _, dir := range dirs {
-			if err := f.scanName(dir); err != nil {
-				return err
-			}
-		}
-		cached = f.anchored[0] && !configured
+		cached = f.anchored[0] != configured
+	}
+	if !f.complete(0) {
+		f.scanUsual(0)
 	}
 	// Where the cache has the native libraries and no 32-bit ones, none are installed.
-	if !f.anchored[0] {
-		if err := f.scanUsual(0); err != nil {
-			return err
-		}
+	if len(f.abis) == 2 && f.found && f.anchored[1] == [2]bool{} && !cached {
+		f.scanUsual(1)
 	}
-	if len(f.abis) == 2 && !f.anchored[1] && !cached {
-		if err := f.scanUsual(1); err != nil {
-			return err
-		}
+	if f.tree.fault != nil {
+		return fmt.Errorf("looking for the driver's libraries: %w", f.tree.fault)
 	}
-	if f.found[0] {
-		return nil
-	}
-	if len(f.others) > 0 {
-		return f.versionError()
-	}
-	return &NotFoundError{Version: f.o.Version, Searched: f.searched, Refused: f.refused}
+	return f.judge()
 }
 
-// complete reports whether an anchor of each architecture was found.
-func (f *finder) complete() bool {
-	return f.anchored[0] && (len(f.abis) == 1 || f.anchored[1])
+// complete reports whether the anchors of an architecture were found.
+func (f *finder) complete(which int) bool { return f.anchored[which] == [2]bool{true, true} }
+
+// judge decides whether what was found can be given. An anchor that is asked for has to be there, of the kernel
+// module's version and intact: a container that starts without it fails later, and says less. Some
+// hosts have one of them alone, because its package is not installed; that is noted.
+func (f *finder) judge() error {
+	var lacking []int
+	for i, a := range anchors {
+		if !f.anchored[0][i] && f.want&a.class != 0 {
+			lacking = append(lacking, i)
+			if f.damaged[i] != "" {
+				return &DamagedError{Version: f.o.Version, Library: f.damaged[i]}
+			}
+		}
+	}
+	if f.anchored[0] == [2]bool{} {
+		switch {
+		case len(f.others[0])+len(f.others[1]) > 0:
+			return f.versionError(0, 1)
+		case len(lacking) > 0 || !f.found:
+			return &NotFoundError{Version: f.o.Version, Searched: f.searched, Absent: f.absent, Refused: f.refused}
+		}
+	}
+	for _, i := range lacking {
+		if len(f.others[i]) > 0 {
+			return f.versionError(i)
+		}
+		f.tree.note("%s of driver version %s, which %s needs, is not there: looked in %s",
+			anchors[i].stem, f.o.Version, anchors[i].class, strings.Join(f.searched, ", "))
+	}
+	return nil
 }
 
-// readCache reads the loader's cache and returns the directories in it that have the driver. It
-// also keeps the SONAMEs, so that no ELF header has to be read for them.
-func (f *finder) readCache() ([]string, error) {
+// readCache reads the loader's cache and returns the directories in it that have the driver. A cache
+// that cannot be used is passed over, as the loader does.
+func (f *finder) readCache() []string {
 	name := f.o.Cache
 	if name == "" {
 		name = "/etc/ld.so.cache"
@@ -171,17 +193,20 @@ func (f *finder) readCache() ([]string, error) {
 	name = path.Clean("/" + name)
 	data, err := f.tree.root.ReadFileMax(strings.TrimPrefix(name, "/"), maxCache)
 	if errors.Is(err, fs.ErrNotExist) {
-		f.searched = append(f.searched, name+" (absent)")
-		return nil, nil
+		f.absent = append(f.absent, name)
+		return nil
+	}
+	var cache *ldcache.Cache
+	if err == nil {
+		cache, err = ldcache.ParseSome(data, func(library string, flags int32) bool {
+			named := strings.HasPrefix(library, "libcuda.") || strings.HasPrefix(library, "libnvidia-")
+			return f.isWanted(flags) && (named || strings.HasSuffix(library, f.suffix))
+		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the loader's cache: %w", err)
-	}
-	cache, err := ldcache.ParseSome(data, func(library string, flags int32) bool {
-		return f.bitsOf(flags) != 0 && (mayBeDriver(library) || strings.HasSuffix(library, f.suffix))
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the loader's cache %s: %w", quote(f.tree.root.Path(name)), err)
+		f.tree.note("the loader's cache %s is not used, the usual directories are looked into: %v", quote(f.tree.root.Path(name)), err)
+		f.searched = append(f.searched, name+" (unusable)")
+		return nil
 	}
 	f.searched = append(f.searched, name)
 
@@ -193,7 +218,7 @@ func (f *finder) readCache() ([]string, error) {
 				continue
 			}
 			stem := stemOf(e.Name)
-			seed := slices.Contains(anchors[:], stem)
+			seed := anchorOf(stem) >= 0
 			if !firstly {
 				seed = strings.HasSuffix(e.Name, f.suffix) || hasOwnVersion(stem)
 			}
@@ -202,46 +227,12 @@ func (f *finder) readCache() ([]string, error) {
 			}
 		}
 	}
-	resolved := make(map[string]string)
-	for _, dir := range dirs {
-		resolved[dir] = f.tree.lookup(dir).path
-	}
-	for _, e := range cache.Entries {
-		bits := f.bitsOf(e.Flags)
-		if e.Subdir != "" || !validName(e.Name) {
-			continue
-		}
-		stem := stemOf(e.Name)
-		dir := resolved[path.Dir(e.Path)]
-		if _, known := ClassOf(stem); dir == "" || !known && !strings.HasPrefix(stem, "libnvidia-") {
-			continue
-		}
-		if e.Name == stem+".so" {
-			continue // the development link
-		}
-		key := sonameKey{dir, stem, bits}
-		if other, ok := f.sonames[key]; ok && other != e.Name {
-			f.sonames[key] = ""
-		} else {
-			f.sonames[key] = e.Name
-		}
-	}
-	return dirs, nil
+	return dirs
 }
 
-// mayBeDriver tells of most libraries, at little cost, that they are of no family of the driver.
-func mayBeDriver(name string) bool {
-	return strings.Contains(name, "nv") || strings.HasPrefix(name, "libcuda")
-}
-
-// bitsOf returns the bits of a wanted architecture with these flags, 0 for all others.
-func (f *finder) bitsOf(flags int32) int {
-	for _, a := range f.abis {
-		if a.flags != 0 && a.flags == flags {
-			return a.bits
-		}
-	}
-	return 0
+// isWanted tells whether entries of the cache with these flags are of a wanted architecture.
+func (f *finder) isWanted(flags int32) bool {
+	return slices.ContainsFunc(f.abis, func(a abi) bool { return a.flags != 0 && a.flags == flags })
 }
 
 // usual64 and usual32 are the directories of libraries, where they are found without a cache. T stands
@@ -308,7 +299,7 @@ var triplets = [...]struct {
 }
 
 // scanUsual scans the usual directories of one architecture until both anchors are found.
-func (f *finder) scanUsual(which int) error {
+func (f *finder) scanUsual(which int) {
 	a := f.abis[which]
 	branch, _, _ := strings.Cut(f.o.Version, ".")
 	expand := strings.NewReplacer("T", "unknown", "M", "unknown", "B", branch, "V", f.o.Version)
@@ -322,41 +313,35 @@ func (f *finder) scanUsual(which int) error {
 		dirs = usual32[:]
 	}
 	for _, dir := range dirs {
-		if err := f.scanName(expand.Replace(dir)); err != nil {
-			return err
-		}
-		if f.has("libcuda", a.bits) && f.has("libnvidia-ml", a.bits) {
+		if f.complete(which) {
 			break
 		}
+		f.scanName(expand.Replace(dir))
 	}
-	return nil
-}
-
-// has reports whether a library of the driver's version was found, wanted or not.
-func (f *finder) has(stem string, bits int) bool {
-	_, ok := f.index[libraryKey{"", stem + f.suffix, bits}]
-	return ok
 }
 
 // scanName scans a directory by a name that may lead through links.
-func (f *finder) scanName(name string) error {
+func (f *finder) scanName(name string) {
 	n := f.tree.lookup(name)
+	names := &f.searched
 	if !n.isDir() {
-		return nil
+		names = &f.absent
 	}
-	if !slices.Contains(f.searched, name) {
-		f.searched = append(f.searched, name)
+	if !slices.Contains(*names, name) {
+		*names = append(*names, name)
 	}
-	return f.scan(n.path)
+	if n.isDir() {
+		f.scan(n.path)
+	}
 }
 
 // scan takes the libraries of one real directory and of the directories that belong to it.
-func (f *finder) scan(dir string) error {
+func (f *finder) scan(dir string) {
 	if f.scanned[dir] {
-		return nil
+		return
 	}
 	f.scanned[dir] = true
-	var own []string
+	var own, plain []string
 	versioned, foreignVersion := false, false
 	for _, e := range f.tree.list(dir) {
 		name := e.Name()
@@ -366,76 +351,92 @@ func (f *finder) scan(dir string) error {
 		stem := stemOf(name)
 		switch {
 		case stem == "":
-		case strings.HasSuffix(name, f.suffix) && len(name) == len(stem)+len(f.suffix):
-			if err := f.library(dir, name, ""); err != nil {
-				return err
-			}
+		case name == stem+f.suffix:
+			f.library(dir, name, "")
 			versioned = true
 		case hasOwnVersion(stem):
 			own = append(own, name)
-		case slices.Contains(anchors[:], stem):
+		case anchorOf(stem) >= 0:
 			foreignVersion = f.otherVersion(dir, name) || foreignVersion
+		case e.Type().IsRegular() && isDigits(strings.TrimPrefix(name, stem+".so.")):
+			plain = append(plain, name)
 		}
 	}
-	for _, stem := range anchors {
-		if err := f.follow(dir, stem); err != nil {
-			return err
-		}
+	for _, a := range anchors {
+		f.follow(dir, a.stem)
 	}
 	if versioned {
 		f.dirs = append(f.dirs, dir)
+		f.plain(dir, plain)
 		for _, sub := range []string{"tls", "vdpau", "gbm"} {
-			if err := f.scanBelow(dir, sub); err != nil {
-				return err
-			}
+			f.scanBelow(dir, sub)
 		}
 	}
 	// A directory of another driver has that driver's companions.
 	if versioned || !foreignVersion {
-		return f.ownVersions(dir, own)
+		f.ownVersions(dir, own)
 	}
-	return nil
+}
+
+// plain takes those libraries that a package has as one file with the SONAME's name and no other:
+// libGLX_nvidia.so.0. That they are of the driver's version tell the libraries of that version which they need.
+func (f *finder) plain(dir string, names []string) {
+	for _, name := range names {
+		stem := stemOf(name)
+		class, known := ClassOf(stem)
+		if !known || f.want&class == 0 || f.tree.has(dir, stem+f.suffix) {
+			continue
+		}
+		n := f.tree.entry(dir, name, 0)
+		needed, err := ofFile(f.tree.root.Path(n.path), readNeeded)
+		if err != nil || !slices.ContainsFunc(needed, func(s string) bool { return strings.HasSuffix(s, f.suffix) }) {
+			f.tree.note("library %s is left out: nothing in it tells that it is of driver version %s",
+				quote(f.tree.root.Path(n.path)), f.o.Version)
+			continue
+		}
+		f.take(n, dir, libraryKey{name: stem + f.suffix}, File{Path: n.path, Name: name, Kind: Library, Class: class}, true)
+	}
 }
 
 // follow goes where the SONAME link of an anchor leads, if the directory has the link alone. So
 // Debian's alternatives are found.
-func (f *finder) follow(dir, stem string) error {
+func (f *finder) follow(dir, stem string) {
 	if f.tree.has(dir, stem+f.suffix) || !f.tree.has(dir, stem+".so.1") {
-		return nil
+		return
 	}
 	n := f.tree.entry(dir, stem+".so.1", 0)
-	if !n.isRegular() {
-		return nil
+	switch {
+	case !n.isRegular():
+	case path.Base(n.path) == stem+f.suffix:
+		f.scan(path.Dir(n.path))
+	default:
+		f.otherVersion(path.Dir(n.path), path.Base(n.path))
 	}
-	if path.Base(n.path) == stem+f.suffix {
-		return f.scan(path.Dir(n.path))
-	}
-	f.otherVersion(path.Dir(n.path), path.Base(n.path))
-	return nil
 }
 
 // otherVersion keeps the version of an anchor if it is a driver's version and not ours.
 func (f *finder) otherVersion(dir, name string) bool {
 	stem := stemOf(name)
 	version := strings.TrimPrefix(name[len(stem):], ".so.")
-	if !slices.Contains(anchors[:], stem) || !isVersion(version) || version == f.o.Version {
+	which := anchorOf(stem)
+	if which < 0 || !isVersion(version) || version == f.o.Version {
 		return false
 	}
-	if _, ok := f.others[version]; !ok {
-		f.others[version] = path.Join(dir, name)
+	if _, ok := f.others[which][version]; !ok {
+		f.others[which][version] = path.Join(dir, name)
 	}
 	return true
 }
 
 // scanBelow takes the libraries of a directory below one with libraries. Those in tls are other
 // builds of libnvidia-tls and go where the others go.
-func (f *finder) scanBelow(dir, sub string) error {
+func (f *finder) scanBelow(dir, sub string) {
 	if !f.tree.has(dir, sub) {
-		return nil
+		return
 	}
 	n := f.tree.entry(dir, sub, 0)
 	if !n.isDir() || f.scanned[n.path] {
-		return nil
+		return
 	}
 	f.scanned[n.path] = true
 	subdir := sub
@@ -445,28 +446,22 @@ func (f *finder) scanBelow(dir, sub string) error {
 	for _, e := range f.tree.list(n.path) {
 		name := e.Name()
 		stem := stemOf(name)
-		if stem == "" || len(name) != len(stem)+len(f.suffix) || !strings.HasSuffix(name, f.suffix) {
+		if stem == "" || name != stem+f.suffix || sub == "tls" && stem != "libnvidia-tls" {
 			continue
 		}
-		if sub == "tls" && stem != "libnvidia-tls" {
-			continue
-		}
-		if err := f.library(n.path, name, subdir); err != nil {
-			return err
-		}
+		f.library(n.path, name, subdir)
 	}
-	return nil
 }
 
 // library takes one library of the driver's version, if it is wanted and can be used.
-func (f *finder) library(dir, name, subdir string) error {
+func (f *finder) library(dir, name, subdir string) {
 	stem := stemOf(name)
 	if slices.Contains(foreign[:], stem) {
-		return nil
+		return
 	}
 	class, wanted := f.wants(stem)
-	if !wanted && !slices.Contains(anchors[:], stem) {
-		return nil
+	if !wanted && anchorOf(stem) < 0 {
+		return
 	}
 	if stem == "libvdpau_nvidia" {
 		subdir = "vdpau" // where libvdpau looks for it; Debian has it beside the others
@@ -474,16 +469,16 @@ func (f *finder) library(dir, name, subdir string) error {
 	n := f.tree.entry(dir, name, 0)
 	if !n.isRegular() {
 		f.refuse(path.Join(dir, name), "not a regular file")
-		return nil
+		return
 	}
 	base := path.Base(n.path)
 	if s := stemOf(base); s != "" && base != name {
 		if version := strings.TrimPrefix(base[len(s):], ".so."); isVersion(version) && version != f.o.Version {
 			f.refuse(path.Join(dir, name), "a link to version "+version)
-			return nil
+			return
 		}
 	}
-	return f.take(n, dir, libraryKey{subdir: subdir, name: name}, File{
+	f.take(n, dir, libraryKey{subdir: subdir, name: name}, File{
 		Path: n.path, Name: name, Kind: Library, Class: class, Subdir: subdir,
 	}, wanted)
 }
@@ -497,85 +492,51 @@ func (f *finder) wants(stem string) (Class, bool) {
 	return class, f.want&class != 0
 }
 
-// take completes a library with bits and SONAME and adds it, unless it is of no wanted
-// architecture or there already.
-func (f *finder) take(n node, dir string, key libraryKey, file File, wanted bool) error {
-	soname, which, err := f.identify(n, dir, stemOf(file.Name))
-	if err != nil || which < 0 {
-		return err
-	}
-	f.found[which] = true
-	file.SONAME = soname
-	file.Bits = f.abis[which].bits
-	key.bits = file.Bits
+// take completes a library with bits and SONAME and adds it, unless it is damaged, of no wanted
+// architecture, or there already.
+func (f *finder) take(n node, dir string, key libraryKey, file File, wanted bool) {
+	info, err := f.readELF(n.path)
 	stem := stemOf(file.Name)
-	if slices.Contains(anchors[:], stem) {
-		f.anchored[which] = true
+	anchor := anchorOf(stem)
+	if err != nil {
+		f.refuse(n.path, err.Error())
+		name := quote(f.tree.root.Path(n.path))
+		if anchor >= 0 && f.damaged[anchor] == "" {
+			f.damaged[anchor] = name + ": " + err.Error()
+		}
+		if wanted {
+			f.tree.note("library %s is left out: %v", name, err)
+		}
+		return
+	}
+	which := slices.IndexFunc(f.abis, func(a abi) bool { return a.machine == info.Machine && a.class == info.Class })
+	if which < 0 {
+		f.refuse(n.path, "built for "+strings.TrimPrefix(info.Machine.String(), "EM_")+
+			", "+strings.TrimPrefix(info.Class.String(), "ELFCLASS")+" bits")
+		return
+	}
+	f.found = f.found || which == 0
+	if anchor >= 0 {
+		f.anchored[which][anchor] = true
 	}
 	if !wanted {
-		f.index[key] = -1
-		return nil
+		return
 	}
+	file.SONAME = cmp.Or(info.SONAME, path.Base(n.path))
+	file.Bits = f.abis[which].bits
+	key.bits = file.Bits
 	at, ok := f.index[key]
-	if !ok {
+	switch {
+	case !ok:
 		file.Links = f.links(file, dir)
 		f.index[key] = len(f.libs)
 		f.libs = append(f.libs, file)
-		return nil
-	}
-	if at < 0 || stem != "libnvidia-tls" || f.libs[at].Path == file.Path {
-		return nil
-	}
-	return f.chooseTLS(at, file)
-}
-
-// chooseTLS puts another libnvidia-tls in the place of one found before if only it has the right ABI note.
-// With a single one there is nothing to choose, and a driver without notes works as well.
-func (f *finder) chooseTLS(at int, file File) error {
-	before, err := f.readELF(f.libs[at].Path)
-	if err != nil {
-		return err
-	}
-	now, err := f.readELF(file.Path)
-	if err != nil {
-		return err
-	}
-	if before.ABI != tlsABI && now.ABI == tlsABI {
+	case stem == "libnvidia-tls" && f.elves[f.libs[at].Path].ABI != tlsABI && info.ABI == tlsABI:
+		// Of the two, it is the one with the right note. With a single one there is nothing to choose,
+		// and a driver without notes works as well.
 		file.Links = f.libs[at].Links
 		f.libs[at] = file
 	}
-	return nil
-}
-
-// identify returns the SONAME of a library and the index of its architecture, -1 if that is not
-// wanted. The cache is believed where it lists exactly one library of that name in
-// that directory and the entry is there; else the ELF header is read.
-func (f *finder) identify(n node, dir, stem string) (string, int, error) {
-	for i, a := range f.abis {
-		soname := f.sonames[sonameKey{dir, stem, a.bits}]
-		if soname == "" || !f.tree.has(dir, soname) {
-			continue
-		}
-		if i+1 < len(f.abis) && f.sonames[sonameKey{dir, stem, f.abis[i+1].bits}] != "" {
-			break // one directory cannot have it for both
-		}
-		if version := strings.TrimPrefix(soname, stem+".so."); isVersion(version) && version != f.o.Version {
-			break // the name of an older driver's file
-		}
-		return soname, i, nil
-	}
-	info, err := f.readELF(n.path)
-	if err != nil {
-		return "", -1, err
-	}
-	for i, a := range f.abis {
-		if a.machine == info.Machine && a.class == info.Class {
-			return cmp.Or(info.SONAME, path.Base(n.path)), i, nil
-		}
-	}
-	f.refuse(n.path, "built for "+strings.TrimPrefix(info.Machine.String(), "EM_")+
-		", "+strings.TrimPrefix(info.Class.String(), "ELFCLASS")+" bits")
-	return "", -1, nil
 }
 
 func (f *finder) readELF(name string) (elfInfo, error) {
@@ -584,7 +545,11 @@ func (f *finder) readELF(name string) (elfInfo, error) {
 	}
 	info, err := readELFFile(f.tree.root.Path(name))
 	if err != nil {
-		return elfInfo{}, fmt.Errorf("reading library %s: %w", quote(f.tree.root.Path(name)), err)
+		// A disk that fails says nothing about the library.
+		if errno := syscall.Errno(0); errors.As(err, &errno) {
+			f.tree.blame(err)
+		}
+		return elfInfo{}, err
 	}
 	f.elves[name] = info
 	return info, nil
@@ -592,7 +557,7 @@ func (f *finder) readELF(name string) (elfInfo, error) {
 
 // ownVersions takes those libraries of a directory that have versions of their own. Of several
 // versions it is the one that the SONAME link leads to, else the highest.
-func (f *finder) ownVersions(dir string, names []string) error {
+func (f *finder) ownVersions(dir string, names []string) {
 	for len(names) > 0 {
 		stem := stemOf(names[0])
 		n := 1
@@ -615,14 +580,10 @@ func (f *finder) ownVersions(dir string, names []string) error {
 			if !n.isRegular() || stemOf(base) != stem || base == stem+".so" {
 				continue
 			}
-			err := f.take(n, dir, libraryKey{name: stem}, File{Path: n.path, Name: base, Kind: Library, Class: class}, true)
-			if err != nil {
-				return err
-			}
+			f.take(n, dir, libraryKey{name: stem}, File{Path: n.path, Name: base, Kind: Library, Class: class}, true)
 			break
 		}
 	}
-	return nil
 }
 
 // compareOwnVersions puts short versions, which are SONAMEs, before long ones, and high
@@ -683,11 +644,16 @@ func (f *finder) refuse(name, reason string) {
 	}
 }
 
-func (f *finder) versionError() error {
+// versionError tells the other versions of some anchors.
+func (f *finder) versionError(which ...int) error {
+	others := make(map[string]string)
+	for _, i := range slices.Backward(which) {
+		maps.Copy(others, f.others[i])
+	}
 	e := &VersionError{Kernel: f.o.Version}
-	e.Found = slices.SortedFunc(maps.Keys(f.others), compareVersions)
+	e.Found = slices.SortedFunc(maps.Keys(others), compareVersions)
 	for _, version := range e.Found {
-		e.Where = append(e.Where, f.others[version])
+		e.Where = append(e.Where, others[version])
 	}
 	return e
 }

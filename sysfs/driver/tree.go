@@ -5,6 +5,7 @@ package driver
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -65,6 +66,11 @@ func (t *tree) blame(err error) {
 	if t.fault == nil {
 		t.fault = err
 	}
+}
+
+// note keeps a sentence for the operator.
+func (t *tree) note(format string, args ...any) {
+	t.notes = append(t.notes, fmt.Sprintf(format, args...))
 }
 
 // lookup follows an absolute name to its end.

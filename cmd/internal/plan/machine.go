@@ -452,7 +452,10 @@ func (m *Machine) findFiles(cfg Config, facts spec.Facts, classes driver.Class, 
 func advise(err error) error {
 	var version *driver.VersionError
 	var none *driver.NotFoundError
+	var damaged *driver.DamagedError
 	switch {
+	case errors.As(err, &damaged):
+		return fmt.Errorf("%w; install the libraries of version %s again", err, damaged.Version)
 	case errors.As(err, &version):
 		return fmt.Errorf("%w; reboot or reload the kernel modules, or install the libraries of version %s", err, version.Kernel)
 	case errors.As(err, &none):
