@@ -14,12 +14,12 @@ import (
 const temporaryPrefix = ".nvidia-container-runtime-"
 
 // Save replaces the file that the document was read from, if edits changed it. The new text is written to
-// a new file in the same directory, which gets owner and mode of the old one, is synchronised to disk, and
-// takes the old one's name in one step. All goes through the handle that Open got, so nobody can put
-// another directory in between. The file is not replaced when it is no longer the one that was read.
+// a new file in the same directory, which gets owner and mode of the old one, and takes the old one's name
+// in one step. All goes through the handle that Open got, so nobody can put another directory in between.
+// The file is not replaced when it is no longer the one that was read.
 //
-// The directory is not synchronised: after a loss of power it has the old file or the new one, whole either
-// way, and no container runs that could tell.
+// Nothing is synchronised to disk, as little as when the engine wrote the file: it would cost more than all
+// else (40 ms where the bundle is on ext4), and after a loss of power containers are created anew.
 //
 // A run that is killed may leave its temporary file behind; the next Save removes it.
 func (d *Document) Save() error {
@@ -125,7 +125,7 @@ func (d *Document) removeLeftover(name string) error {
 	return nil
 }
 
-// fill gives the new file owner and mode of the old one, and the text, on disk.
+// fill gives the new file owner and mode of the old one, and the text.
 func (d *Document) fill(fd int, made unix.Stat_t) error {
 	if d.stat.Uid != made.Uid || d.stat.Gid != made.Gid {
 		if err := unix.Fchown(fd, int(d.stat.Uid), int(d.stat.Gid)); err != nil {
@@ -145,9 +145,5 @@ func (d *Document) fill(fd int, made unix.Stat_t) error {
 		}
 		text = text[n:]
 	}
-	for {
-		if err := unix.Fsync(fd); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	return nil
 }

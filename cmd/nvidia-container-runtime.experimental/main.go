@@ -10,7 +10,17 @@
 // run.go is the way of the data; start there.
 package main
 
-import "os"
+import (
+	"os"
+	"runtime"
+)
+
+// The parent-death signal, which containerd sets for its runtime, belongs to a thread, and the kernel clears
+// it in each new one: the exec must be made by the thread that the engine started. What else belongs to a
+// thread (signal mask, capabilities, namespaces, priority) new ones inherit.
+func init() {
+	runtime.LockOSThread()
+}
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))

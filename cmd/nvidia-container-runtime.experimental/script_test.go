@@ -25,7 +25,7 @@ import (
 var update = flag.Bool("update", false, "write what the program does into the scripts as what is wanted")
 
 func TestMain(m *testing.M) {
-	testscript.Main(tidy{m}, map[string]func(){program: main})
+	testscript.Main(tidy{m}, map[string]func(){program: main, "parent-death-signal": printParentDeathSignal})
 }
 
 // tidy runs tests and removes what was built for all of them.

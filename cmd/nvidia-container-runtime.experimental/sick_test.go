@@ -85,7 +85,7 @@ func TestSickGPU(t *testing.T) {
 		{name: "PCI identity unreadable", make: write(pci+"/vendor", "?")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel() // most of the time goes into fsync
+			t.Parallel()
 			s := newSick(t)
 			tt.make(s)
 			last := "3"

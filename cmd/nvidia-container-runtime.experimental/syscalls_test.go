@@ -125,7 +125,7 @@ func traced(t testing.TB, machine string, args ...string) trace {
 }
 
 // Creating a container on the largest machine starts no process and reads no
-// file twice.
+// file twice, but for config.json.
 func TestCreateReadsNothingTwice(t *testing.T) {
 	machine, bundle := largeMachine(t)
 	for _, devices := range []string{"0", "all"} {
@@ -138,7 +138,11 @@ func TestCreateReadsNothingTwice(t *testing.T) {
 				if info, err := os.Stat(file); err == nil && info.IsDir() {
 					continue
 				}
-				assert.Equal(t, 1, n, file)
+				times := 1
+				if file == filepath.Join(bundle, "config.json") {
+					times = 2 // searched up to the first hint of a request, then read
+				}
+				assert.Equal(t, times, n, file)
 			}
 			t.Logf("NVIDIA_VISIBLE_DEVICES=%s: %d system calls, %d files read", devices, tr.calls, len(tr.reads))
 		})
