@@ -89,7 +89,7 @@ func TestARM64(t *testing.T) {
 					cmd.Dir = work
 					cmd.Env = []string{
 						"PATH=" + bin + ":/usr/bin:/bin", "HOME=" + work, "XDG_CONFIG_HOME=" + work,
-						"NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + filepath.Join(work, "machine"),
+						"NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + filepath.Join(work, "machine"),
 					}
 					out, err := cmd.CombinedOutput()
 					if err != nil {

@@ -163,7 +163,7 @@ func (w *world) command(args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(),
 		"XDG_CONFIG_HOME="+w.bundle,
 		"NVIDIA_CONTAINER_RUNTIME_PATH="+w.runtime.path,
-		"NVIDIA_CONTAINER_RUNTIME_SYSROOT="+w.machine,
+		"NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT="+w.machine,
 		"NVIDIA_CONTAINER_RUNTIME_DEBUG="+filepath.Join(w.bundle, "log"))
 	cmd.Env = append(cmd.Env, w.environ...)
 	return cmd

@@ -143,6 +143,7 @@ func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 	_, err = a.Unpack(dir, fixtures.UnpackOptions{NoDevices: true})
 	ts.Check(err)
 	ts.Setenv("NVIDIA_CONTAINER_RUNTIME_SYSROOT", dir)
+	ts.Setenv("NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES", "open")
 }
 
 // images are root filesystems as far as their loader's search path goes.

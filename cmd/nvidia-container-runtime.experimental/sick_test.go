@@ -222,7 +222,7 @@ func (s *sick) create(devices string, env ...string) (nodes []string, message st
 	require.NoError(s.t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o644))
 
 	args := []string{"create", "--bundle", bundle, "id"}
-	environ := []string{"XDG_CONFIG_HOME=" + s.work, "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + s.path("")}
+	environ := []string{"XDG_CONFIG_HOME=" + s.work, "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + s.path("")}
 	if s.eio == "" {
 		cfg, err := plan.LoadConfig(environ)
 		require.NoError(s.t, err)

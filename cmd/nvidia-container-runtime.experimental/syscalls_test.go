@@ -87,7 +87,7 @@ func traced(t testing.TB, machine string, args ...string) trace {
 	log := filepath.Join(t.TempDir(), "strace")
 	cmd := exec.Command(strace, append([]string{"-f", "-y", "-s", "4096", "-o", log, path}, args...)...)
 	cmd.Env = []string{
-		"NVIDIA_CONTAINER_RUNTIME_PATH=" + nothing, "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine,
+		"NVIDIA_CONTAINER_RUNTIME_PATH=" + nothing, "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine,
 		"XDG_CONFIG_HOME=" + filepath.Dir(log),
 	}
 	out, err := cmd.CombinedOutput()
@@ -185,7 +185,7 @@ func BenchmarkCreate(b *testing.B) {
 			tr := traced(b, machine, "create", "--bundle", bundle, "id")
 			for b.Loop() {
 				cmd := exec.Command(path, "create", "--bundle", bundle, "id")
-				cmd.Env = []string{"NVIDIA_CONTAINER_RUNTIME_PATH=" + nothing, "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine, "XDG_CONFIG_HOME=" + bundle}
+				cmd.Env = []string{"NVIDIA_CONTAINER_RUNTIME_PATH=" + nothing, "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine, "XDG_CONFIG_HOME=" + bundle}
 				if out, err := cmd.CombinedOutput(); err != nil {
 					b.Fatalf("%v: %s", err, out)
 				}

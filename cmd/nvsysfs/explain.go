@@ -452,7 +452,7 @@ func machineEnviron(environ []string, dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	environ = append(slices.Clone(environ), "NVIDIA_CONTAINER_RUNTIME_SYSROOT="+string(root))
+	environ = append(slices.Clone(environ), "NVIDIA_CONTAINER_RUNTIME_SYSROOT="+string(root), "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open")
 	if root != "/" && lookup(environ, "NVIDIA_CTK_CONFIG_FILE_PATH") == "" {
 		file := "/etc/nvidia-container-runtime/config.toml"
 		if resolved, err := root.Resolve(file); err == nil {

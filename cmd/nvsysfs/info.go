@@ -50,7 +50,7 @@ func runInfo(i invocation) error {
 	printEngines(&out, survey.Root, findLowLevel(survey.Root, cfg, pathVar))
 	if *dir != "" {
 		for n := range settings {
-			if settings[n].Origin == "NVIDIA_CONTAINER_RUNTIME_SYSROOT" {
+			if strings.HasPrefix(settings[n].Origin, "NVIDIA_CONTAINER_RUNTIME_SYSROOT") {
 				settings[n].Origin = "--root"
 			}
 		}

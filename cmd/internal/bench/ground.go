@@ -128,7 +128,7 @@ func (g *ground) environment(machine, lowLevel string) []string {
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"XDG_CONFIG_HOME=" + g.dir,
 		"NVIDIA_CONTAINER_RUNTIME_PATH=" + lowLevel,
-		"NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine,
+		"NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine,
 	}
 }
 

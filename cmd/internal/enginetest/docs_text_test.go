@@ -282,7 +282,7 @@ func (p provocation) provoke(t *testing.T, machines string) string {
 	cmd := exec.Command(filepath.Join(programs.dir, shimName), "create", "--bundle", filepath.Join(dir, p.bundle), "id") //nolint:gosec // the shim
 	cmd.Env = []string{
 		"PATH=" + programs.dir, "NVIDIA_CTK_CONFIG_FILE_PATH=" + filepath.Join(dir, "config.toml"), "NVIDIA_CONTAINER_RUNTIME_DEBUG=" + log,
-		"NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine, "NVIDIA_CONTAINER_RUNTIME_PATH=" + cmp.Or(p.runtime, "/bin/true"),
+		"NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine, "NVIDIA_CONTAINER_RUNTIME_PATH=" + cmp.Or(p.runtime, "/bin/true"),
 	}
 	out, err := cmd.CombinedOutput()
 	logged, _ := os.ReadFile(log)

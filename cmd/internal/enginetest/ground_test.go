@@ -320,7 +320,7 @@ func (g *ground) runtime(name, fixture, lowLevel, config string) string {
 	path := filepath.Join(dir, name)
 	require.NoError(g.t, os.WriteFile(path+".toml", []byte(config), 0o644))
 	script := fmt.Sprintf(`#!/bin/sh
-export NVIDIA_CTK_CONFIG_FILE_PATH=%q NVIDIA_CONTAINER_RUNTIME_SYSROOT=%q NVIDIA_CONTAINER_RUNTIME_PATH=%q
+export NVIDIA_CTK_CONFIG_FILE_PATH=%q NVIDIA_CONTAINER_RUNTIME_SYSROOT=%q NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open NVIDIA_CONTAINER_RUNTIME_PATH=%q
 exec %q "$@"
 `, path+".toml", g.machine(fixture), lowLevel, filepath.Join(programs.dir, shimName))
 	require.NoError(g.t, os.WriteFile(path, []byte(script), 0o755))

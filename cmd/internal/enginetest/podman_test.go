@@ -154,7 +154,7 @@ RUN probe libcuda.so.1 libnvidia-ml.so.1 >/seen
 // podman starts its runtime with hardly any environment, so what is to be
 // said is in /etc: here all of it, with the program itself as the runtime.
 func (p *podman) etc(t *testing.T) {
-	p.write("/etc/nvidia-container-runtime/config.toml", fmt.Sprintf("[nvidia-container-runtime.experimental]\nsysroot = %q\ndebug = %q\n", p.machine("t4"), filepath.Join(p.dir, "debug.log")))
+	p.write("/etc/nvidia-container-runtime/config.toml", fmt.Sprintf("[nvidia-container-runtime.experimental]\nsysroot = %q\nsysroot-nodes = \"open\"\ndebug = %q\n", p.machine("t4"), filepath.Join(p.dir, "debug.log")))
 	assert.Equal(t, t4Nodes+t4Libs, p.run(t, filepath.Join(programs.dir, shimName), look+libs, "-e", "NVIDIA_VISIBLE_DEVICES=0"))
 	assert.FileExists(t, filepath.Join(p.dir, "debug.log"))
 }

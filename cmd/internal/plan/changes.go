@@ -78,7 +78,11 @@ func Make(cfg Config, req spec.Request, facts spec.Facts, m Machine, img *Image)
 	c.Edits.RemoveMounts = req.MarkerMounts
 	c.Edits.MaskedPaths = m.Hidden
 	for _, n := range m.Nodes {
-		c.Edits.Devices = append(c.Edits.Devices, linuxDevice(n))
+		if cfg.ClosesNodes(m.Root) {
+			c.Edits.Mounts = append(c.Edits.Mounts, ClosedNode(n, m.devRoot()))
+		} else {
+			c.Edits.Devices = append(c.Edits.Devices, linuxDevice(n))
+		}
 		// Others may not open it: the group that may has to be the container's.
 		if n.Mode.Perm()&0o006 != 0o006 && n.GID != 0 && !cfg.NoAdditionalGIDs && !slices.Contains(c.Edits.AdditionalGIDs, n.GID) {
 			c.Edits.AdditionalGIDs = append(c.Edits.AdditionalGIDs, n.GID)

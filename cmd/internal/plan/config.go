@@ -40,6 +40,7 @@ type Config struct {
 	Runtimes    []string // nvidia-container-runtime.runtimes
 
 	Sysroot           string   // nvidia-container-runtime.experimental.sysroot: stands for "/" when the machine is read
+	SysrootNodes      string   // nvidia-container-runtime.experimental.sysroot-nodes: NodesClosed or NodesOpen
 	DriverRoot        string   // nvidia-container-runtime.experimental.root, or nvidia-container-cli.root; below Sysroot
 	LDCache           string   // nvidia-container-cli.ldcache: ld.so.cache below the driver root
 	LibrarySearchPath []string // nvidia-container-runtime.experimental.library-search-path: below the driver root
@@ -92,6 +93,7 @@ type configFile struct {
 			RuntimePath       string   `toml:"runtime-path"`
 			Root              string   `toml:"root"`
 			Sysroot           string   `toml:"sysroot"`
+			SysrootNodes      string   `toml:"sysroot-nodes"`
 			LibrarySearchPath []string `toml:"library-search-path"`
 			SeccompFence      string   `toml:"seccomp-fence"`
 			RefusedRequest    string   `toml:"refused-request"`
@@ -111,8 +113,8 @@ var DriverCapabilities = []string{"compat32", "compute", "display", "graphics", 
 
 // LoadConfig reads $NVIDIA_CTK_CONFIG_FILE_PATH, else
 // ${XDG_CONFIG_HOME:-/etc}/nvidia-container-runtime/config.toml, and lets
-// NVIDIA_CONTAINER_RUNTIME_PATH, _DEBUG, _LOG_LEVEL, _ROOT and _SYSROOT of
-// the host's environment override it. A missing file means defaults. A file
+// NVIDIA_CONTAINER_RUNTIME_PATH, _DEBUG, _LOG_LEVEL, _ROOT, _SYSROOT and
+// _SYSROOT_NODES of the host's environment override it. A missing file means defaults. A file
 // that is no TOML, or whose value for one of our keys cannot be understood,
 // is an error with path and line.
 func LoadConfig(environ []string) (Config, error) {
@@ -146,11 +148,12 @@ func LoadConfig(environ []string) (Config, error) {
 	}
 	c.File = abs
 	for name, field := range map[string]*string{
-		"NVIDIA_CONTAINER_RUNTIME_PATH":      &c.RuntimePath,
-		"NVIDIA_CONTAINER_RUNTIME_DEBUG":     &c.Debug,
-		"NVIDIA_CONTAINER_RUNTIME_LOG_LEVEL": &c.LogLevel,
-		"NVIDIA_CONTAINER_RUNTIME_ROOT":      &c.DriverRoot,
-		"NVIDIA_CONTAINER_RUNTIME_SYSROOT":   &c.Sysroot,
+		"NVIDIA_CONTAINER_RUNTIME_PATH":          &c.RuntimePath,
+		"NVIDIA_CONTAINER_RUNTIME_DEBUG":         &c.Debug,
+		"NVIDIA_CONTAINER_RUNTIME_LOG_LEVEL":     &c.LogLevel,
+		"NVIDIA_CONTAINER_RUNTIME_ROOT":          &c.DriverRoot,
+		"NVIDIA_CONTAINER_RUNTIME_SYSROOT":       &c.Sysroot,
+		"NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES": &c.SysrootNodes,
 	} {
 		if v := env(name); v != "" {
 			*field = v
@@ -160,6 +163,9 @@ func LoadConfig(environ []string) (Config, error) {
 		if !filepath.IsAbs(d.value) {
 			return Config{}, fmt.Errorf("configuration %s: %s %q is not an absolute path", abs, d.key, d.value)
 		}
+	}
+	if c.SysrootNodes != NodesClosed && c.SysrootNodes != NodesOpen {
+		return Config{}, fmt.Errorf("configuration %s: sysroot-nodes %q is neither %q nor %q", abs, c.SysrootNodes, NodesClosed, NodesOpen)
 	}
 	return c, nil
 }
@@ -191,6 +197,7 @@ func parseConfig(data []byte) (Config, error) {
 		RuntimePath:       x.RuntimePath,
 		Runtimes:          f.Runtime.Runtimes,
 		Sysroot:           first(x.Sysroot, "/"),
+		SysrootNodes:      first(x.SysrootNodes, NodesClosed),
 		DriverRoot:        first(x.Root, f.CLI.Root, "/"),
 		LDCache:           first(f.CLI.LDCache, "/etc/ld.so.cache"),
 		LibrarySearchPath: x.LibrarySearchPath,

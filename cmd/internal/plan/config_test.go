@@ -21,6 +21,7 @@ func defaults() Config {
 		LogLevel:              "info",
 		Runtimes:              []string{"docker-runc", "runc", "crun"},
 		Sysroot:               "/",
+		SysrootNodes:          NodesClosed,
 		DriverRoot:            "/",
 		LDCache:               "/etc/ld.so.cache",
 		LoadKmods:             true,
@@ -107,7 +108,7 @@ func TestParseConfig(t *testing.T) {
 		{name: "NVIDIA's own", in: shipped, want: Config{
 			Debug: "/var/log/nvidia-container-runtime.log", LogLevel: "debug",
 			Runtimes: []string{"crun", "runc"},
-			Sysroot:  "/", DriverRoot: "/run/nvidia/driver", LDCache: "/run/ld.so.cache",
+			Sysroot:  "/", SysrootNodes: NodesClosed, DriverRoot: "/run/nvidia/driver", LDCache: "/run/ld.so.cache",
 			NoCgroups: true, DisableRequire: true,
 			SwarmResources:        []string{"DOCKER_RESOURCE_GPU", "DOCKER_RESOURCE_NVIDIA"},
 			VolumeMounts:          true,

@@ -317,6 +317,9 @@ func (m *Machine) checkHostNodes(cfg Config, facts spec.Facts) error {
 	if err != nil {
 		return err
 	}
+	if cfg.ClosesNodes(m.Root) {
+		return nil // none is needed
+	}
 	if facts.UserNS || inside {
 		for _, n := range m.Nodes {
 			var st unix.Stat_t

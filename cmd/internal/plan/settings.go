@@ -49,6 +49,7 @@ var settings = []struct {
 	{[]string{"nvidia-container-runtime.experimental.runtime-path"}, "NVIDIA_CONTAINER_RUNTIME_PATH", func(c Config) any { return c.RuntimePath }},
 	{[]string{"nvidia-container-runtime.experimental.root", "nvidia-container-cli.root"}, "NVIDIA_CONTAINER_RUNTIME_ROOT", func(c Config) any { return c.DriverRoot }},
 	{[]string{"nvidia-container-runtime.experimental.sysroot"}, "NVIDIA_CONTAINER_RUNTIME_SYSROOT", func(c Config) any { return c.Sysroot }},
+	{[]string{"nvidia-container-runtime.experimental.sysroot-nodes"}, "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES", func(c Config) any { return c.SysrootNodes }},
 	{[]string{"nvidia-container-runtime.experimental.library-search-path"}, "", func(c Config) any { return c.LibrarySearchPath }},
 	{[]string{"nvidia-container-runtime.experimental.seccomp-fence"}, "", func(c Config) any { return c.Fence }},
 	{[]string{"nvidia-container-runtime.experimental.dev-char-links"}, "", func(c Config) any { return c.DevCharLinks }},

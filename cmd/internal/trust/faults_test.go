@@ -260,7 +260,7 @@ func (w *faultWorld) start(dir string, f fault) (seen, error) {
 	defer output.Close()
 	env := []string{
 		"PATH=/usr/bin:/bin", "XDG_CONFIG_HOME=" + dir, "NVIDIA_CONTAINER_RUNTIME_PATH=" + w.runtime,
-		"NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + w.machine, "NVIDIA_CONTAINER_RUNTIME_DEBUG=" + filepath.Join(dir, "log"),
+		"NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + w.machine, "NVIDIA_CONTAINER_RUNTIME_DEBUG=" + filepath.Join(dir, "log"),
 	}
 	args := []string{"--log", filepath.Join(dir, "runc.log"), "create", "--bundle", "b", "id"}
 	if f != (fault{}) {
@@ -526,7 +526,7 @@ func TestPassThroughFaults(t *testing.T) {
 		wg.Go(func() {
 			runtime.LockOSThread()
 			s, err = inject(program, []string{"state", "id"}, []string{
-				"XDG_CONFIG_HOME=" + dir, "NVIDIA_CONTAINER_RUNTIME_PATH=" + need.Program(t, "echo"), "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine,
+				"XDG_CONFIG_HOME=" + dir, "NVIDIA_CONTAINER_RUNTIME_PATH=" + need.Program(t, "echo"), "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine,
 			}, dir, output, f)
 		})
 		wg.Wait()

@@ -153,7 +153,7 @@ func (b *bundle) environ() []string {
 		"PATH=/usr/bin:/bin",
 		"XDG_CONFIG_HOME=" + filepath.Dir(b.dir),
 		"NVIDIA_CONTAINER_RUNTIME_PATH=" + b.runtime,
-		"NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + b.machine,
+		"NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + b.machine,
 		"NVIDIA_CONTAINER_RUNTIME_DEBUG=" + b.log,
 	}
 }

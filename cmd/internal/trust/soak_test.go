@@ -273,7 +273,7 @@ func (w *soakWorld) do(bundle string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, w.program, append([]string{"--root", filepath.Join(w.dir, "state")}, args...)...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "XDG_CONFIG_HOME=" + w.dir, "NVCR_SOAK_ID=" + w.prefix,
-		"NVIDIA_CONTAINER_RUNTIME_PATH=" + w.runc, "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + w.machine,
+		"NVIDIA_CONTAINER_RUNTIME_PATH=" + w.runc, "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + w.machine,
 	}
 	cmd.Stdout, cmd.Stderr = output, output
 	err = cmd.Run()
