@@ -23,5 +23,5 @@ func init() {
 }
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+	os.Exit(run(os.Args, os.Environ(), os.Stdout, os.Stderr))
 }

@@ -23,12 +23,13 @@ const program = "nvidia-container-runtime.experimental"
 // run is the whole program. It returns only when something is wrong: else
 // the low-level runtime has taken its place. On success nothing is printed,
 // because engines read what a runtime prints.
-func run(args, environ []string, stdout, stderr io.Writer) int {
+func run(argv, environ []string, stdout, stderr io.Writer) int {
+	args := argv[1:]
 	inv := parseArgs(runcDialect, args)
 	if inv.version {
 		fmt.Fprintln(stdout, version.Line(program))
 	}
-	err := start(inv, args, environ)
+	err := start(inv, argv, environ)
 	fmt.Fprintf(stderr, "%s: %v\n", program, err)
 	report(inv, err)
 	return 1
@@ -36,8 +37,9 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 
 // start prepares the container, if this invocation creates one, and execs
 // the low-level runtime.
-func start(inv invocation, args, environ []string) error {
-	cfg, err := plan.LoadConfig(environ)
+func start(inv invocation, argv, environ []string) error {
+	args := argv[1:]
+	cfg, err := plan.LoadConfig(argv[0], environ)
 	if err != nil {
 		return err
 	}
@@ -82,6 +84,15 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 	}
 	if err != nil || !asked {
 		return err
+	}
+	if cfg.Debug != "" {
+		findings, err := cfg.Check()
+		if err != nil {
+			return err
+		}
+		for _, f := range findings {
+			log.Warn(f)
+		}
 	}
 
 	machine, err := plan.ReadMachine(cfg, request, facts, lookup(environ, "PATH"))

@@ -224,7 +224,7 @@ func (s *sick) create(devices string, env ...string) (nodes []string, message st
 	args := []string{"create", "--bundle", bundle, "id"}
 	environ := []string{"XDG_CONFIG_HOME=" + s.work, "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + s.path("")}
 	if s.eio == "" {
-		cfg, err := plan.LoadConfig(environ)
+		cfg, err := plan.LoadConfig("", environ)
 		require.NoError(s.t, err)
 		if err := prepare(cfg, parseArgs(runcDialect, args), environ, openLog("", "", false)); err != nil {
 			return nil, err.Error()

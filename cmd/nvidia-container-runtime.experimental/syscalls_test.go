@@ -88,7 +88,7 @@ func traced(t testing.TB, machine string, args ...string) trace {
 	cmd := exec.Command(strace, append([]string{"-f", "-y", "-s", "4096", "-o", log, path}, args...)...)
 	cmd.Env = []string{
 		"NVIDIA_CONTAINER_RUNTIME_PATH=" + nothing, "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine,
-		"XDG_CONFIG_HOME=" + filepath.Dir(log),
+		"NVIDIA_CTK_CONFIG_FILE_PATH=" + filepath.Join(filepath.Dir(log), "config.toml"),
 	}
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)

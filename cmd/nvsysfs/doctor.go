@@ -136,7 +136,7 @@ func runDoctor(i invocation) error {
 // examine reads all that the checks look at.
 func examine(environ []string) (patient, error) {
 	var p patient
-	if p.cfg, p.cfgErr = plan.LoadConfig(environ); p.cfgErr != nil {
+	if p.cfg, p.cfgErr = plan.LoadConfig("", environ); p.cfgErr != nil {
 		p.cfg = plan.DefaultConfig()
 		if dir := strings.TrimSpace(lookup(environ, "NVIDIA_CONTAINER_RUNTIME_SYSROOT")); dir != "" {
 			p.cfg.Sysroot = dir

@@ -440,7 +440,7 @@ func loadConfig(environ []string, dir string) (plan.Config, error) {
 	if err != nil {
 		return plan.Config{}, err
 	}
-	return plan.LoadConfig(environ)
+	return plan.LoadConfig("", environ)
 }
 
 // machineEnviron adds to an environment what makes the runtime look at the machine below a directory; "" is this machine.

@@ -30,7 +30,7 @@ func runInfo(i invocation) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := plan.LoadConfig(environ)
+	cfg, err := plan.LoadConfig("", environ)
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func stagesAlone(bundle string, environ []string, out io.Writer) error {
 		now := time.Now()
 		times, last = append(times, now.Sub(last)), now
 	}
-	cfg, err := plan.LoadConfig(environ)
+	cfg, err := plan.LoadConfig("", environ)
 	if err != nil {
 		return err
 	}

@@ -4,14 +4,10 @@
 package main
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
+	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -21,87 +17,92 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// knownKeys are the keys that the runtime reads: the tags of the struct that config.toml is decoded into.
-func knownKeys(t *testing.T) []string {
+// written compares a text that is made from plan.Keys with the part of a file from begin to end, which
+// UPDATE_SCRIPTS=1 writes.
+func written(t *testing.T, file, begin, end, want string) {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "../plan/config.go", nil, parser.SkipObjectResolution)
+	data, err := os.ReadFile(file)
 	require.NoError(t, err)
-	var keys []string
-	var collect func(prefix string, s *ast.StructType)
-	collect = func(prefix string, s *ast.StructType) {
-		for _, field := range s.Fields.List {
-			key := prefix + reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("toml")
-			if table, ok := field.Type.(*ast.StructType); ok {
-				collect(key+".", table)
-				continue
-			}
-			keys = append(keys, key)
-		}
+	head, rest, found := strings.Cut(string(data), begin)
+	require.True(t, found, "%s has no %q", file, begin)
+	tail := ""
+	if end != "" {
+		i := strings.Index(rest, end)
+		require.GreaterOrEqual(t, i, 0, "%s has no %q", file, end)
+		rest, tail = rest[:i], rest[i:]
 	}
-	ast.Inspect(file, func(n ast.Node) bool {
-		if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name == "configFile" {
-			collect("", spec.Type.(*ast.StructType))
-		}
-		return true
-	})
-	slices.Sort(keys)
-	require.Contains(t, keys, "nvidia-container-runtime.experimental.sysroot")
-	return keys
+	if os.Getenv("UPDATE_SCRIPTS") != "" {
+		require.NoError(t, os.WriteFile(file, []byte(head+begin+want+tail), 0o644))
+		return
+	}
+	assert.Equal(t, want, rest, "%s is not what plan.Keys says: UPDATE_SCRIPTS=1 writes it", file)
 }
 
-// exampleKey is a key of config.toml as it is packed, commented out.
-var exampleKey = regexp.MustCompile(`^#([a-z0-9-]+) = (.+)$`)
+// wrap breaks a text into lines of at most 110 letters behind "# ".
+func wrap(text string) string {
+	var out strings.Builder
+	line := "#"
+	for word := range strings.FieldsSeq(text) {
+		if len(line)+1+len(word) > 112 {
+			out.WriteString(line + "\n")
+			line = "#"
+		}
+		line += " " + word
+	}
+	return out.String() + line + "\n"
+}
+
+var code = regexp.MustCompile("`([^`]*)`")
+
+// exampleConfiguration is every key with its default, commented out.
+func exampleConfiguration() string {
+	var out strings.Builder
+	before := ""
+	for _, k := range plan.Keys {
+		table, name := "", k.Name
+		if i := strings.LastIndex(k.Name, "."); i >= 0 {
+			table, name = k.Name[:i], k.Name[i+1:]
+		}
+		if table != before {
+			if table == "nvidia-container-runtime.experimental" {
+				out.WriteString("\n# This table overrides the ones above. NVIDIA's programs do not know it.")
+			}
+			fmt.Fprintf(&out, "\n[%s]\n", table)
+			before = table
+		}
+		// Words that are values stand in quotes, as they do in the file.
+		doc := code.ReplaceAllStringFunc(k.Doc, func(s string) string {
+			if word := s[1 : len(s)-1]; regexp.MustCompile(`^[a-z]+$`).MatchString(word) {
+				return `"` + word + `"`
+			}
+			return s[1 : len(s)-1]
+		})
+		fmt.Fprintf(&out, "\n%s#%s = %s\n", wrap(doc), name, k.Default)
+	}
+	return out.String()
+}
 
 // load reads a text as the runtime does.
-func load(t *testing.T, text string) (plan.Config, error) {
+func load(t *testing.T, text string) plan.Config {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "config.toml")
 	require.NoError(t, os.WriteFile(name, []byte(text), 0o600))
-	c, err := plan.LoadConfig([]string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + name})
+	c, err := plan.LoadConfig("", []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + name})
+	require.NoError(t, err)
 	c.File = ""
 	if len(c.LibrarySearchPath) == 0 {
 		c.LibrarySearchPath = nil
 	}
-	return c, err
+	return c
 }
 
-// The example has each key that is known and no other, one line above that says what it does, and the true default: it
-// says the same commented out, uncommented, and not there.
+// The example says the same commented out and uncommented: the defaults.
 func TestExampleConfiguration(t *testing.T) {
+	written(t, "config.toml", "leave the others alone.\n", "", exampleConfiguration())
 	data, err := os.ReadFile("config.toml")
 	require.NoError(t, err)
-	defaults, err := load(t, "")
-	require.NoError(t, err)
-	commented, err := load(t, string(data))
-	require.NoError(t, err)
-	assert.Equal(t, defaults, commented)
-
-	var keys []string
-	table, before := "", ""
-	all := strings.Split(string(data), "\n")
-	for i, line := range all {
-		if name, ok := strings.CutPrefix(line, "["); ok {
-			table = strings.TrimSuffix(name, "]") + "."
-		}
-		if m := exampleKey.FindStringSubmatch(line); m != nil {
-			assert.Regexp(t, `^# .*[^,]$`, before, "above %s", line)
-			keys = append(keys, table+m[1])
-			all[i] = m[1] + " = " + m[2]
-
-			// No key takes a date: one that is read makes this an error.
-			_, err := load(t, "["+strings.TrimSuffix(table, ".")+"]\n"+m[1]+" = 1979-05-27\n")
-			if table == "" {
-				_, err = load(t, m[1]+" = 1979-05-27\n")
-			}
-			assert.Error(t, err, "%s%s is not read", table, m[1])
-		} else if line != "" && line[0] != '#' {
-			assert.Regexp(t, `^\[[a-z.-]+\]$`, line, "this is in effect")
-		}
-		before = line
-	}
-	slices.Sort(keys)
-	assert.Equal(t, knownKeys(t), keys)
-	uncommented, err := load(t, strings.Join(all, "\n"))
-	require.NoError(t, err)
-	assert.Equal(t, defaults, uncommented)
+	assert.Equal(t, plan.DefaultConfig(), load(t, string(data)))
+	uncommented := regexp.MustCompile(`(?m)^#([a-z0-9-]+ = )`).ReplaceAllString(string(data), "$1")
+	assert.NotEqual(t, string(data), uncommented)
+	assert.Equal(t, plan.DefaultConfig(), load(t, uncommented))
 }

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -11,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
 func page(t *testing.T, name string) string {
@@ -29,19 +30,20 @@ func page(t *testing.T, name string) string {
 	return string(data)
 }
 
-// What the keys of config.toml are is told once each. The commands and flags of nvsysfs are compared in cmd/nvsysfs.
+// What the keys of config.toml are is said once, in plan.Keys.
 func TestManualKeys(t *testing.T) {
-	text := page(t, "nvidia-container-runtime-config.toml.5")
-	text, _, found := strings.Cut(text, "\n.Sh ENVIRONMENT\n")
-	require.True(t, found)
-	var keys []string
-	for line := range strings.Lines(text) {
-		if key, ok := strings.CutPrefix(line, ".It Cm "); ok {
-			keys = append(keys, strings.TrimSpace(key))
+	var out strings.Builder
+	for _, k := range plan.Keys {
+		// A sentence begins a line, as mdoc has it.
+		doc := strings.ReplaceAll(code.ReplaceAllString(k.Doc, `\(oq$1\(cq`), ". ", ".\n")
+		value := strings.Trim(k.Default, `"`)
+		switch value {
+		case "", "[]":
+			value = "none"
 		}
+		fmt.Fprintf(&out, ".It Cm %s\n%s\nDefault: %s.\n", k.Name, doc, value)
 	}
-	slices.Sort(keys)
-	assert.Equal(t, knownKeys(t), keys)
+	written(t, filepath.Join("man", "nvidia-container-runtime-config.toml.5"), ".Bl -tag -width Ds\n", ".El\n", out.String())
 }
 
 // Each variable that the sources name is in the runtime's page, and those that override keys also with the keys.

@@ -374,7 +374,7 @@ func (c command) checkFile(t *testing.T) {
 	case ".toml":
 		file := filepath.Join(t.TempDir(), "config.toml")
 		require.NoError(t, os.WriteFile(file, []byte(c.text), 0o644))
-		config, err := plan.LoadConfig([]string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + file})
+		config, err := plan.LoadConfig("", []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + file})
 		require.NoError(t, err)
 		config.File = plan.DefaultConfig().File
 		assert.NotEqual(t, plan.DefaultConfig(), config, "%s changes nothing", c.file)

@@ -28,251 +28,186 @@ const (
 )
 
 // Config is what config.toml and the host's environment say, defaults filled
-// in. The file is shared with NVIDIA's own programs: keys that are not
-// listed here are theirs and are ignored.
+// in. [Keys] has the keys.
 type Config struct {
 	// File is the path the configuration was looked for at.
 	File string
+	// Registration is the file of the registration that the runtime was started as, "" if it has none of its own: see
+	// [LoadConfig].
+	Registration string
 
-	Debug       string   // nvidia-container-runtime.debug: our log file; "" or /dev/null = none
-	LogLevel    string   // nvidia-container-runtime.log-level; "" = info
-	RuntimePath string   // nvidia-container-runtime.experimental.runtime-path; "" = search Runtimes
-	Runtimes    []string // nvidia-container-runtime.runtimes
+	Debug       string   // our log file; "" or /dev/null = none
+	LogLevel    string   // as logrus names it
+	RuntimePath string   // the low-level runtime; "" = search Runtimes
+	Runtimes    []string // names or paths of low-level runtimes
 
-	Sysroot           string   // nvidia-container-runtime.experimental.sysroot: stands for "/" when the machine is read
-	SysrootNodes      string   // nvidia-container-runtime.experimental.sysroot-nodes: NodesClosed or NodesOpen
-	DriverRoot        string   // nvidia-container-runtime.experimental.root, or nvidia-container-cli.root; below Sysroot
-	LDCache           string   // nvidia-container-cli.ldcache: ld.so.cache below the driver root
-	LibrarySearchPath []string // nvidia-container-runtime.experimental.library-search-path: below the driver root
-	LoadKmods         bool     // nvidia-container-cli.load-kmods: make missing nodes on the host
-	NoCgroups         bool     // nvidia-container-cli.no-cgroups
+	Sysroot           string   // stands for "/" when the machine is read
+	SysrootNodes      string   // NodesClosed or NodesOpen: the nodes of a Sysroot other than "/"
+	DriverRoot        string   // stands for "/" when the driver is looked for; below Sysroot
+	LDCache           string   // ld.so.cache below the driver root
+	LibrarySearchPath []string // below the driver root
+	LoadKmods         bool     // make missing nodes on the host
+	NoCgroups         bool     // no device rules
 
-	DisableRequire        bool     // disable-require
-	SwarmResources        []string // swarm-resource, split
-	EnvWhenUnprivileged   bool     // accept-nvidia-visible-devices-envvar-when-unprivileged
-	VolumeMounts          bool     // accept-nvidia-visible-devices-as-volume-mounts
-	RefuseUnprivileged    bool     // nvidia-container-runtime.experimental.refused-request = "error"
-	SupportedCapabilities []string // supported-driver-capabilities, split
-	CUDACompat            bool     // nvidia-container-runtime.modes.legacy.cuda-compat-mode is not "disabled"
-	Fence                 string   // nvidia-container-runtime.experimental.seccomp-fence
-	DevCharLinks          string   // nvidia-container-runtime.experimental.dev-char-links
-	DriverDirectory       string   // nvidia-container-runtime.experimental.driver-directory: one of Directory… or a path
+	DisableRequire        bool     // ignore NVIDIA_REQUIRE_*
+	SwarmResources        []string // variables that replace NVIDIA_VISIBLE_DEVICES
+	EnvWhenUnprivileged   bool     // the environment counts without CAP_SYS_ADMIN
+	VolumeMounts          bool     // mounts name devices
+	RefuseUnprivileged    bool     // a request that is not granted is an error
+	SupportedCapabilities []string // of DriverCapabilities
+	CUDACompat            bool     // prefer an image's forward-compatibility libcuda where it is newer
+	Fence                 string   // one of Fence…
+	DevCharLinks          string   // one of CharLinks…
+	DriverDirectory       string   // one of Directory… or a path
 
-	IgnoreIMEX       bool // features.ignore-imex-channel-requests
-	NoAdditionalGIDs bool // features.no-additional-gids-for-device-nodes
-}
-
-// configFile is the part of config.toml that is ours to honour. Pointers
-// tell a key that is absent from one that is false.
-type configFile struct {
-	DisableRequire bool    `toml:"disable-require"`
-	SwarmResource  string  `toml:"swarm-resource"`
-	Envvar         *bool   `toml:"accept-nvidia-visible-devices-envvar-when-unprivileged"`
-	VolumeMounts   bool    `toml:"accept-nvidia-visible-devices-as-volume-mounts"`
-	Supported      *string `toml:"supported-driver-capabilities"`
-
-	CLI struct {
-		Root      string `toml:"root"`
-		LDCache   string `toml:"ldcache"`
-		LoadKmods *bool  `toml:"load-kmods"`
-		NoCgroups bool   `toml:"no-cgroups"`
-	} `toml:"nvidia-container-cli"`
-
-	Runtime struct {
-		Debug    string   `toml:"debug"`
-		LogLevel string   `toml:"log-level"`
-		Runtimes []string `toml:"runtimes"`
-		Modes    struct {
-			Legacy struct {
-				CUDACompatMode string `toml:"cuda-compat-mode"`
-			} `toml:"legacy"`
-		} `toml:"modes"`
-		Experimental struct {
-			Debug             string   `toml:"debug"`
-			LogLevel          string   `toml:"log-level"`
-			RuntimePath       string   `toml:"runtime-path"`
-			Root              string   `toml:"root"`
-			Sysroot           string   `toml:"sysroot"`
-			SysrootNodes      string   `toml:"sysroot-nodes"`
-			LibrarySearchPath []string `toml:"library-search-path"`
-			SeccompFence      string   `toml:"seccomp-fence"`
-			RefusedRequest    string   `toml:"refused-request"`
-			DevCharLinks      string   `toml:"dev-char-links"`
-			DriverDirectory   string   `toml:"driver-directory"`
-		} `toml:"experimental"`
-	} `toml:"nvidia-container-runtime"`
-
-	Features struct {
-		IgnoreIMEX       bool `toml:"ignore-imex-channel-requests"`
-		NoAdditionalGIDs bool `toml:"no-additional-gids-for-device-nodes"`
-	} `toml:"features"`
+	IgnoreIMEX       bool // ignore NVIDIA_IMEX_CHANNELS
+	NoAdditionalGIDs bool // no groups for device nodes
 }
 
 // DriverCapabilities are the seven driver capabilities there are.
 var DriverCapabilities = []string{"compat32", "compute", "display", "graphics", "ngx", "utility", "video"}
 
-// LoadConfig reads $NVIDIA_CTK_CONFIG_FILE_PATH, else
-// ${XDG_CONFIG_HOME:-/etc}/nvidia-container-runtime/config.toml, and lets
-// NVIDIA_CONTAINER_RUNTIME_PATH, _DEBUG, _LOG_LEVEL, _ROOT, _SYSROOT and
-// _SYSROOT_NODES of the host's environment override it. A missing file means defaults. A file
-// that is no TOML, or whose value for one of our keys cannot be understood,
-// is an error with path and line.
-func LoadConfig(environ []string) (Config, error) {
-	env := func(name string) string {
-		for _, e := range slices.Backward(environ) {
-			if v, ok := strings.CutPrefix(e, name+"="); ok {
-				return strings.TrimSpace(v)
-			}
-		}
-		return ""
-	}
-	path := env("NVIDIA_CTK_CONFIG_FILE_PATH")
-	if path == "" {
-		home := env("XDG_CONFIG_HOME")
-		if home == "" {
-			home = "/etc"
-		}
-		path = filepath.Join(home, "nvidia-container-runtime", "config.toml")
-	}
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return Config{}, fmt.Errorf("configuration %q: %w", path, err)
-	}
-	data, err := sysfs.Root("/").ReadFileMax(abs[1:], maxConfigSize)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Config{}, fmt.Errorf("reading configuration: %w", err)
-	}
-	c, err := parseConfig(data)
-	if err != nil {
-		return Config{}, fmt.Errorf("configuration %s: %w", abs, err)
-	}
-	c.File = abs
-	for name, field := range map[string]*string{
-		"NVIDIA_CONTAINER_RUNTIME_PATH":          &c.RuntimePath,
-		"NVIDIA_CONTAINER_RUNTIME_DEBUG":         &c.Debug,
-		"NVIDIA_CONTAINER_RUNTIME_LOG_LEVEL":     &c.LogLevel,
-		"NVIDIA_CONTAINER_RUNTIME_ROOT":          &c.DriverRoot,
-		"NVIDIA_CONTAINER_RUNTIME_SYSROOT":       &c.Sysroot,
-		"NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES": &c.SysrootNodes,
-	} {
-		if v := env(name); v != "" {
-			*field = v
-		}
-	}
-	for _, d := range []struct{ key, value string }{{"sysroot", c.Sysroot}, {"root", c.DriverRoot}} {
-		if !filepath.IsAbs(d.value) {
-			return Config{}, fmt.Errorf("configuration %s: %s %q is not an absolute path", abs, d.key, d.value)
-		}
-	}
-	if c.SysrootNodes != NodesClosed && c.SysrootNodes != NodesOpen {
-		return Config{}, fmt.Errorf("configuration %s: sysroot-nodes %q is neither %q nor %q", abs, c.SysrootNodes, NodesClosed, NodesOpen)
-	}
-	return c, nil
-}
+// RegistrationMark is in the name of a program that is a registration of its own: see [LoadConfig].
+const RegistrationMark = "nvidia-container-runtime.experimental@"
 
-// parseConfig decodes config.toml and fills in the defaults.
-func parseConfig(data []byte) (Config, error) {
-	var f configFile
-	if len(data) > 0 {
-		if err := toml.Unmarshal(data, &f); err != nil {
-			var at *toml.DecodeError
-			if errors.As(err, &at) {
-				line, column := at.Position()
-				what := strings.TrimPrefix(err.Error(), "toml: ")
-				// The name of a struct field of ours tells the operator nothing; the key does.
-				if kind, field, ok := strings.Cut(what, " into struct field "); ok {
-					if _, wanted, ok := strings.Cut(field, " of type "); ok {
-						what = kind + " as " + wanted
-					}
-				}
-				return Config{}, fmt.Errorf("line %d, column %d: %s: %s", line, column, strings.Join(at.Key(), "."), what)
+// LoadConfig reads the configuration of a runtime that was started under the name argv0 with the environment environ:
+//
+//   - $NVIDIA_CTK_CONFIG_FILE_PATH, else ${XDG_CONFIG_HOME:-/etc}/nvidia-container-runtime/config.toml, and the one in
+//     /etc if XDG_CONFIG_HOME has none. No file is needed.
+//   - The variables of [Keys] in environ come before the keys of that file.
+//   - A registration of its own, for an engine that has the runtime several times with different settings, is a link to
+//     the program named nvidia-container-runtime.experimental@NAME, in any directory. The file of the same name with .toml
+//     behind it, in the same directory, comes before all else. It has to be there: another configuration must not
+//     take its place. Engines start a runtime by the path that they were given, for every command of a
+//     container, while the environment differs from command to command.
+//
+// A file that is no TOML, or whose value for one of our keys cannot be understood, is an error with path and line.
+func LoadConfig(argv0 string, environ []string) (Config, error) {
+	c := DefaultConfig()
+	base, err := c.loadBase(environ)
+	if err != nil {
+		return Config{}, err
+	}
+	if err := base.apply(&c); err != nil {
+		return Config{}, err
+	}
+	for _, k := range Keys {
+		if k.Variable == "" {
+			continue
+		}
+		if v := getenv(environ, k.Variable); v != "" {
+			if err := k.set(&c, v); err != nil {
+				return Config{}, fmt.Errorf("%s in the environment: %w", k.Variable, err)
 			}
+		}
+	}
+	named := c.File
+	if strings.HasPrefix(filepath.Base(argv0), RegistrationMark) {
+		if !filepath.IsAbs(argv0) {
+			return Config{}, fmt.Errorf("started as %q, whose configuration is beside it, by a name without its directory: "+
+				"register the runtime by its absolute path", argv0)
+		}
+		c.Registration = argv0 + ".toml"
+		named = c.Registration
+		f, there, err := readConfig(c.Registration)
+		if err == nil && !there {
+			err = fmt.Errorf("started as %q, whose configuration %s is not there: write it, or remove the registration from the engine",
+				argv0, c.Registration)
+		}
+		if err != nil {
+			return Config{}, err
+		}
+		if err := f.apply(&c); err != nil {
 			return Config{}, err
 		}
 	}
-	x := f.Runtime.Experimental
-	c := Config{
-		Debug:             first(x.Debug, f.Runtime.Debug),
-		LogLevel:          first(x.LogLevel, f.Runtime.LogLevel, "info"),
-		RuntimePath:       x.RuntimePath,
-		Runtimes:          f.Runtime.Runtimes,
-		Sysroot:           first(x.Sysroot, "/"),
-		SysrootNodes:      first(x.SysrootNodes, NodesClosed),
-		DriverRoot:        first(x.Root, f.CLI.Root, "/"),
-		LDCache:           first(f.CLI.LDCache, "/etc/ld.so.cache"),
-		LibrarySearchPath: x.LibrarySearchPath,
-		LoadKmods:         f.CLI.LoadKmods == nil || *f.CLI.LoadKmods,
-		NoCgroups:         f.CLI.NoCgroups,
-
-		DisableRequire:      f.DisableRequire,
-		SwarmResources:      split(f.SwarmResource),
-		EnvWhenUnprivileged: f.Envvar == nil || *f.Envvar,
-		VolumeMounts:        f.VolumeMounts,
-		CUDACompat:          f.Runtime.Modes.Legacy.CUDACompatMode != "disabled",
-		Fence:               first(x.SeccompFence, FenceProfile),
-		DevCharLinks:        first(x.DevCharLinks, CharLinksAuto),
-		DriverDirectory:     first(x.DriverDirectory, DirectoryOff),
-
-		IgnoreIMEX:       f.Features.IgnoreIMEX,
-		NoAdditionalGIDs: f.Features.NoAdditionalGIDs,
-	}
-	if len(c.Runtimes) == 0 {
-		c.Runtimes = []string{"docker-runc", "runc", "crun"}
-	}
-	switch x.RefusedRequest {
-	case "", "ignore":
-	case "error":
-		c.RefuseUnprivileged = true
-	default:
-		return Config{}, fmt.Errorf("refused-request %q is neither \"ignore\" nor \"error\"", x.RefusedRequest)
-	}
-	switch c.Fence {
-	case FenceProfile, FenceAlways, FenceOff:
-	default:
-		return Config{}, fmt.Errorf("seccomp-fence %q is none of \"profile\", \"always\", \"off\"", c.Fence)
-	}
-	switch c.DevCharLinks {
-	case CharLinksAuto, CharLinksAlways, CharLinksNever:
-	default:
-		return Config{}, fmt.Errorf("dev-char-links %q is none of \"auto\", \"always\", \"never\"", c.DevCharLinks)
-	}
-	switch d := c.DriverDirectory; {
-	case d == DirectoryAlways, d == DirectoryAuto, d == DirectoryOff, filepath.IsAbs(d):
-	default:
-		return Config{}, fmt.Errorf("driver-directory %q is none of \"auto\", \"always\", \"off\", and no absolute path", d)
-	}
-	c.SupportedCapabilities = DriverCapabilities
-	if f.Supported != nil {
-		c.SupportedCapabilities = split(*f.Supported)
-		if slices.Contains(c.SupportedCapabilities, "all") {
-			c.SupportedCapabilities = DriverCapabilities
-		}
-		for _, name := range c.SupportedCapabilities {
-			if !slices.Contains(DriverCapabilities, name) {
-				return Config{}, fmt.Errorf("supported-driver-capabilities: %q is none of %s", name, strings.Join(DriverCapabilities, ", "))
-			}
-		}
+	if err := c.check(); err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", named, err)
 	}
 	return c, nil
 }
 
-// first returns the first string that is not blank.
-func first(values ...string) string {
-	for _, v := range values {
-		if strings.TrimSpace(v) != "" {
-			return v
+// loadBase reads the file that all registrations share, and sets c.File.
+func (c *Config) loadBase(environ []string) (configFile, error) {
+	const below = "nvidia-container-runtime/config.toml"
+	names := []string{getenv(environ, "NVIDIA_CTK_CONFIG_FILE_PATH")}
+	if names[0] == "" {
+		names[0] = filepath.Join("/etc", below)
+		if home := getenv(environ, "XDG_CONFIG_HOME"); home != "" {
+			names = []string{filepath.Join(home, below), names[0]}
+		}
+	}
+	for _, name := range names {
+		abs, err := filepath.Abs(name)
+		if err != nil {
+			return configFile{}, fmt.Errorf("configuration %q: %w", name, err)
+		}
+		c.File = abs
+		f, there, err := readConfig(abs)
+		if err != nil || there {
+			return f, err
+		}
+	}
+	return configFile{}, nil
+}
+
+// readConfig reads and decodes one file; it is false if there is none.
+func readConfig(name string) (configFile, bool, error) {
+	f := configFile{name: name}
+	var err error
+	f.data, err = sysfs.Root("/").ReadFileMax(name[1:], maxConfigSize)
+	if errors.Is(err, fs.ErrNotExist) {
+		return configFile{}, false, nil
+	}
+	if err != nil {
+		return configFile{}, false, fmt.Errorf("reading configuration: %w", err)
+	}
+	if err := f.decode(); err != nil {
+		return configFile{}, false, err
+	}
+	return f, true, nil
+}
+
+// decode decodes the file's text.
+func (f *configFile) decode() error {
+	err := toml.Unmarshal(f.data, &f.tree)
+	if err == nil {
+		return nil
+	}
+	what := strings.TrimPrefix(err.Error(), "toml: ")
+	var at *toml.DecodeError
+	if errors.As(err, &at) {
+		line, column := at.Position()
+		return fmt.Errorf("configuration %s: line %d, column %d: %s", f.name, line, column, what)
+	}
+	return fmt.Errorf("configuration %s: %s", f.name, what)
+}
+
+// DefaultConfig is the configuration where there is no file.
+func DefaultConfig() Config {
+	return Config{
+		LogLevel:              "info",
+		Runtimes:              []string{"docker-runc", "runc", "crun"},
+		Sysroot:               "/",
+		SysrootNodes:          NodesClosed,
+		DriverRoot:            "/",
+		LDCache:               "/etc/ld.so.cache",
+		LoadKmods:             true,
+		EnvWhenUnprivileged:   true,
+		SupportedCapabilities: DriverCapabilities,
+		CUDACompat:            true,
+		Fence:                 FenceProfile,
+		DevCharLinks:          CharLinksAuto,
+		DriverDirectory:       DirectoryOff,
+	}
+}
+
+// getenv returns the last value of a variable in environ, without blanks around it.
+func getenv(environ []string, name string) string {
+	for _, e := range slices.Backward(environ) {
+		if v, ok := strings.CutPrefix(e, name+"="); ok {
+			return strings.TrimSpace(v)
 		}
 	}
 	return ""
-}
-
-// split takes a comma-separated list apart, dropping blanks and empty items.
-func split(list string) []string {
-	var out []string
-	for item := range strings.SplitSeq(list, ",") {
-		if item = strings.TrimSpace(item); item != "" {
-			out = append(out, item)
-		}
-	}
-	return out
 }

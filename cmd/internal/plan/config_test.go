@@ -34,6 +34,22 @@ func defaults() Config {
 	}
 }
 
+// parse is what LoadConfig does with the text of one file.
+func parse(data []byte) (Config, error) {
+	f := configFile{name: "/config.toml", data: data}
+	if err := f.decode(); err != nil {
+		return Config{}, err
+	}
+	c := DefaultConfig()
+	if err := f.apply(&c); err != nil {
+		return Config{}, err
+	}
+	if err := c.check(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
 func with(change func(c *Config)) Config {
 	c := defaults()
 	change(&c)
@@ -97,7 +113,7 @@ ignore-imex-channel-requests = true
 no-additional-gids-for-device-nodes = true
 `
 
-func TestParseConfig(t *testing.T) {
+func TestConfig(t *testing.T) {
 	tests := []struct {
 		name, in string
 		want     Config
@@ -158,27 +174,63 @@ refused-request = "error"
 		{name: "unknown keys of every type", in: "a = 1\nb = [1, \"x\"]\nc = {d = 2.5}\n[nvidia-container-cli]\ne = 1979-05-27\n[nvidia-container-runtime.experimental]\nf = 1\n[[g.h]]\n", want: defaults()},
 		{name: "other compat modes", in: "[nvidia-container-runtime.modes.legacy]\ncuda-compat-mode = \"mount\"\n", want: defaults()},
 
-		{name: "no TOML", in: "disable-require = true\nhello\n", err: "line 2, column 6"},
+		{name: "no TOML", in: "disable-require = true\nhello\n", err: "configuration /config.toml: line 2, column 6: "},
 		{name: "cut off", in: "[nvidia-container-cli]\nroot = \"/run", err: "line 2, column "},
 		{name: "twice", in: "disable-require = true\ndisable-require = false\n", err: "disable-require"},
-		{name: "string for a boolean", in: "\n\ndisable-require = \"true\"\n", err: "line 3, column 19: disable-require: "},
-		{name: "number for a boolean", in: "[nvidia-container-cli]\nno-cgroups = 1\n", err: "line 2, column 14: nvidia-container-cli.no-cgroups: "},
-		{name: "string for a list", in: "[nvidia-container-runtime]\nruntimes = \"runc\"\n", err: "line 2, column 12: nvidia-container-runtime.runtimes: "},
-		{name: "number in a list", in: "[nvidia-container-runtime]\nruntimes = [\"runc\", 7]\n", err: "line 2, column 21: nvidia-container-runtime.runtimes"},
-		{name: "list for a string", in: "swarm-resource = []\n", err: "line 1, column "},
-		{name: "value for a section", in: "nvidia-container-cli = \"x\"\n", err: "line 1, column 24: nvidia-container-cli: "},
-		{name: "section for a value", in: "[nvidia-container-cli.root]\nx = 1\n", err: "nvidia-container-cli.root"},
+		{
+			name: "string for a boolean", in: "\n\ndisable-require = \"true\"\n",
+			err: `line 3, column 1: disable-require is the string "true" where true or false is expected`,
+		},
+		{
+			name: "number for a boolean", in: "[nvidia-container-cli]\nno-cgroups = 1\n",
+			err: "line 2, column 1: nvidia-container-cli.no-cgroups is the number 1 where true or false is expected",
+		},
+		{
+			name: "string for a list", in: "[nvidia-container-runtime]\nruntimes = \"runc\"\n",
+			err: `line 2, column 1: nvidia-container-runtime.runtimes is the string "runc" where a list of strings (["runc"]) is expected`,
+		},
+		{
+			name: "number in a list", in: "[nvidia-container-runtime]\nruntimes = [\"runc\", 7]\n",
+			err: "line 2, column 1: nvidia-container-runtime.runtimes holds the number 7 where a string is expected",
+		},
+		{
+			name: "list for a string", in: "swarm-resource = []\n",
+			err: "line 1, column 1: swarm-resource is a list where a string with commas is expected",
+		},
+		{
+			name: "list for a path", in: "nvidia-container-cli.root = [\"/\"]\n",
+			err: "line 1, column 1: nvidia-container-cli.root is a list where a string is expected",
+		},
+		{
+			name: "date for a word", in: "nvidia-container-runtime.experimental.refused-request = 1979-05-27\n",
+			err: "refused-request is a date or time where a string is expected",
+		},
+		{
+			name: "value for a section", in: "nvidia-container-cli = 3\n",
+			err: "line 1, column 1: nvidia-container-cli is the number 3 where a table is expected ([nvidia-container-cli])",
+		},
+		{
+			name: "section for a value", in: "[nvidia-container-cli.root]\nx = 1\n",
+			err: "line 1, column 2: nvidia-container-cli.root is a table where a string is expected",
+		},
+		{
+			name: "misspelt in our own table", in: "[nvidia-container-runtime.experimental]\nroot = \"/\"\nrefused_requests = \"error\"\n",
+			err: "line 3, column 1: nvidia-container-runtime.experimental.refused_requests is not a key; did you mean nvidia-container-runtime.experimental.refused-request?",
+		},
+		{name: "unknown, and like none of ours", in: "[nvidia-container-runtime.experimental]\ndiscover-mode = \"legacy\"\n", want: defaults()},
+		{name: "misspelt in NVIDIA's table", in: "[nvidia-container-cli]\nno-cgroup = true\n", want: defaults()},
+		{name: "log level of nobody", in: "nvidia-container-runtime.log-level = \"verbose\"\n", want: with(func(c *Config) { c.LogLevel = "verbose" })},
 		{name: "fence", in: "nvidia-container-runtime.experimental.seccomp-fence = \"yes\"\n", err: `seccomp-fence "yes" is none of "profile", "always", "off"`},
 		{name: "links", in: "nvidia-container-runtime.experimental.dev-char-links = \"on\"\n", err: `dev-char-links "on" is none of "auto", "always", "never"`},
 		{name: "directory", in: "nvidia-container-runtime.experimental.driver-directory = \"links\"\n", err: `driver-directory "links" is none of "auto", "always", "off", and no absolute path`},
-		{name: "refused request", in: "nvidia-container-runtime.experimental.refused-request = \"fail\"\n", err: `refused-request "fail" is neither "ignore" nor "error"`},
+		{name: "refused request", in: "nvidia-container-runtime.experimental.refused-request = \"fail\"\n", err: `refused-request "fail" is none of "ignore", "error"`},
 		{name: "capability", in: `supported-driver-capabilities = "compute,cuda"`, err: `supported-driver-capabilities: "cuda" is none of compat32, compute, `},
 		{name: "bytes", in: "\x00\xff", err: "line 1, column 1"},
 		{name: "deep", in: "a = " + strings.Repeat("[", 100_000), err: "line 1, column "},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := parseConfig([]byte(tt.in))
+			got, err := parse([]byte(tt.in))
 			if tt.err != "" {
 				require.ErrorContains(t, err, tt.err)
 				assert.Zero(t, got)
@@ -204,12 +256,55 @@ func TestLoadConfig(t *testing.T) {
 	broken := write("broken.toml", "x")
 	none := filepath.Join(dir, "none.toml")
 
+	link := write(RegistrationMark+"crun", "")
+	write(RegistrationMark+"crun.toml", `
+[nvidia-container-cli]
+root = "/registration"
+[nvidia-container-runtime.experimental]
+runtime-path = "/usr/bin/crun"
+log-level = " "
+`)
+	misspelt := write(RegistrationMark+"misspelt", "")
+	write(RegistrationMark+"misspelt.toml", "nvidia-container-runtime.experimental.sys-root = \"/x\"")
+
 	tests := []struct {
 		name    string
+		argv0   string
 		environ []string
 		want    Config
 		err     string
 	}{
+		{
+			name: "the file in /etc where XDG_CONFIG_HOME has none", environ: []string{"XDG_CONFIG_HOME=" + dir},
+			want: with(func(c *Config) { c.File = "/etc/nvidia-container-runtime/config.toml" }),
+		},
+		{
+			name: "a registration comes before the environment, and that before the file", argv0: link,
+			environ: []string{
+				"NVIDIA_CTK_CONFIG_FILE_PATH=" + ctk, "NVIDIA_CONTAINER_RUNTIME_PATH=env", "NVIDIA_CONTAINER_RUNTIME_LOG_LEVEL=debug",
+			},
+			want: with(func(c *Config) {
+				c.File, c.Registration = ctk, link+".toml"
+				c.RuntimePath, c.DriverRoot, c.LogLevel = "/usr/bin/crun", "/registration", "debug"
+			}),
+		},
+		{
+			name: "another name is no registration", argv0: filepath.Join(dir, "nvidia-container-runtime.experimental"),
+			environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + none},
+			want:    with(func(c *Config) { c.File = none }),
+		},
+		{
+			name: "a registration without a file", argv0: filepath.Join(dir, RegistrationMark+"none"), environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + ctk},
+			err: "none.toml is not there: write it, or remove the registration from the engine",
+		},
+		{
+			name: "a registration by its bare name", argv0: RegistrationMark + "crun", environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + none},
+			err: "register the runtime by its absolute path",
+		},
+		{
+			name: "a registration with a misspelt key", argv0: misspelt, environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + none},
+			err: misspelt + ".toml: line 1, column 1: nvidia-container-runtime.experimental.sys-root is not a key; did you mean nvidia-container-runtime.experimental.sysroot?",
+		},
 		{
 			name: "XDG_CONFIG_HOME", environ: []string{"XDG_CONFIG_HOME=" + filepath.Join(dir, "xdg")},
 			want: with(func(c *Config) { c.File, c.RuntimePath = xdg, "xdg" }),
@@ -250,7 +345,7 @@ func TestLoadConfig(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := LoadConfig(tt.environ)
+			got, err := LoadConfig(tt.argv0, tt.environ)
 			if tt.err != "" {
 				require.ErrorContains(t, err, tt.err)
 				assert.Zero(t, got)
@@ -273,16 +368,16 @@ func TestPolicy(t *testing.T) {
 	}, c.Policy())
 }
 
-// FuzzParseConfig checks that what is accepted makes a configuration that can be
+// FuzzConfig checks that what is accepted makes a configuration that can be
 // used, that an error comes without one, and that NVIDIA's programs may
 // add what they like.
-func FuzzParseConfig(f *testing.F) {
+func FuzzConfig(f *testing.F) {
 	f.Add([]byte(shipped))
 	f.Add([]byte("[nvidia-container-runtime.experimental]\nseccomp-fence = \"off\"\nrefused-request = \"ignore\"\n"))
 	f.Add([]byte("supported-driver-capabilities = \"all\"\n[nvidia-container-cli]\nload-kmods = false"))
 	f.Add([]byte("a.b.c = [[{}]]"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := parseConfig(data)
+		c, err := parse(data)
 		if err != nil {
 			assert.Zero(t, c)
 			assert.NotEmpty(t, err.Error())
@@ -295,7 +390,7 @@ func FuzzParseConfig(f *testing.F) {
 		assert.Contains(t, []string{CharLinksAuto, CharLinksAlways, CharLinksNever}, c.DevCharLinks)
 		assert.Subset(t, DriverCapabilities, c.SupportedCapabilities)
 
-		more, err := parseConfig(append(data, "\n[zz-nobody-has-this-section]\nkey = 1\n"...))
+		more, err := parse(append(data, "\n[zz-nobody-has-this-section]\nkey = 1\n"...))
 		require.NoError(t, err)
 		assert.Equal(t, c, more)
 	})

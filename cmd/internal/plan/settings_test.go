@@ -6,38 +6,12 @@ package plan
 import (
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// TestSettingsComplete finds keys that configFile has and settings has not, and the reverse.
-func TestSettingsComplete(t *testing.T) {
-	var keys []string
-	var walk func(of reflect.Type, prefix string)
-	walk = func(of reflect.Type, prefix string) {
-		for i := range of.NumField() {
-			f := of.Field(i)
-			key := prefix + f.Tag.Get("toml")
-			if f.Type.Kind() == reflect.Struct {
-				walk(f.Type, key+".")
-				continue
-			}
-			keys = append(keys, key)
-		}
-	}
-	walk(reflect.TypeFor[configFile](), "")
-	var known []string
-	for _, s := range settings {
-		known = append(known, s.keys...)
-	}
-	slices.Sort(keys)
-	slices.Sort(known)
-	assert.Equal(t, keys, known)
-}
 
 func TestSettings(t *testing.T) {
 	const x = "nvidia-container-runtime.experimental."
@@ -101,7 +75,7 @@ ignore-imex-channel-requests = true
 				require.NoError(t, os.WriteFile(file, []byte(tt.file), 0o600))
 			}
 			environ := append(tt.environ, "NVIDIA_CTK_CONFIG_FILE_PATH="+file)
-			cfg, err := LoadConfig(environ)
+			cfg, err := LoadConfig("", environ)
 			require.NoError(t, err)
 			got, there, err := cfg.Settings(environ)
 			require.NoError(t, err)
@@ -109,16 +83,64 @@ ignore-imex-channel-requests = true
 
 			var want []Setting
 			used := 0
-			for _, s := range settings {
-				w := Setting{Key: s.keys[0], Value: s.value(DefaultConfig()), Origin: "default"}
+			for _, k := range Keys {
+				if slices.ContainsFunc(Keys, func(other Key) bool { return other.Over == k.Name }) {
+					continue
+				}
+				w := Setting{Key: k.Name, Value: k.get(DefaultConfig()), Origin: "default"}
 				if c, ok := tt.change[w.Key]; ok {
 					w.Value, w.Origin = c.Value, c.Origin
 					used++
+					if isKey(w.Origin) {
+						w.File = file
+					}
 				}
 				want = append(want, w)
 			}
 			assert.Equal(t, want, got)
 			assert.Len(t, tt.change, used)
 		})
+	}
+}
+
+// A registration's file is named where a value comes from it.
+func TestSettingsOfRegistration(t *testing.T) {
+	dir := t.TempDir()
+	base, link := filepath.Join(dir, "config.toml"), filepath.Join(dir, RegistrationMark+"x")
+	require.NoError(t, os.WriteFile(base, []byte("nvidia-container-runtime.debug = \"/a\"\nnvidia-container-cli.root = \"/b\""), 0o600))
+	require.NoError(t, os.WriteFile(link+".toml", []byte("nvidia-container-cli.root = \"/c\""), 0o600))
+	environ := []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + base, "NVIDIA_CONTAINER_RUNTIME_ROOT=/d", "NVIDIA_CONTAINER_RUNTIME_DEBUG=/e"}
+	cfg, err := LoadConfig(link, environ)
+	require.NoError(t, err)
+	got, there, err := cfg.Settings(environ)
+	require.NoError(t, err)
+	assert.True(t, there)
+	got = slices.DeleteFunc(got, func(s Setting) bool { return s.Origin == "default" })
+	assert.Equal(t, []Setting{
+		{Key: ours + "debug", Value: "/e", Origin: "NVIDIA_CONTAINER_RUNTIME_DEBUG"},
+		{Key: ours + "root", Value: "/c", Origin: "nvidia-container-cli.root", File: link + ".toml"},
+	}, got)
+}
+
+// Each key says what it is, and its default is that of the configuration without a file.
+func TestKeys(t *testing.T) {
+	for i, k := range Keys {
+		assert.NotEmpty(t, k.Doc, k.Name)
+		assert.Equal(t, i, slices.IndexFunc(Keys, func(other Key) bool { return other.Name == k.Name }), "%s is there twice", k.Name)
+		f := configFile{name: "/default", data: []byte(k.Name + " = " + k.Default)}
+		require.NoError(t, f.decode(), k.Name)
+		c := DefaultConfig()
+		require.NoError(t, f.apply(&c), k.Name)
+		want := DefaultConfig()
+		assert.ElementsMatch(t, want.LibrarySearchPath, c.LibrarySearchPath)
+		c.LibrarySearchPath = nil
+		assert.Equal(t, want, c, k.Name)
+		findings := f.judge(k.Name)
+		assert.Empty(t, findings, k.Name)
+		// It is read: a date is never a value.
+		f.data = []byte(k.Name + " = 1979-05-27")
+		f.tree = nil
+		require.NoError(t, f.decode())
+		require.ErrorContains(t, f.apply(&c), "is a date or time where ", k.Name)
 	}
 }
