@@ -26,7 +26,7 @@ const (
 
 // Report is what the text says.
 type Report struct {
-	Driver string // version, from -q; "" without it
+	Driver string // version of the kernel module, from -q; "" without it
 	GPUs   []GPU  // each once, in the order in which they are first mentioned
 	Lines  []Line // that complain about a GPU
 }
@@ -71,12 +71,13 @@ type parser struct {
 
 	listed *GPU // of -L: the GPU whose MIG devices follow
 
-	query    bool // within -q
-	attached int  // GPUs that -q announces; -1 unknown
-	counted  int  // GPUs that -q has had
-	queried  *GPU // of -q, not yet in the report
-	indent   int  // of the keys of this GPU; 0 not yet known
-	inner    int  // of the keys below a section; 0 not yet known
+	query    bool   // within -q
+	driver   string // version, of this -q
+	attached int    // GPUs that -q announces; -1 unknown
+	counted  int    // GPUs that -q has had
+	queried  *GPU   // of -q, not yet in the report
+	indent   int    // of the keys of this GPU; 0 not yet known
+	inner    int    // of the keys below a section; 0 not yet known
 	section  string
 	partial  *[3]int // index, GI, CI of the MIG device that is being read; -1 not yet known
 }
@@ -98,7 +99,8 @@ var complaints = []string{"WARNING:", "Unable to determine the device handle"}
 //	  MIG 1g.5gb Device 1: (UUID: MIG-GPU-9de3d0e8-33f5-10dc-0c79-2c88a7ab0a23/9/0)
 //
 //	==============NVSMI LOG==============
-//	Driver Version                                         : 610.43.03
+//	Driver Version                                         : 610.57.04 [Deprecated; will be removed in CUDA 14.0. Use KMD Version instead]
+//	KMD Version                                            : 610.57.04
 //	Attached GPUs                                          : 1
 //	GPU 00000000:81:00.0
 //	    MIG Device
@@ -139,7 +141,7 @@ func (p *parser) take(line string) error {
 		return nil
 	case logHeader:
 		err := p.endQuery()
-		p.query, p.attached, p.counted = true, -1, 0
+		p.query, p.driver, p.attached, p.counted = true, "", -1, 0
 		return err
 	}
 	for _, c := range complaints {
@@ -249,6 +251,7 @@ func (p *parser) takeQuery(line string) error {
 	text := strings.TrimLeft(line, " \t")
 	indent := len(line) - len(text)
 	key, value, colon := strings.Cut(text, ":")
+	value, _, _ = strings.Cut(value, " [") // "[Deprecated; will be removed in CUDA 14.0. …]"
 	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 	if indent == 0 {
 		return p.takeTop(text, key, value)
@@ -278,12 +281,13 @@ func (p *parser) takeQuery(line string) error {
 // takeTop takes a line that is not indented.
 func (p *parser) takeTop(text, key, value string) error {
 	switch {
-	case key == "Driver Version":
-		if p.report.Driver != "" && p.report.Driver != value {
-			return fmt.Errorf("of two drivers: %s and %s", quote(p.report.Driver), quote(value))
-		}
-		p.report.Driver = value
+	case key == "Driver Version", key == "KMD Version":
+		p.driver = value // the second one comes later and counts
 	case key == "Attached GPUs":
+		if p.report.Driver != "" && p.report.Driver != p.driver {
+			return fmt.Errorf("of two drivers: %s and %s", quote(p.report.Driver), quote(p.driver))
+		}
+		p.report.Driver = p.driver
 		attached, err := strconv.ParseUint(value, 10, 16)
 		if err != nil {
 			return fmt.Errorf("%s attached GPUs is not a number", quote(value))

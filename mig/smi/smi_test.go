@@ -36,7 +36,9 @@ const list = "GPU 0: NVIDIA A100 80GB PCIe (UUID: " + gpuA + ")\n" +
 // query has what is there between the keys that count, among it the traps: other indices, the ids of processes.
 func query(gpus ...string) string {
 	return "\n" + logHeader + "\n\nTimestamp                                              : Thu Sep 25 10:00:00 2025\n" +
-		"Driver Version                                         : 610.43.03\nCUDA Version                                           : 13.2\n\n" +
+		"Driver Version                                         : 610.57.04 [Deprecated; will be removed in CUDA 14.0. Use KMD Version instead]\n" +
+		"CUDA Version                                           : 13.3 [Deprecated; will be removed in CUDA 14.0. Use CUDA UMD Version instead]\n" +
+		"KMD Version                                            : 610.57.04\nCUDA UMD Version                                       : 13.3\n\n" +
 		fmt.Sprintf("Attached GPUs                                          : %d\n", len(gpus)) + strings.Join(gpus, "")
 }
 
@@ -68,7 +70,7 @@ func TestParse(t *testing.T) {
 	other := GPU{UUID: gpuB, Address: "00000000:B1:00.0", Queried: true}
 	otherBoth := other
 	otherBoth.Listed = true
-	const mode = "Driver Version : 610.43.03\n"
+	const mode = "Driver Version : 610.57.04\n"
 	for _, tt := range []struct {
 		name, in string
 		want     Report
@@ -76,11 +78,21 @@ func TestParse(t *testing.T) {
 	}{
 		{name: "-L", in: list, want: Report{GPUs: []GPU{listed, {UUID: gpuB, Listed: true}}}},
 		{name: "-L of Windows", in: strings.ReplaceAll(list, "\n", "\r\n"), want: Report{GPUs: []GPU{listed, {UUID: gpuB, Listed: true}}}},
-		{name: "-q", in: q, want: Report{Driver: "610.43.03", GPUs: []GPU{queried, other}}},
-		{name: "-L, -q", in: list + q, want: Report{Driver: "610.43.03", GPUs: []GPU{both, otherBoth}}},
-		{name: "-q, -L", in: q + list, want: Report{Driver: "610.43.03", GPUs: []GPU{both, otherBoth}}},
-		{name: "plural, with value", in: strings.ReplaceAll(q, "    MIG Device\n", "    MIG Devices : \n"), want: Report{Driver: "610.43.03", GPUs: []GPU{queried, other}}},
-		{name: "PDI not available", in: query(described("B1", gpuB, "N/A")), want: Report{Driver: "610.43.03", GPUs: []GPU{other}}},
+		{name: "-q", in: q, want: Report{Driver: "610.57.04", GPUs: []GPU{queried, other}}},
+		{
+			name: "-q before R610",
+			in: strings.NewReplacer(" [Deprecated; will be removed in CUDA 14.0. Use KMD Version instead]", "", " [Deprecated; will be removed in CUDA 14.0. Use CUDA UMD Version instead]", "",
+				"KMD Version                                            : 610.57.04\nCUDA UMD Version                                       : 13.3\n", "", "610.57.04", "595.84").Replace(q),
+			want: Report{Driver: "595.84", GPUs: []GPU{queried, other}},
+		},
+		{
+			name: "the KMD version counts", in: strings.ReplaceAll(q, "Driver Version                                         : 610.57.04 ", "Driver Version : 1 "),
+			want: Report{Driver: "610.57.04", GPUs: []GPU{queried, other}},
+		},
+		{name: "-L, -q", in: list + q, want: Report{Driver: "610.57.04", GPUs: []GPU{both, otherBoth}}},
+		{name: "-q, -L", in: q + list, want: Report{Driver: "610.57.04", GPUs: []GPU{both, otherBoth}}},
+		{name: "plural, with value", in: strings.ReplaceAll(q, "    MIG Device\n", "    MIG Devices : \n"), want: Report{Driver: "610.57.04", GPUs: []GPU{queried, other}}},
+		{name: "PDI not available", in: query(described("B1", gpuB, "N/A")), want: Report{Driver: "610.57.04", GPUs: []GPU{other}}},
 		{
 			name: "R450", in: "GPU 0: A100-PCIE-40GB (UUID: " + gpuA + ")\n  MIG 4g.20gb Device 0: (UUID: MIG-" + gpuA + "/2/0)\n",
 			want: Report{GPUs: []GPU{{UUID: gpuA, Listed: true, Devices: []Device{{Index: 0, Name: mig.Name{GPU: gpuA, GI: 2}}}}}},
@@ -97,7 +109,7 @@ func TestParse(t *testing.T) {
 		},
 		{
 			name: "GPU without UUID", in: query("GPU 00000000:65:00.0\n    Product Name : x\n", described("B1", gpuB, "")),
-			want: Report{Driver: "610.43.03", GPUs: []GPU{other}, Lines: []Line{{11, `GPU "00000000:65:00.0" has no UUID`}}},
+			want: Report{Driver: "610.57.04", GPUs: []GPU{other}, Lines: []Line{{13, `GPU "00000000:65:00.0" has no UUID`}}},
 		},
 
 		{name: "empty", in: "", err: "neither the output of nvidia-smi -L nor that of nvidia-smi -q: there is no GPU in it"},
@@ -115,15 +127,15 @@ func TestParse(t *testing.T) {
 		{name: "GPU twice in -q", in: query(described("31", gpuA, ""), described("B1", gpuA, "")), err: gpuA + " is described twice, or there are too many GPUs"},
 		{name: "UUID twice", in: strings.ReplaceAll(list, migB, migA), err: `line 3: "  MIG 1c.3g.40gb  Device  1: (UUID: ` + migA + `)": its UUID or index is also that of another MIG device`},
 		{name: "index twice", in: strings.ReplaceAll(list, "  1:", "  0:"), err: `line 3: "  MIG 1c.3g.40gb  Device  0: (UUID: ` + migB + `)": its UUID or index is also that of another MIG device`},
-		{name: "ids twice", in: query(described("31", gpuA, "", [3]string{"0", "3", "0"}, [3]string{"1", "3", "0"})), err: "line 40: the MIG device before it, with the index 1, is there twice"},
+		{name: "ids twice", in: query(described("31", gpuA, "", [3]string{"0", "3", "0"}, [3]string{"1", "3", "0"})), err: "line 42: the MIG device before it, with the index 1, is there twice"},
 		{name: "name of another GPU", in: "GPU 0: x (UUID: " + gpuA + ")\n  MIG 4g.20gb Device 0: (UUID: MIG-" + gpuB + "/2/0)\n", err: `line 2: "MIG-` + gpuB + `/2/0" is not the UUID of a MIG device of ` + gpuA},
 		{name: "incomplete UUID", in: "GPU 0: x (UUID: " + gpuA[:20] + ")\n", err: `line 1: "GPU 0: x (UUID: GPU-41255406-c9af-f9)" does not end in the UUID of a GPU`},
 		{name: "incomplete MIG UUID", in: "GPU 0: x (UUID: " + gpuA + ")\n  MIG 4g.20gb Device 0: (UUID: MIG-a65afc88)\n", err: `line 2: "MIG-a65afc88" is not the UUID of a MIG device of ` + gpuA},
 		{name: "no index", in: "GPU 0: x (UUID: " + gpuA + ")\n  MIG 4g.20gb Device -1: (UUID: " + migA + ")\n", err: `line 2: "  MIG 4g.20gb Device -1: (UUID: ` + migA + `)" has no index`},
-		{name: "id is no number", in: query(described("31", gpuA, "", [3]string{"0", "N/A", "0"})), err: `line 16: GPU Instance ID "N/A" of a MIG device: not a number, or in the wrong place`},
-		{name: "PDI is no number", in: query(described("31", gpuA, "0x1g")), err: `line 16: "0x1g" is not a PDI, or a second one`},
-		{name: "PDI too long", in: query(described("31", gpuA, "0x1145c8e416b389d3e")), err: `line 16: "0x1145c8e416b389d3e" is not a PDI, or a second one`},
-		{name: "two drivers", in: q + strings.ReplaceAll(query(), "610", "580"), err: `line 66: of two drivers: "610.43.03" and "580.43.03"`},
+		{name: "id is no number", in: query(described("31", gpuA, "", [3]string{"0", "N/A", "0"})), err: `line 18: GPU Instance ID "N/A" of a MIG device: not a number, or in the wrong place`},
+		{name: "PDI is no number", in: query(described("31", gpuA, "0x1g")), err: `line 18: "0x1g" is not a PDI, or a second one`},
+		{name: "PDI too long", in: query(described("31", gpuA, "0x1145c8e416b389d3e")), err: `line 18: "0x1145c8e416b389d3e" is not a PDI, or a second one`},
+		{name: "two drivers", in: q + strings.ReplaceAll(query(), "610", "580"), err: `line 73: of two drivers: "610.57.04" and "580.57.04"`},
 		{name: "long line", in: strings.Repeat("x", 1<<20) + "\n", err: "line 1: \"" + strings.Repeat("x", 100) + "\"… (1048576 bytes) is not what nvidia-smi -L prints"},
 		{name: "huge", in: strings.Repeat("\n", MaxSize+1), err: "more than 16777216 bytes"},
 	} {
