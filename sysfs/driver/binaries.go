@@ -4,20 +4,23 @@
 package driver
 
 import (
+	"io"
 	"path"
 	"slices"
 )
 
-// usualPath are the directories of programs after those of the caller's PATH. The last two are Flatcar's
-// and NixOS's.
+// usualPath are the directories of programs after those of the caller's PATH. The last ones are Flatcar's,
+// NixOS's, and that of Debian's alternatives, where TrueNAS has them alone.
 var usualPath = [...]string{
 	"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/bin", "/run/current-system/sw/bin",
+	"/usr/lib/nvidia/current",
 }
 
-// findBinaries looks for programs in the caller's PATH, in the usual directories, and in the bin beside
+// findBinaries looks for programs in the caller's PATH, in the usual directories, in the bin beside
 // each library directory, which is where the container operating systems have them
-// (/var/lib/nvidia/bin). The first executable file of a name counts; in the container it is in
-// /usr/bin, as the classic runtime has it.
+// (/var/lib/nvidia/bin), and among the libraries. The first program of a name counts; in the container it is in
+// /usr/bin, as the classic runtime has it. A script counts only if there is no program: it starts one in
+// a place that the container lacks (Synology).
 //
 // A class brings only its own programs, not those of a class it implies: video gets no MPS daemon.
 func findBinaries(t *tree, o Options, libraryDirs []string) []File {
@@ -27,29 +30,22 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 			dirs = append(dirs, n.path)
 		}
 	}
-	wanted := 0
-	for _, b := range binaries {
-		if b.class&o.Classes != 0 {
-			wanted++
-		}
-	}
-	if wanted == 0 {
+	if !slices.ContainsFunc(binaries[:], func(b namedProgram) bool { return b.class&o.Classes != 0 }) {
 		return nil
 	}
-	for _, name := range absolute(o.Path) {
-		add(name)
-	}
-	for _, name := range usualPath {
+	for _, name := range slices.Concat(absolute(o.Path), usualPath[:]) {
 		add(name)
 	}
 	for _, dir := range libraryDirs {
 		add(path.Join(dir, "..", "bin"))
+		add(dir)
 	}
 	var files []File
 	for _, b := range binaries {
 		if b.class&o.Classes == 0 {
 			continue
 		}
+		var script *File
 		for _, dir := range dirs {
 			n := t.entry(dir, b.name, 0)
 			if !n.isRegular() {
@@ -58,11 +54,41 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 			if full, ok := t.stat(n); !ok || full.mode.Perm()&0o111 == 0 {
 				continue
 			}
-			files = append(files, File{
-				Path: n.path, Name: b.name, Kind: Binary, Class: b.class, Dest: "/usr/bin/" + b.name,
-			})
+			file := File{Path: n.path, Name: b.name, Kind: Binary, Class: b.class, Dest: "/usr/bin/" + b.name}
+			p, err := ofFile(t.root.Path(n.path), readProgram)
+			if err != nil {
+				t.note("program %s is left out: %v", quote(t.root.Path(n.path)), err)
+				continue
+			}
+			if p.script {
+				if script == nil {
+					script = &file
+				}
+				continue
+			}
+			file.Interpreter = p.interpreter
+			files = append(files, file)
+			script = nil
 			break
+		}
+		if script != nil {
+			files = append(files, *script)
 		}
 	}
 	return files
+}
+
+// program is what is learned from the beginning of a program.
+type program struct {
+	script      bool   // it begins with "#!"
+	interpreter string // loader of an ELF program, "" for a static one
+}
+
+func readProgram(r io.ReaderAt, size int64) (program, error) {
+	var start [2]byte
+	if n, _ := r.ReadAt(start[:], 0); n == 2 && string(start[:]) == "#!" {
+		return program{script: true}, nil
+	}
+	interpreter, err := readInterpreter(r, size)
+	return program{interpreter: interpreter}, err
 }

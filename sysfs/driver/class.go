@@ -123,12 +123,14 @@ var families = [...]struct {
 	{"libvdpau_nvidia", Video},
 }
 
-// binaries are the programs of the driver. nvidia-smi and the daemons are what
-// libnvidia-container mounts, the two for IMEX and nvidia-xconfig come from the toolkit.
-var binaries = [...]struct {
+type namedProgram struct {
 	name  string
 	class Class
-}{
+}
+
+// binaries are the programs of the driver. nvidia-smi and the daemons are what
+// libnvidia-container mounts, the two for IMEX and nvidia-xconfig come from the toolkit.
+var binaries = [...]namedProgram{
 	{"nv-fabricmanager", Utility},
 	{"nvidia-cuda-mps-control", Compute},
 	{"nvidia-cuda-mps-server", Compute},

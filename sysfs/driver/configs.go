@@ -4,10 +4,16 @@
 package driver
 
 import (
+	"bytes"
 	"debug/elf"
+	"encoding/json"
 	"path"
+	"slices"
 	"strings"
 )
+
+// maxManifest is how much of a manifest is read. Those of drivers have less than 4 KiB.
+const maxManifest = 64 << 10
 
 // configs are the directories of configuration files, below /etc or a data directory, the
 // files in them, and where they go in the container. A pattern is one of [path.Match]; patterns take
@@ -23,6 +29,7 @@ var configs = [...]struct {
 	{"OpenCL/vendors", "/etc", []string{"nvidia.icd"}},
 	{"vulkan/icd.d", "/etc", []string{"nvidia_icd.json", "nvidia_icd.ARCH.json", "nvidia_layers.json"}},
 	{"vulkan/implicit_layer.d", "/etc", []string{"nvidia_layers.json"}},
+	{"vulkansc/icd.d", "/etc", []string{"nvidia_icd_vksc.json", "nvidia_icd.ARCH.json"}},
 }
 
 // icdNames are the architectures in the names of Vulkan drivers, as RPM spells them.
@@ -38,8 +45,8 @@ var icdNames = [...]struct {
 
 // findConfigs looks for the configuration files of graphics in /etc and the data directories, those of
 // Vulkan also directly below the root, where Container-Optimized OS has them. The first of a
-// name counts.
-func findConfigs(t *tree, o Options) []File {
+// name counts. Those that name libraries by a path get other content, see [File].
+func findConfigs(t *tree, o Options, libs []File) []File {
 	if o.Classes&(Graphics|Display) == 0 {
 		return nil
 	}
@@ -49,6 +56,7 @@ func findConfigs(t *tree, o Options) []File {
 	} else {
 		bases = append(bases, "/usr/local/share", "/usr/share")
 	}
+	bases = append(bases, "/run/opengl-driver/share") // NixOS
 	var files []File
 	for _, c := range configs {
 		names := configNames(c.names, o)
@@ -60,7 +68,106 @@ func findConfigs(t *tree, o Options) []File {
 			files = append(files, configsIn(t, "/"+c.dir, path.Join(c.base, c.dir), names, found)...)
 		}
 	}
+	for i := range files {
+		localize(t, &files[i], libs)
+	}
 	return files
+}
+
+// localize gives a manifest content that names libraries as the container's loader finds them. RPM packages and
+// NixOS write the host's path of a library into it:
+//
+//	"library_path": "/usr/lib64/libGLX_nvidia.so.0"
+//
+// A manifest that is malformed, or names libraries without a path, stays as it is.
+func localize(t *tree, file *File, libs []File) {
+	paths := jsonPaths
+	switch path.Ext(file.Name) {
+	case ".json":
+	case ".icd":
+		paths = icdPaths
+	default:
+		return
+	}
+	data, err := t.root.ReadFileMax(strings.TrimPrefix(file.Path, "/"), maxManifest)
+	if err != nil {
+		t.note("configuration file %s is given as it is: %v", quote(t.root.Path(file.Path)), err)
+		return
+	}
+	var content []byte
+	end := 0
+	for _, p := range paths(data) {
+		name := path.Base(p.name)
+		at := slices.IndexFunc(libs, func(l File) bool {
+			return l.SONAME == name || l.Name == name || slices.ContainsFunc(l.Links, func(link Link) bool { return link.Name == name })
+		})
+		if at >= 0 {
+			name = libs[at].SONAME
+		} else {
+			t.note("configuration file %s names %s, which is none of the libraries that are given", quote(t.root.Path(file.Path)), quote(p.name))
+		}
+		content = append(append(content, data[end:p.start]...), p.quote(name)...)
+		end = p.end
+	}
+	if content != nil {
+		file.Content = append(content, data[end:]...)
+	}
+}
+
+// pathSpan is where a manifest names a library by a path: data[start:end] spells name.
+type pathSpan struct {
+	start, end int
+	name       string
+	quote      func(string) string
+}
+
+// jsonPaths are those values of "library_path", at any depth, that have a directory.
+func jsonPaths(data []byte) []pathSpan {
+	if !json.Valid(data) {
+		return nil
+	}
+	var spans []pathSpan
+	var objects []bool // of what is open: an object, where every other string is a key
+	key, isKey := "", false
+	d := json.NewDecoder(bytes.NewReader(data))
+	for {
+		before := int(d.InputOffset())
+		token, err := d.Token()
+		if err != nil {
+			return spans // the end
+		}
+		inObject := len(objects) > 0 && objects[len(objects)-1]
+		switch token := token.(type) {
+		case json.Delim:
+			if token == '{' || token == '[' {
+				objects = append(objects, token == '{')
+			} else {
+				objects = objects[:len(objects)-1]
+			}
+			isKey = len(objects) > 0 && objects[len(objects)-1]
+			continue
+		case string:
+			if inObject && isKey {
+				key, isKey = token, false
+				continue
+			}
+			if inObject && key == "library_path" && strings.Contains(token, "/") {
+				start := before + bytes.IndexByte(data[before:], '"')
+				spans = append(spans, pathSpan{start, int(d.InputOffset()), token, func(name string) string { return `"` + name + `"` }})
+			}
+		}
+		isKey = inObject
+	}
+}
+
+// icdPaths is the one line of an OpenCL vendor file, if it has a directory.
+func icdPaths(data []byte) []pathSpan {
+	name := string(bytes.TrimSpace(data))
+	if !strings.Contains(name, "/") || strings.ContainsAny(name, "\r\n\x00") {
+		return nil
+	}
+	start := bytes.Index(data, []byte(name))
+	return []pathSpan{{start, start + len(name), name, func(name string) string { return name }}}
 }
 
 // configNames puts the architectures in the place of ARCH.

@@ -97,7 +97,7 @@ type Options struct {
 	// Path has directories of programs, looked into before the usual ones.
 	Path []string
 	// DataDirs has the directories of configuration files after /etc, by
-	// default /usr/local/share and /usr/share.
+	// default /usr/local/share and /usr/share. That of NixOS comes after them.
 	DataDirs []string
 	// KernelRelease is what uname -r prints; some firmware directories have it in their names.
 	KernelRelease string
@@ -127,7 +127,7 @@ func Find(root sysfs.Root, o Options) (files []File, notes []string, err error) 
 	}
 	files = append(f.libs, findBinaries(t, o, f.dirs)...)
 	files = append(files, findXorg(t, o, f.dirs)...)
-	files = append(files, findConfigs(t, o)...)
+	files = append(files, findConfigs(t, o, f.libs)...)
 	firmware, err := findFirmware(t, o)
 	if err != nil {
 		return nil, nil, err

@@ -5,6 +5,7 @@ package driver
 
 import (
 	"debug/elf"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -26,8 +27,10 @@ import (
 // files is a tree of files as text: the name, and what is there.
 //
 //	"-> x"             a link to x
-//	"lib x86_64 x.so.1" a shared library with that SONAME; "tls" after it adds the ABI note
-//	"exe"              a program
+//	"lib x86_64 x.so.1" a shared library with that SONAME; "tls" after it adds the ABI note, other
+//	                   words the names of libraries that it needs
+//	"program /lib/ld.so" a program with that loader
+//	"exe"              a script
 //	"dir", "fifo", "socket"
 //	"cache\n…"         a loader's cache, a line "name machine path" per entry
 //
@@ -91,10 +94,13 @@ func (f files) make(t testing.TB) sysfs.Root {
 		case strings.HasPrefix(what, "lib "):
 			info := elfInfo{Machine: machines[words[1]].machine, Class: machines[words[1]].class, SONAME: words[2]}
 			require.NotZero(t, info.Class, what)
-			if len(words) > 3 {
-				info.ABI = tlsABI
+			needed := words[3:]
+			if len(needed) > 0 && needed[0] == "tls" {
+				info.ABI, needed = tlsABI, needed[1:]
 			}
-			require.NoError(t, os.WriteFile(at, writeELF(info), 0o755))
+			require.NoError(t, os.WriteFile(at, writeELF(info, needed...), 0o755))
+		case strings.HasPrefix(what, "program "):
+			require.NoError(t, os.WriteFile(at, writeProgram(strings.TrimPrefix(what, "program ")), 0o755))
 		case strings.HasPrefix(what, "cache\n"):
 			var cache ldcache.Cache
 			for _, line := range strings.Split(strings.TrimSpace(what), "\n")[1:] {
@@ -597,6 +603,28 @@ func TestFindLibraries(t *testing.T) {
 			},
 		},
 		{
+			name: "libGLX_nvidia as one file of its SONAME",
+			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1", "libnvidia-glcore.so.").with(
+				libraries("usr/lib", "i386", version, "libcuda.so.1"), files{
+					"usr/lib64/libGLX_nvidia.so.0":       "lib x86_64 libGLX_nvidia.so.0 libc.so.6 libnvidia-glcore.so.550.54.14",
+					"usr/lib/libGLX_nvidia.so.0":         "lib i386 libGLX_nvidia.so.0 libnvidia-glcore.so.550.54.14",
+					"usr/lib64/libEGL_nvidia.so.0":       "lib x86_64 libEGL_nvidia.so.0 libnvidia-glsi.so.535.104.05",
+					"usr/lib64/libGLESv2_nvidia.so.2":    "lib x86_64 libGLESv2_nvidia.so.2",
+					"usr/lib64/libnvidia-unknown.so.1":   "lib x86_64 libnvidia-unknown.so.1 libnvidia-glcore.so.550.54.14",
+					"usr/lib64/libnvidia-container.so.1": "lib x86_64 libnvidia-container.so.1",
+				}),
+			o: Options{Classes: Graphics | Compat32},
+			want: []string{
+				"library64 libGLX_nvidia.so.0 < /usr/lib64/libGLX_nvidia.so.0, libGLX_indirect.so.0 > libGLX_nvidia.so.0",
+				"library64 libnvidia-glcore.so.550.54.14 < /usr/lib64/libnvidia-glcore.so.550.54.14",
+				"library32 libGLX_nvidia.so.0 < /usr/lib/libGLX_nvidia.so.0, libGLX_indirect.so.0 > libGLX_nvidia.so.0",
+			},
+			notes: []string{
+				`library "ROOT/usr/lib64/libEGL_nvidia.so.0" is left out: nothing in it tells that it is of driver version 550.54.14`,
+				`library "ROOT/usr/lib64/libGLESv2_nvidia.so.2" is left out: nothing in it tells that it is of driver version 550.54.14`,
+			},
+		},
+		{
 			name: "links of graphics libraries",
 			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1", "libnvidia-allocator.so.1", "libnvidia-vulkan-producer.so.",
 				"libnvidia-glcore.so.", "libnvidia-opticalflow.so.1", "libnvidia-fbc.so.1", "libnvidia-gpucomp.so.").with(files{
@@ -790,8 +818,8 @@ func desktop() files {
 			"usr/share/vulkan/icd.d/nvidia_icd.aarch64.json":                    "{}",
 			"usr/share/vulkan/implicit_layer.d/nvidia_layers.json":              "{}",
 			"etc/vulkan/implicit_layer.d/nvidia_layers.json":                    "{}",
-			"usr/lib/xorg/modules/drivers/nvidia_drv.so":                        "module",
-			"usr/lib/xorg/modules/extensions/libglxserver_nvidia.so.470.256.02": "module",
+			"usr/lib/xorg/modules/drivers/nvidia_drv.so":                        "lib x86_64 nvidia_drv.so",
+			"usr/lib/xorg/modules/extensions/libglxserver_nvidia.so.470.256.02": "lib x86_64 libglxserver_nvidia.so",
 			"usr/lib/xorg/modules/extensions/libglxserver_nvidia.so":            "-> libglxserver_nvidia.so.470.256.02",
 		})
 }
@@ -901,6 +929,8 @@ func TestFindOthers(t *testing.T) {
 		tree files
 		o    Options
 		want []string
+
+		notes []string
 	}{
 		{
 			name: "the caller's PATH first, one name once",
@@ -919,8 +949,9 @@ func TestFindOthers(t *testing.T) {
 			tree: libraries("var/lib/nvidia/lib64", "x86_64", "550.54.14", "libnvidia-ml.so.1").with(files{
 				"usr/lib64/libcuda.so.550.54.14": "-> nowhere", "usr/lib64/libcuda.so.1": "-> nowhere", "var/lib/nvidia/bin/nvidia-cuda-mps-server": "exe",
 			}),
-			o:    Options{Classes: Compute},
-			want: []string{"binary /usr/bin/nvidia-cuda-mps-server < /var/lib/nvidia/bin/nvidia-cuda-mps-server"},
+			o:     Options{Classes: Compute},
+			want:  []string{"binary /usr/bin/nvidia-cuda-mps-server < /var/lib/nvidia/bin/nvidia-cuda-mps-server"},
+			notes: []string{"libcuda of driver version 550.54.14, which compute needs, is not there: looked in /usr/lib64, /var/lib/nvidia/lib64"},
 		},
 		{
 			name: "sockets below /var/run where that is a directory",
@@ -1014,10 +1045,10 @@ func TestFindOthers(t *testing.T) {
 		{
 			name: "X modules of Ubuntu, beside the libraries",
 			tree: files{
-				"usr/lib64/nvidia/xorg/nvidia_drv.so":                            "module",
-				"usr/lib64/nvidia/xorg/libglxserver_nvidia.so.550.54.14":         "module",
-				"usr/lib64/xorg/modules/drivers/nvidia_drv.so":                   "other",
-				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.535.1": "other",
+				"usr/lib64/nvidia/xorg/nvidia_drv.so":                            "lib x86_64 nvidia_drv.so",
+				"usr/lib64/nvidia/xorg/libglxserver_nvidia.so.550.54.14":         "lib x86_64 libglxserver_nvidia.so",
+				"usr/lib64/xorg/modules/drivers/nvidia_drv.so":                   "lib x86_64 nvidia_drv.so",
+				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.535.1": "lib x86_64 libglxserver_nvidia.so",
 			},
 			o: Options{Classes: Graphics},
 			want: []string{
@@ -1032,8 +1063,8 @@ func TestFindOthers(t *testing.T) {
 				"usr/lib/xorg/modules/extensions/libglxserver_nvidia.so":  "-> ../../../nvidia/libglxserver_nvidia.so",
 				"usr/lib/nvidia/nvidia_drv.so":                            "-> current/nvidia_drv.so",
 				"usr/lib/nvidia/libglxserver_nvidia.so":                   "-> current/libglxserver_nvidia.so.550.54.14",
-				"usr/lib/nvidia/current/nvidia_drv.so":                    "module",
-				"usr/lib/nvidia/current/libglxserver_nvidia.so.550.54.14": "module",
+				"usr/lib/nvidia/current/nvidia_drv.so":                    "lib x86_64 nvidia_drv.so",
+				"usr/lib/nvidia/current/libglxserver_nvidia.so.550.54.14": "lib x86_64 libglxserver_nvidia.so",
 			},
 			o: Options{Classes: Graphics},
 			want: []string{
@@ -1043,31 +1074,156 @@ func TestFindOthers(t *testing.T) {
 		},
 		{
 			name: "X modules of the 390 branch",
-			tree: files{"usr/lib64/xorg/modules/drivers/nvidia_drv.so": "module", "usr/lib64/xorg/modules/extensions/libglx.so.550.54.14": "module"},
+			tree: files{"usr/lib64/xorg/modules/drivers/nvidia_drv.so": "lib x86_64 nvidia_drv.so", "usr/lib64/xorg/modules/extensions/libglx.so.550.54.14": "module"},
 			o:    Options{Classes: Graphics},
 			want: []string{"xorg module /usr/lib64/xorg/modules/drivers/nvidia_drv.so < /usr/lib64/xorg/modules/drivers/nvidia_drv.so"},
 		},
 		{
+			name: "X modules of RPM packages, without a version in their names",
+			tree: files{
+				"usr/lib64/xorg/modules/drivers/nvidia_drv.so":             "lib x86_64 nvidia_drv.so",
+				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so": "lib x86_64 libglxserver_nvidia.so libnvidia-tls.so.550.54.14 libc.so.6",
+			},
+			o: Options{Classes: Graphics},
+			want: []string{
+				"xorg module /usr/lib64/xorg/modules/drivers/nvidia_drv.so < /usr/lib64/xorg/modules/drivers/nvidia_drv.so",
+				"xorg module /usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so < /usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so",
+			},
+		},
+		{
+			name: "X modules of RPM packages, of another version",
+			tree: files{
+				"usr/lib64/xorg/modules/drivers/nvidia_drv.so":             "lib x86_64 nvidia_drv.so",
+				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so": "lib x86_64 libglxserver_nvidia.so libnvidia-tls.so.535.104.05",
+			},
+			o:     Options{Classes: Graphics},
+			notes: []string{`X module "ROOT/usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so" is left out: it needs libnvidia-tls.so.535.104.05, of another version than 550.54.14`},
+		},
+		{
+			name: "damaged and foreign X modules",
+			tree: files{
+				"usr/lib64/xorg/modules/drivers/nvidia_drv.so":                       "",
+				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.550.54.14": "lib x86_64 libglxserver_nvidia.so",
+				"usr/lib64/nvidia/xorg/libglxserver_nvidia.so.550.54.14":             "lib i386 libglxserver_nvidia.so",
+			},
+			o: Options{Classes: Graphics},
+			want: []string{
+				"xorg module /usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.550.54.14 < /usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.550.54.14, libglxserver_nvidia.so > libglxserver_nvidia.so.550.54.14",
+			},
+			notes: []string{
+				`X module "ROOT/usr/lib64/nvidia/xorg/libglxserver_nvidia.so.550.54.14" is left out: built for 386`,
+				`X module "ROOT/usr/lib64/xorg/modules/drivers/nvidia_drv.so" is left out: an empty file`,
+			},
+		},
+		{
+			name: "a program before a script, wherever it is",
+			tree: files{"usr/bin/nvidia-smi": "exe", "usr/lib64/nvidia-smi": "program /lib64/ld-linux-x86-64.so.2"},
+			o:    Options{Classes: Utility},
+			want: []string{"binary /usr/bin/nvidia-smi < /usr/lib64/nvidia-smi"},
+		},
+		{
+			name: "programs in the directory of alternatives alone",
+			tree: files{"usr/lib/nvidia/current/nvidia-smi": "program /lib64/ld-linux-x86-64.so.2"},
+			o:    Options{Classes: Utility},
+			want: []string{"binary /usr/bin/nvidia-smi < /usr/lib/nvidia/current/nvidia-smi"},
+		},
+		{
+			name:  "a damaged program",
+			tree:  files{"usr/bin/nvidia-smi": "program ", "bin/nvidia-smi": "exe"},
+			o:     Options{Classes: Utility},
+			want:  []string{"binary /usr/bin/nvidia-smi < /bin/nvidia-smi"},
+			notes: []string{`program "ROOT/usr/bin/nvidia-smi" is left out: interpreter "\x00": not an absolute path`},
+		},
+		{
 			name: "X modules of another version",
 			tree: files{
-				"usr/lib64/xorg/modules/drivers/nvidia_drv.so":                   "module",
-				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.535.1": "module",
+				"usr/lib64/xorg/modules/drivers/nvidia_drv.so":                   "lib x86_64 nvidia_drv.so",
+				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.535.1": "lib x86_64 libglxserver_nvidia.so",
 				"usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so":       "-> libglxserver_nvidia.so.535.1",
-				"nvidia_drv.so": "module",
+				"nvidia_drv.so": "lib x86_64 nvidia_drv.so",
 			},
 			o: Options{Classes: Graphics},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			root := libraries("usr/lib64", "x86_64", "550.54.14", "libcuda.so.1").with(tt.tree).make(t)
+			root := libraries("usr/lib64", "x86_64", "550.54.14", "libcuda.so.1", "libnvidia-ml.so.1").with(tt.tree).make(t)
 			o := tt.o
 			o.Version, o.Machine = "550.54.14", elf.EM_X86_64
-			found, _, err := Find(root, o)
+			found, notes, err := Find(root, o)
 			require.NoError(t, err)
+			for i := range notes {
+				notes[i] = strings.ReplaceAll(notes[i], string(root), "ROOT")
+			}
+			assert.Equal(t, tt.notes, notes)
 			found = slices.DeleteFunc(found, func(f File) bool { return f.Kind == Library })
 			assert.Equal(t, tt.want, dump(found))
 		})
 	}
+}
+
+// What a manifest names has to be found by the container's loader: a path of the host becomes the SONAME.
+func TestFindManifests(t *testing.T) {
+	const icd = "etc/vulkan/icd.d/nvidia_icd.json"
+	for _, tt := range []struct {
+		name, file, in string
+		want           string // "": as it is
+		notes          []string
+	}{
+		{name: "as NVIDIA's installer has it", file: icd, in: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
+		{name: "RPM", file: icd, in: `{ "ICD" : { "library_path" : "/usr/lib64/libGLX_nvidia.so.0", "api_version" : "1.4" } }` + "\n",
+			want: `{ "ICD" : { "library_path" : "libGLX_nvidia.so.0", "api_version" : "1.4" } }` + "\n"},
+		{name: "32 bit", file: "usr/share/vulkan/icd.d/nvidia_icd.i686.json", in: `{"ICD": {"library_path": "/usr/lib/libGLX_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
+		{name: "NixOS", file: icd, in: `{"ICD": {"library_path": "/nix/store/aaa-nvidia-x11/lib/libGLX_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
+		{name: "versioned name", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libGLX_nvidia.so.550.54.14"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
+		{name: "relative", file: icd, in: `{"ICD": {"library_path": "../../lib/libGLX_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
+		{name: "escaped", file: icd, in: `{"ICD": {"library_path": "\/usr\/lib64\/libGLX_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
+		{name: "layers", file: "usr/share/vulkan/implicit_layer.d/nvidia_layers.json",
+			in:   `{"layers": [{"library_path": "/l/libGLX_nvidia.so.0", "functions": {"a": "/b"}, "n": [1, "x/y"]}, {"library_path": "libnvidia-present.so.1"}, {"x": {"library_path": "/l/libnvidia-present.so.550.54.14"}}], "library_path": 7}`,
+			want: `{"layers": [{"library_path": "libGLX_nvidia.so.0", "functions": {"a": "/b"}, "n": [1, "x/y"]}, {"library_path": "libnvidia-present.so.1"}, {"x": {"library_path": "libnvidia-present.so.550.54.14"}}], "library_path": 7}`},
+		{name: "EGL", file: "usr/share/glvnd/egl_vendor.d/10_nvidia.json", in: `{"ICD": {"library_path": "/l/libEGL_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libEGL_nvidia.so.0"}}`},
+		{name: "EGL platform", file: "usr/share/egl/egl_external_platform.d/15_nvidia_gbm.json", in: `{"ICD": {"library_path": "/l/libnvidia-egl-gbm.so.1.1.2"}}`, want: `{"ICD": {"library_path": "libnvidia-egl-gbm.so.1"}}`},
+		{name: "VulkanSC", file: "etc/vulkansc/icd.d/nvidia_icd_vksc.json", in: `{"ICD": {"library_path": "/l/libnvidia-vksc-core.so.1"}}`, want: `{"ICD": {"library_path": "libnvidia-vksc-core.so.1"}}`},
+		{name: "OpenCL", file: "etc/OpenCL/vendors/nvidia.icd", in: "/usr/lib64/libnvidia-opencl.so.1\n", want: "libnvidia-opencl.so.1\n"},
+		{name: "OpenCL, by name", file: "etc/OpenCL/vendors/nvidia.icd", in: "libnvidia-opencl.so.1\n"},
+		{name: "a library that is not there", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libabsent.so.0"}}`, want: `{"ICD": {"library_path": "libabsent.so.0"}}`,
+			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" names "/usr/lib64/libabsent.so.0", which is none of the libraries that are given`}},
+		{name: "malformed", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libGLX_nvidia.so.0"`},
+		{name: "another value", file: icd, in: `["library_path", "/usr/lib64/libGLX_nvidia.so.0", {"library_path": ["/a"], "/b": "/c"}]`},
+		{name: "huge", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libGLX_nvidia.so.0"}}` + strings.Repeat(" ", maxManifest),
+			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" is given as it is: read ROOT/etc/vulkan/icd.d/nvidia_icd.json: 65594 bytes, more than 65536`}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := libraries("usr/lib64", "x86_64", "550.54.14", "libcuda.so.1", "libnvidia-ml.so.1", "libGLX_nvidia.so.0", "libEGL_nvidia.so.0",
+				"libnvidia-opencl.so.1", "libnvidia-present.so.", "libnvidia-vksc-core.so.1").with(files{
+				"usr/lib64/libnvidia-egl-gbm.so.1.1.2": "lib x86_64 libnvidia-egl-gbm.so.1", tt.file: tt.in,
+			}).make(t)
+			found, notes, err := Find(root, Options{Version: "550.54.14", Machine: elf.EM_X86_64, Classes: All})
+			require.NoError(t, err)
+			at := slices.IndexFunc(found, func(f File) bool { return f.Kind == Config })
+			require.GreaterOrEqual(t, at, 0)
+			assert.Equal(t, "/"+tt.file, found[at].Path)
+			assert.Equal(t, tt.want, string(found[at].Content))
+			assert.Equal(t, tt.want == "", found[at].Content == nil)
+			for i := range notes {
+				notes[i] = strings.ReplaceAll(notes[i], string(root), "ROOT")
+			}
+			assert.Equal(t, tt.notes, notes)
+		})
+	}
+}
+
+func FuzzLocalize(f *testing.F) {
+	f.Add([]byte(`{"ICD": {"library_path": "\/usr/lib64/libGLX_nvidia.so.0", "a": [1, {"library_path": "/x/y"}]}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		end := 0
+		for _, p := range jsonPaths(data) {
+			require.GreaterOrEqual(t, p.start, end)
+			var name string
+			require.NoError(t, json.Unmarshal(data[p.start:p.end], &name))
+			assert.Equal(t, name, p.name)
+			end = p.end
+		}
+	})
 }
 
 func TestErrors(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 
 // writeELF makes the smallest shared library that readELF can learn something from: header,
 // program headers, one dynamic section and, for an ABI other than zero, one note.
-func writeELF(info elfInfo) []byte {
+func writeELF(info elfInfo, needed ...string) []byte {
 	var order interface {
 		binary.ByteOrder
 		binary.AppendByteOrder
@@ -56,6 +56,11 @@ func writeELF(info elfInfo) []byte {
 	dynamicAt := noteAt + len(note)
 	dynamicAt += -dynamicAt & 7
 	entries := []uint64{uint64(elf.DT_STRSZ), uint64(len(text)), uint64(elf.DT_STRTAB), 0, 0, 0}
+	for _, name := range needed {
+		entries = slices.Concat([]uint64{uint64(elf.DT_NEEDED), uint64(len(text))}, entries)
+		text += name + "\x00"
+	}
+	entries[2*len(needed)+1] = uint64(len(text))
 	if info.SONAME != "" {
 		entries = slices.Concat([]uint64{uint64(elf.DT_SONAME), 1}, entries)
 	}
@@ -102,6 +107,64 @@ func writeELF(info elfInfo) []byte {
 		out = word(out, v)
 	}
 	return append(out, text...)
+}
+
+// writeProgram makes the beginning of a program with a loader.
+func writeProgram(interpreter string) []byte {
+	data := writeELF(elfInfo{Machine: elf.EM_X86_64, Class: elf.ELFCLASS64})
+	binary.LittleEndian.PutUint16(data[16:], uint16(elf.ET_EXEC))
+	const note = 64 + 2*56 // becomes the segment of the loader's name
+	binary.LittleEndian.PutUint32(data[note:], uint32(elf.PT_INTERP))
+	binary.LittleEndian.PutUint64(data[note+8:], uint64(len(data)))
+	binary.LittleEndian.PutUint64(data[note+32:], uint64(len(interpreter)+1))
+	return append(data, interpreter+"\x00"...)
+}
+
+func TestReadInterpreter(t *testing.T) {
+	good := writeProgram("/lib64/ld-linux-x86-64.so.2")
+	const interp = 64 + 2*56
+	static := edit(good, interp, byte(elf.PT_NOTE))
+	for _, tt := range []struct {
+		name      string
+		in        []byte
+		want, err string
+	}{
+		{name: "program", in: good, want: "/lib64/ld-linux-x86-64.so.2"},
+		{name: "position-independent program", in: edit(good, 16, byte(elf.ET_DYN)), want: "/lib64/ld-linux-x86-64.so.2"},
+		{name: "static program", in: static},
+		{name: "empty", err: "an empty file"},
+		{name: "object file", in: edit(good, 16, byte(elf.ET_REL)), err: "offset 16: type 1 is not a program"},
+		{name: "relative", in: writeProgram("ld.so"), err: `interpreter "ld.so\x00": not an absolute path`},
+		{name: "without end", in: edit(good, len(good)-1, 'x'), err: `interpreter "/lib64/ld-linux-x86-64.so.2x": not an absolute path`},
+		{name: "cut", in: good[:len(good)-1], err: "interpreter: offset 282: 28 bytes wanted of a file of 309"},
+		{name: "long", in: edit(good, interp+32, 0, 0, 1), err: "interpreter of 65536 bytes, more than 4096"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := readInterpreter(bytes.NewReader(tt.in), int64(len(tt.in)))
+			if tt.err != "" {
+				require.EqualError(t, err, tt.err)
+			} else {
+				require.NoError(t, err)
+			}
+			assert.Equal(t, tt.want, got)
+		})
+	}
+}
+
+func TestReadNeeded(t *testing.T) {
+	for _, class := range []elf.Class{elf.ELFCLASS64, elf.ELFCLASS32} {
+		data := writeELF(elfInfo{Machine: elf.EM_X86_64, Class: class, SONAME: "liba.so.1"}, "libb.so.1", "libc.so.6")
+		got, err := readNeeded(bytes.NewReader(data), int64(len(data)))
+		require.NoError(t, err)
+		assert.Equal(t, []string{"libc.so.6", "libb.so.1"}, got) // the writer puts the last one first
+		got, err = readNeeded(bytes.NewReader(data[:100]), int64(len(data)))
+		require.Error(t, err)
+		assert.Nil(t, got)
+	}
+	data := writeELF(elfInfo{Machine: elf.EM_X86_64, Class: elf.ELFCLASS64}, "../x")
+	got, err := readNeeded(bytes.NewReader(data), int64(len(data)))
+	require.ErrorContains(t, err, `NEEDED "../x" is not a file name`)
+	assert.Nil(t, got)
 }
 
 func TestReadELF(t *testing.T) {

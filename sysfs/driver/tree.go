@@ -68,9 +68,11 @@ func (t *tree) blame(err error) {
 	}
 }
 
-// note keeps a sentence for the operator.
+// note keeps a sentence for the operator, once.
 func (t *tree) note(format string, args ...any) {
-	t.notes = append(t.notes, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(t.notes, text) {
+		t.notes = append(t.notes, text)
+	}
 }
 
 // lookup follows an absolute name to its end.

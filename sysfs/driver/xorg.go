@@ -3,7 +3,11 @@
 
 package driver
 
-import "path"
+import (
+	"fmt"
+	"path"
+	"strings"
+)
 
 // xorgDirs are the trees of the X server's modules: the directories of drivers and extensions below
 // each, "." if it has both. Those without a slash at the front are below a library directory.
@@ -26,7 +30,8 @@ var xorgDirs = [...]struct {
 // findXorg looks for the modules of the X server. They stay at the host's place, which is what a ModulePath in
 // the configuration file names. nvidia_drv.so has no version in its name: it is taken only
 // from a tree whose GLX module is of the driver's version (libglxserver_nvidia.so.<version>,
-// libglx.so.<version> up to the 390 branch).
+// libglx.so.<version> up to the 390 branch). RPM packages have that module as
+// libglxserver_nvidia.so alone.
 func findXorg(t *tree, o Options, libraryDirs []string) []File {
 	if o.Classes&(Graphics|Display) == 0 {
 		return nil
@@ -40,7 +45,7 @@ func findXorg(t *tree, o Options, libraryDirs []string) []File {
 			}
 		}
 		for _, root := range roots {
-			if files := xorgModules(t, o.Version, path.Join(root, tree.drivers), path.Join(root, tree.extension)); files != nil {
+			if files := xorgModules(t, o, path.Join(root, tree.drivers), path.Join(root, tree.extension)); files != nil {
 				return files
 			}
 		}
@@ -49,34 +54,67 @@ func findXorg(t *tree, o Options, libraryDirs []string) []File {
 }
 
 // xorgModules returns the modules of one tree, nil if it is not of the driver's version.
-func xorgModules(t *tree, version, drivers, extensions string) []File {
-	file := func(dir string, n node, name string) File {
-		return File{
-			Path: n.path, Name: name, Kind: XorgModule, Class: Graphics | Display, Dest: path.Join(dir, name),
-		}
-	}
+func xorgModules(t *tree, o Options, drivers, extensions string) []File {
 	at := t.lookup(extensions)
 	if !at.isDir() {
 		return nil
 	}
 	const glx = "libglxserver_nvidia.so"
+	versioned := glx + "." + o.Version
 	var files []File
+	add := func(dir string, n node, name string, links ...Link) {
+		if err := checkModule(t, o, n); err != nil {
+			t.note("X module %s is left out: %v", quote(t.root.Path(n.path)), err)
+			return
+		}
+		files = append(files, File{
+			Path: n.path, Name: name, Kind: XorgModule, Class: Graphics | Display, Dest: path.Join(dir, name), Links: links,
+		})
+	}
 	// The link without a version leads to the module where alternatives are used.
-	for _, name := range []string{glx + "." + version, glx} {
+	for _, name := range []string{versioned, glx} {
 		n := t.entry(at.path, name, 0)
-		if !n.isRegular() || path.Base(n.path) != glx+"."+version {
+		if !n.isRegular() {
 			continue
 		}
-		glxserver := file(extensions, n, glx+"."+version)
-		glxserver.Links = []Link{{glx, glxserver.Name}}
-		files = append(files, glxserver)
+		switch path.Base(n.path) {
+		case versioned:
+			add(extensions, n, versioned, Link{glx, versioned})
+		case glx:
+			add(extensions, n, glx)
+		}
 		break
 	}
-	if files == nil && !t.entry(at.path, "libglx.so."+version, 0).isRegular() {
+	if files == nil && !t.entry(at.path, "libglx.so."+o.Version, 0).isRegular() {
 		return nil
 	}
 	if n := t.lookup(path.Join(drivers, "nvidia_drv.so")); n.isRegular() {
-		files = append(files, file(drivers, n, "nvidia_drv.so"))
+		add(drivers, n, "nvidia_drv.so")
 	}
 	return files
+}
+
+// checkModule tells why a module cannot be given: it is damaged, built for another machine, or needs
+// libraries of another version of the driver.
+func checkModule(t *tree, o Options, n node) error {
+	name := t.root.Path(n.path)
+	info, err := readELFFile(name)
+	if err != nil {
+		return err
+	}
+	if info.Machine != o.Machine {
+		return fmt.Errorf("built for %s", strings.TrimPrefix(info.Machine.String(), "EM_"))
+	}
+	needed, err := ofFile(name, readNeeded)
+	if err != nil {
+		return err
+	}
+	for _, library := range needed {
+		stem := stemOf(library)
+		version := strings.TrimPrefix(library[len(stem):], ".so.")
+		if _, known := ClassOf(stem); known && isVersion(version) && version != o.Version {
+			return fmt.Errorf("it needs %s, of another version than %s", library, o.Version)
+		}
+	}
+	return nil
 }
