@@ -14,19 +14,30 @@ type invocation struct {
 	command   string // first word that is neither a global option nor its value; "" if none
 	help      bool   // help or version is asked for: the runtime prints and exits
 	version   bool   // --version, -v (-V) before any command
-	bundle    string // value of the last -b or --bundle after create or run; "" = current directory
+	nameless  bool   // create, run or restore without the name of a container
+	bundle    string // value of the last -b or --bundle after one of these; "" = current directory
 	config    string // value of crun's -f or --config after create or run; "" = config.json in the bundle
+	images    string // value of --image-path after restore
+	root      string // value of --root
 	log       string // value of --log
 	logFormat string // value of --log-format
 	debug     bool   // --debug
 	resources string // value of crun's -r or --resources after update
 
 	systemdCgroup bool // --systemd-cgroup, or crun's --cgroup-manager=systemd
+
+	rest []string // what follows the command
+}
+
+// creates tells whether the command is one that makes a container. All
+// others are about one that is there, or about none.
+func (inv invocation) creates() bool {
+	return inv.command == "create" || inv.command == "run" || inv.command == "restore"
 }
 
 // intercepted tells whether this invocation creates a container.
 func (inv invocation) intercepted() bool {
-	return (inv.command == "create" || inv.command == "run") && !inv.help
+	return inv.creates() && !inv.help && !inv.nameless
 }
 
 // configFile is the config.json of this invocation: that of the bundle, or
@@ -47,6 +58,7 @@ type dialect struct {
 	gnu     bool
 	global  options
 	command options // of create and run together
+	restore options // of restore, besides
 	update  options // of update, where they matter
 	names   options // known commands
 }
@@ -65,14 +77,16 @@ func (o options) find(name string) (takesValue, known bool) {
 	return false, false
 }
 
-// Option tables: runc's main.go, create.go and run.go (1.0 to 1.5),
-// crun's crun.c, create.c and run.c (1.0 to 1.29).
+// Option tables: runc's main.go, create.go, run.go and restore.go (1.0 to
+// 1.5), crun's crun.c, create.c, run.c and restore.c (1.0 to 1.29).
 var (
 	runcDialect = dialect{
 		global: "log= log-format= root= rootless= criu= debug systemd-cgroup version v help h",
 		// The last words are global options, which runc 1.5 accepts here, too.
 		command: "bundle= b= console-socket= pidfd-socket= pid-file= preserve-fds= no-pivot no-new-keyring no-subreaper detach d keep help h " +
 			"log= log-format= root= rootless= debug systemd-cgroup",
+		restore: "image-path= work-path= tcp-established ext-unix-sk shell-job file-locks manage-cgroups-mode= empty-ns= auto-dedup " +
+			"lazy-pages lsm-profile= lsm-mount-context=",
 		names: "checkpoint create delete events exec kill list pause ps restore resume run spec start state update features help h init",
 	}
 	crunDialect = dialect{
@@ -80,6 +94,8 @@ var (
 		global: "cgroup-manager= log= log-format= log-level= root= rootless= debug systemd-cgroup version v V help ? usage",
 		command: "bundle= b= config= f= console-socket= pid-file= preserve-fds= no-pivot no-new-keyring no-subreaper detach d keep " +
 			"help ? usage version V",
+		restore: "image-path= work-path= tcp-established tcp-close ext-unix-sk shell-job file-locks manage-cgroups-mode= lsm-profile= " +
+			"lsm-mount-context=",
 		update: "resources= r= blkio-weight= cpu-period= cpu-quota= cpu-share= cpu-rt-period= cpu-rt-runtime= cpuset-cpus= cpuset-mems= " +
 			"kernel-memory= kernel-memory-tcp= memory= memory-reservation= memory-swap= pids-limit= l3-cache-schema= mem-bw-schema=",
 		names: "checkpoint create delete exec list kill ps run spec start state update pause resume features restore mounts",
@@ -96,17 +112,28 @@ func parseArgs(d dialect, args []string) invocation {
 	}
 	inv.command = rest[0]
 	rest = rest[1:]
+	inv.rest = rest
 	if inv.command == "update" && d.update != "" {
 		d.options(d.update, rest, func(name, value string) { inv.set(name, value, false) }, false)
 	}
-	if inv.command != "create" && inv.command != "run" {
+	if !inv.creates() {
 		return inv
 	}
+	known := d.command
+	if inv.command == "restore" {
+		known += " " + d.restore
+	}
+	inv.nameless = true
 	for len(rest) > 0 {
-		rest = d.options(d.command, rest, func(name, value string) { inv.set(name, value, false) }, false)
+		rest = d.options(known, rest, func(name, value string) { inv.set(name, value, false) }, false)
 		// What is left starts with a word. runc takes options behind it; for
 		// crun, and behind "--", options have ended.
-		if len(rest) == 0 || d.gnu || rest[0] == "--" {
+		if len(rest) > 0 && rest[0] == "--" {
+			inv.nameless = inv.nameless && len(rest) == 1
+			break
+		}
+		inv.nameless = inv.nameless && len(rest) == 0
+		if len(rest) == 0 || d.gnu {
 			break
 		}
 		rest = rest[1:]
@@ -118,6 +145,8 @@ func parseArgs(d dialect, args []string) invocation {
 func (inv *invocation) set(name, value string, global bool) {
 	on := value != "false" && value != "0" && value != "f" && value != "F" && value != "FALSE" && value != "False"
 	switch name {
+	case "root":
+		inv.root = value
 	case "log":
 		inv.log = value
 	case "log-format":
@@ -132,6 +161,8 @@ func (inv *invocation) set(name, value string, global bool) {
 		inv.bundle = value
 	case "config", "f":
 		inv.config = value
+	case "image-path":
+		inv.images = value
 	case "resources", "r":
 		inv.resources = value
 	case "help", "h", "?", "usage":

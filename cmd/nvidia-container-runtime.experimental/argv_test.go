@@ -31,7 +31,7 @@ func TestParseArgs(t *testing.T) {
 		},
 		{
 			args: "create -bundle /b id", runc: invocation{command: "create", bundle: "/b"},
-			crun: &invocation{command: "create", bundle: "undle"},
+			crun: &invocation{command: "create", bundle: "undle"}, // and a container of the name /b
 		},
 		{
 			args: "create -b/b id", runc: invocation{command: "create"},
@@ -52,22 +52,46 @@ func TestParseArgs(t *testing.T) {
 		{args: "create -- --bundle /b", runc: invocation{command: "create"}},
 		{args: "create --console-socket --bundle --bundle /b id", runc: invocation{command: "create", bundle: "/b"}},
 		{args: "create id --pid-file -b", runc: invocation{command: "create"}},
+		{args: "--root=/r restore", runc: invocation{command: "restore", root: "/r", nameless: true}},
 		{args: "create --pid-file -b id", runc: invocation{command: "create"}},
-		{args: "create --bundle", runc: invocation{command: "create"}},
+		{args: "create --bundle", runc: invocation{command: "create", nameless: true}},
+		{args: "create", runc: invocation{command: "create", nameless: true}},
+		{args: "run --bundle /b", runc: invocation{command: "run", bundle: "/b", nameless: true}},
+		{args: "run --bundle /b --", runc: invocation{command: "run", bundle: "/b", nameless: true}},
+		{
+			args: "run id --", runc: invocation{command: "run"},
+		},
+		{
+			args: "restore --image-path /i --work-path /w --detach --pid-file /p --bundle /b --tcp-established id",
+			runc: invocation{command: "restore", bundle: "/b", images: "/i"},
+		},
+		{
+			args: "restore --manage-cgroups-mode soft --lsm-profile p --image-path=/i id --bundle /b",
+			runc: invocation{command: "restore", bundle: "/b", images: "/i"},
+			crun: &invocation{command: "restore", images: "/i"},
+		},
+		{
+			args: "restore --empty-ns network --status-fd 3 --bundle /b id", runc: invocation{command: "restore", bundle: "/b"},
+			crun: &invocation{command: "restore"},
+		},
+		{
+			args: "restore --tcp-close --image /i -db/b id", runc: invocation{command: "restore"},
+			crun: &invocation{command: "restore", bundle: "/b", images: "/i"},
+		},
 		{args: "create --no-pivot --bundle /b id", runc: invocation{command: "create", bundle: "/b"}},
 		{
 			args: "create --config /c.json id", runc: invocation{command: "create"},
 			crun: &invocation{command: "create", config: "/c.json"},
 		},
-		{args: "--root create state id", runc: invocation{command: "state"}},
+		{args: "--root create state id", runc: invocation{command: "state", root: "create"}},
 		{args: "--log create delete x", runc: invocation{command: "delete", log: "create"}},
 		{args: "exec id create", runc: invocation{command: "exec"}},
 		{args: "kill create", runc: invocation{command: "kill"}},
 		{args: "state create", runc: invocation{command: "state"}},
-		{args: "--root=create state id", runc: invocation{command: "state"}},
+		{args: "--root=create state id", runc: invocation{command: "state", root: "create"}},
 		{
 			args: "--root /r --log /l --log-format json --systemd-cgroup create --bundle /b --pid-file /p id",
-			runc: invocation{command: "create", bundle: "/b", log: "/l", logFormat: "json", systemdCgroup: true},
+			runc: invocation{command: "create", bundle: "/b", root: "/r", log: "/l", logFormat: "json", systemdCgroup: true},
 		},
 		{args: "--debug --systemd-cgroup=false run id", runc: invocation{command: "run", debug: true}},
 		{args: "--rootless=true create id", runc: invocation{command: "create"}},
@@ -92,7 +116,7 @@ func TestParseArgs(t *testing.T) {
 		{args: "-v", runc: invocation{help: true, version: true}},
 		{args: "--version create id", runc: invocation{command: "create", help: true, version: true}},
 		{args: "--help", runc: invocation{help: true}},
-		{args: "create --help", runc: invocation{command: "create", help: true}},
+		{args: "create --help", runc: invocation{command: "create", help: true, nameless: true}},
 		{args: "-- create id", runc: invocation{command: "create"}},
 		{args: "” create id", runc: invocation{command: ""}},
 		{args: "- create id", runc: invocation{command: "-"}},
@@ -109,13 +133,20 @@ func TestParseArgs(t *testing.T) {
 				args[i] = strings.ReplaceAll(args[i], "”", "")
 			}
 			want := tt.runc
-			assert.Equal(t, want, parseArgs(runcDialect, args), "runc")
+			assert.Equal(t, want, parsed(runcDialect, args), "runc")
 			if tt.crun != nil {
 				want = *tt.crun
 			}
-			assert.Equal(t, want, parseArgs(crunDialect, args), "crun")
+			assert.Equal(t, want, parsed(crunDialect, args), "crun")
 		})
 	}
+}
+
+// parsed is what parseArgs makes of args, without the words that it keeps.
+func parsed(d dialect, args []string) invocation {
+	inv := parseArgs(d, args)
+	inv.rest = nil
+	return inv
 }
 
 // Whatever the words are, parsing ends, leaves them alone, and finds the
@@ -138,7 +169,7 @@ func FuzzParseArgs(f *testing.F) {
 			if !slices.Contains(args, inv.command) && inv.command != "" {
 				t.Fatalf("command %q is not among %q", inv.command, args)
 			}
-			if inv.intercepted() && !slices.Contains(args, "create") && !slices.Contains(args, "run") {
+			if inv.intercepted() && !slices.Contains(args, "create") && !slices.Contains(args, "run") && !slices.Contains(args, "restore") {
 				t.Fatalf("intercepted: %q", args)
 			}
 		}

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -17,6 +18,7 @@ import (
 // when there is none, what is logged goes nowhere.
 func openLog(path, level string, debug bool) *logrus.Logger {
 	log := logrus.New()
+	log.AddHook(bound{})
 	log.SetOutput(io.Discard)
 	if l, err := logrus.ParseLevel(level); err == nil {
 		log.SetLevel(l)
@@ -42,17 +44,39 @@ func (p patient) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
-// report appends err to the low-level runtime's log, where engines look for
+// maxMessage is how long what we say can be, in bytes. Lists of devices and
+// of what is wrong with them have no other end.
+const maxMessage = 8 << 10
+
+// bounded cuts a message that is too long.
+func bounded(text string) string {
+	if len(text) <= maxMessage {
+		return text
+	}
+	return fmt.Sprintf("%s… (%d bytes more)", strings.ToValidUTF8(text[:maxMessage], ""), len(text)-maxMessage)
+}
+
+// bound makes a logger cut what is too long.
+type bound struct{}
+
+func (bound) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (bound) Fire(e *logrus.Entry) error {
+	e.Message = bounded(e.Message)
+	return nil
+}
+
+// report appends text to the low-level runtime's log, where engines look for
 // the reason of a failure: runc's --log FILE with --log-format text or json,
 // crun's --log [file:]FILE. Its other destinations, journald:ID and
 // syslog:ID, are no files.
-func report(inv invocation, err error) {
+func report(inv invocation, text string) {
 	path := strings.TrimPrefix(inv.log, "file:")
 	if path == "" || strings.HasPrefix(path, "journald:") || strings.HasPrefix(path, "syslog:") {
 		return
 	}
-	f, openErr := openAppend(path, 0o644)
-	if openErr != nil {
+	f, err := openAppend(path, 0o644)
+	if err != nil {
 		return
 	}
 	defer f.Close()
@@ -61,7 +85,7 @@ func report(inv invocation, err error) {
 	if inv.logFormat == "json" {
 		log.SetFormatter(&logrus.JSONFormatter{})
 	}
-	log.Error(err)
+	log.Error(text)
 }
 
 // openAppend opens a log as the low-level runtimes do. It does not wait for

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ func TestReport(t *testing.T) {
 
 	t.Run("json", func(t *testing.T) {
 		require.NoError(t, os.WriteFile("json.log", []byte("before\n"), 0o600))
-		report(invocation{log: "json.log", logFormat: "json"}, errHostile)
+		report(invocation{log: "json.log", logFormat: "json"}, errHostile.Error())
 		data, err := os.ReadFile("json.log")
 		require.NoError(t, err)
 		require.Regexp(t, `^before\n\{[^\n]*\}\n$`, string(data))
@@ -40,7 +41,7 @@ func TestReport(t *testing.T) {
 	for _, inv := range []invocation{{log: "text.log"}, {log: "text.log", logFormat: "text"}, {log: "file:text.log", logFormat: "unheard of"}} {
 		t.Run("text "+inv.log+inv.logFormat, func(t *testing.T) {
 			require.NoError(t, os.RemoveAll("text.log"))
-			report(inv, errHostile)
+			report(inv, errHostile.Error())
 			data, err := os.ReadFile("text.log")
 			require.NoError(t, err)
 			assert.Regexp(t, `^time="[^"]*" level=error msg="device \\"x\\nlevel=info msg=forged\\x1b\[2J\\": unknown"\n$`, string(data))
@@ -52,7 +53,7 @@ func TestReport(t *testing.T) {
 		require.NoError(t, unix.Mkfifo("fifo", 0o600))
 		require.NoError(t, os.Symlink("loop", "loop"))
 		for _, log := range []string{"", "journald:x", "syslog:x", "file:", "directory", "fifo", "loop", "none/x.log", "/dev/full", "a\x00b"} {
-			report(invocation{log: log}, errHostile) // must return
+			report(invocation{log: log}, errHostile.Error()) // must return
 		}
 		after, err := filepath.Glob("*")
 		require.NoError(t, err)
@@ -95,4 +96,16 @@ func TestOpenLog(t *testing.T) {
 			assert.Zero(t, info.Mode().Perm()&0o007, "others need not read it")
 		})
 	}
+}
+
+// What is logged has an end, whatever it quotes.
+func TestBounded(t *testing.T) {
+	long := strings.Repeat("ä", 1<<20)
+	assert.Equal(t, "short", bounded("short"))
+	assert.Equal(t, "x"+strings.Repeat("ä", maxMessage/2-1)+"… (2088961 bytes more)", bounded("x"+long))
+	file := filepath.Join(t.TempDir(), "log")
+	openLog(file, "info", false).Error(errors.New(long))
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	assert.Less(t, info.Size(), int64(maxMessage+200))
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,11 @@ func findRuntime(configured string, candidates []string, pathVar string) (string
 		}
 	}
 	dirs = append(dirs, usualDirs...)
+	for i := len(dirs) - 1; i > 0; i-- {
+		if slices.Contains(dirs[:i], dirs[i]) {
+			dirs = slices.Delete(dirs, i, i+1)
+		}
+	}
 
 	var tried []string
 	for _, name := range candidates {
@@ -106,4 +112,63 @@ func usable(path string, own *unix.Stat_t) error {
 		}
 	}
 	return nil
+}
+
+func isCrun(runtime string) bool {
+	return strings.HasPrefix(filepath.Base(runtime), "crun")
+}
+
+// creatorOr returns the low-level runtime that created the container which
+// this invocation is about, where its state tells and it is another one
+// than runtime or there is no runtime because of err. Else it returns these
+// as they are. The configuration may have changed since, or have been
+// another one: rootless podman does not call every command with the same
+// environment.
+//
+// runc keeps ROOT/ID/state.json, crun ROOT/ID/status. Usually the first
+// look finds it.
+func creatorOr(runtime string, err error, configured []string, inv invocation, environ []string) (string, error) {
+	for _, word := range inv.rest {
+		// Options are not told from their values: a value is hardly ever the name of a container.
+		if word == "" || word[0] == '-' || word[0] == '.' || strings.Contains(word, "/") {
+			continue
+		}
+		crun := isCrun(runtime)
+		if hasState(crun, word, inv, environ) {
+			if err == nil {
+				return runtime, nil
+			}
+		} else if crun = !crun; !hasState(crun, word, inv, environ) {
+			continue
+		}
+		names := slices.DeleteFunc(slices.Clone(configured), func(name string) bool { return isCrun(name) != crun })
+		if crun {
+			names = append(names, "crun")
+		} else {
+			names = append(names, "docker-runc", "runc")
+		}
+		if creator, notFound := findRuntime("", names, lookup(environ, "PATH")); notFound == nil {
+			return creator, nil
+		}
+		return runtime, err
+	}
+	return runtime, err
+}
+
+// hasState tells whether runc or crun has a container of that name.
+func hasState(crun bool, name string, inv invocation, environ []string) bool {
+	runtime, file := "runc", "state.json"
+	if crun {
+		runtime, file = "crun", "status"
+	}
+	roots := []string{inv.root}
+	if inv.root == "" {
+		roots = []string{"/run/" + runtime}
+		if dir := lookup(environ, "XDG_RUNTIME_DIR"); dir != "" {
+			roots = append(roots, filepath.Join(dir, runtime))
+		}
+	}
+	return slices.ContainsFunc(roots, func(root string) bool {
+		return unix.Access(filepath.Join(root, name, file), unix.F_OK) == nil
+	})
 }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command nvidia-container-runtime.experimental stands where a container
-// engine expects runc. On create and run it gives the container the NVIDIA
+// engine expects runc. On create, run and restore it gives the container the NVIDIA
 // GPUs and driver files that its environment asks for, by editing the
 // bundle's config.json; then, and for every other command at once, it execs
 // the low-level runtime with the same arguments and environment.

@@ -6,7 +6,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,8 +29,12 @@ func run(argv, environ []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, version.Line(program))
 	}
 	err := start(inv, argv, environ)
-	fmt.Fprintf(stderr, "%s: %v\n", program, err)
-	report(inv, err)
+	if inv.version {
+		return 0 // our line is the answer where there is no other
+	}
+	text := bounded(err.Error())
+	fmt.Fprintf(stderr, "%s: %s\n", program, text)
+	report(inv, text)
 	return 1
 }
 
@@ -40,14 +43,17 @@ func run(argv, environ []string, stdout, stderr io.Writer) int {
 func start(inv invocation, argv, environ []string) error {
 	args := argv[1:]
 	cfg, err := plan.LoadConfig(argv[0], environ)
+	runtime := ""
+	if err == nil {
+		runtime, err = findRuntime(cfg.RuntimePath, cfg.Runtimes, lookup(environ, "PATH"))
+	}
+	if !inv.creates() {
+		runtime, err = creatorOr(runtime, err, cfg.Runtimes, inv, environ)
+	}
 	if err != nil {
 		return err
 	}
-	runtime, err := findRuntime(cfg.RuntimePath, cfg.Runtimes, lookup(environ, "PATH"))
-	if err != nil {
-		return err
-	}
-	if strings.HasPrefix(filepath.Base(runtime), "crun") {
+	if isCrun(runtime) {
 		inv = parseArgs(crunDialect, args)
 	}
 	if inv.intercepted() && spec.MayAsk(inv.configFile(), cfg.Policy()) {
@@ -97,6 +103,9 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 
 	machine, err := plan.ReadMachine(cfg, request, facts, lookup(environ, "PATH"))
 	if err != nil {
+		return err
+	}
+	if err := checkRestore(inv, machine.Inventory.Driver.Version); err != nil {
 		return err
 	}
 	image, err := plan.ReadImage(cfg, inv.bundle, facts, machine)
