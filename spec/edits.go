@@ -29,8 +29,6 @@ type Edits struct {
 	AdditionalGIDs []uint32
 	// RemoveHooks are base names of programs whose entries in hooks.prestart go away.
 	RemoveHooks []string
-	// RemoveMounts are destinations whose entries in mounts go away, where their source is /dev/null.
-	RemoveMounts []string
 	// RemoveBinds are bind mounts of an earlier edit that go away: those with the destination and options of
 	// one of these, unless Mounts has that destination too.
 	RemoveBinds []specs.Mount
@@ -235,7 +233,7 @@ func addGIDs(s *rawjson.Splices, process rawjson.Value, gids []uint32) error {
 }
 
 func (d *Document) editMounts(top object, array rawjson.Value, e Edits, r *Report) error {
-	if len(e.Mounts)+len(e.RemoveMounts)+len(e.RemoveBinds) == 0 {
+	if len(e.Mounts)+len(e.RemoveBinds) == 0 {
 		return nil
 	}
 	have, err := d.readMounts(array)
@@ -255,8 +253,6 @@ func (d *Document) editMounts(top object, array rawjson.Value, e Edits, r *Repor
 		to := path.Clean(m.Destination)
 		our, wanted := ours[to]
 		switch {
-		case slices.Contains(e.RemoveMounts, m.Destination) && path.Clean(m.Source) == "/dev/null":
-			changes[i].Drop = true
 		case !wanted && slices.ContainsFunc(e.RemoveBinds, func(b specs.Mount) bool {
 			return b.Destination == m.Destination && b.Type == m.Type && slices.Equal(b.Options, m.Options)
 		}):

@@ -168,13 +168,6 @@ func TestApply(t *testing.T) {
 				ours("/h/libc.so.1", "/usr/lib64/libc.so.1") + `,` + ours("/h/libd.so.1", "/usr/lib64/libd.so.1") + `]}`,
 			report: Report{StaleMounts: []string{"/usr/lib64/libcuda.so.550.54.15"}},
 		},
-		{
-			name: "marker mounts go, others at such places stay",
-			in: `{"mounts":[{"destination":"/m/0","source":"/dev/null"},{"destination":"/keep"},` +
-				`{"destination":"/m/1","source":"/dev//null"},{"destination":"/m/2","source":"/data"},{"destination":"/m/3","source":"/dev/null"}]}`,
-			edits: Edits{RemoveMounts: []string{"/m/0", "/m/1", "/m/2"}},
-			want:  `{"mounts":[{"destination":"/keep"},{"destination":"/m/2","source":"/data"},{"destination":"/m/3","source":"/dev/null"}]}`,
-		},
 
 		// Hooks.
 		{
@@ -294,7 +287,6 @@ func everything() Edits {
 		MaskedPaths:    []string{"/proc/driver/nvidia/gpus/0000:02:00.0"},
 		AdditionalGIDs: []uint32{44},
 		RemoveHooks:    []string{"nvidia-container-runtime-hook"},
-		RemoveMounts:   []string{"/var/run/nvidia-container-devices/all"},
 		FenceMajors:    []int64{195, 509},
 		FenceAlways:    true,
 	}

@@ -68,9 +68,6 @@ type Request struct {
 	// GDS, MOFED, GDRCopy and NVSwitch ask for /dev/nvidia-fs*, /dev/infiniband, /dev/gdrdrv and
 	// /dev/nvidia-nvswitch*.
 	GDS, MOFED, GDRCopy, NVSwitch bool
-	// MarkerMounts are the destinations, as spelled and in the order of the spec, of mounts that are
-	// requests and nothing else. A destination that has another mount too is not among them.
-	MarkerMounts []string
 	// Notes are remarks for the log: what was ignored, and why.
 	Notes []string
 }
@@ -132,7 +129,7 @@ func newRequest(f Facts, p Policy) (Request, error) {
 		if asked, channels, err = splitMarks(marks.items); err != nil {
 			return Request{}, err
 		}
-		r.MarkerMounts, r.Source = marks.destinations, SourceVolumeMounts
+		r.Source = SourceVolumeMounts
 	}
 	if len(asked) == 0 {
 		if asked, r.Source, note, err = env.devices(swarm, f, p); err != nil {
@@ -374,9 +371,8 @@ func isCDIWord(s string) bool {
 
 // marks are mounts that ask for something.
 type marks struct {
-	items        []item   // the path below markRoot
-	destinations []string // see Request.MarkerMounts
-	note         string
+	items []item // the path below markRoot
+	note  string
 }
 
 const (
@@ -398,22 +394,7 @@ func findMarks(mounts []Mount) marks {
 			continue
 		}
 		m.items = append(m.items, item{rest, origin})
-		m.destinations = append(m.destinations, mount.Destination)
 	}
-	if m.destinations == nil {
-		return m // as for nearly every container, of which some have thousands of mounts
-	}
-	drop := map[string]bool{} // destinations of other mounts, and those that were kept once
-	for _, mount := range mounts {
-		if _, ok := markOf(mount); !ok || leadsUp(mount.Destination) {
-			drop[mount.Destination] = true
-		}
-	}
-	m.destinations = slices.DeleteFunc(m.destinations, func(d string) bool {
-		was := drop[d]
-		drop[d] = true
-		return was
-	})
 	return m
 }
 

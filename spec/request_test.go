@@ -189,17 +189,16 @@ func TestRequestSources(t *testing.T) {
 			facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, Mounts: []spec.Mount{{Destination: "/proc", Source: "proc"}, mark("1"), mark("GPU-fef8089b"), mark("1")}},
 			want: spec.Request{
 				Devices: []string{"1", "GPU-fef8089b"}, Source: "volume mounts", Capabilities: defaultCaps,
-				MarkerMounts: []string{"/var/run/nvidia-container-devices/1", "/var/run/nvidia-container-devices/GPU-fef8089b"},
 			},
 		},
 		{
 			name: "mounts need no privilege", policy: mountsOnly, facts: spec.Facts{Mounts: []spec.Mount{mark("all")}},
-			want: spec.Request{Devices: []string{"all"}, Source: "volume mounts", Capabilities: defaultCaps, MarkerMounts: []string{"/var/run/nvidia-container-devices/all"}},
+			want: spec.Request{Devices: []string{"all"}, Source: "volume mounts", Capabilities: defaultCaps},
 		},
 		{
 			name: "mounts win, so the environment is not refused", policy: spec.Policy{VolumeMounts: true, RefuseUnprivileged: true},
 			facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, Mounts: []spec.Mount{mark("0")}},
-			want:  spec.Request{Devices: []string{"0"}, Source: "volume mounts", Capabilities: defaultCaps, MarkerMounts: []string{"/var/run/nvidia-container-devices/0"}},
+			want:  spec.Request{Devices: []string{"0"}, Source: "volume mounts", Capabilities: defaultCaps},
 		},
 		{
 			name: "mount of void: nothing, whatever the environment says", policy: mounts,
@@ -224,7 +223,7 @@ func TestRequestSources(t *testing.T) {
 		{
 			name: "spellings that are cleaned", policy: mountsOnly,
 			facts: spec.Facts{Mounts: []spec.Mount{{Source: "//dev/./null/", Destination: "/var//run/./nvidia-container-devices/0/"}}},
-			want:  spec.Request{Devices: []string{"0"}, Source: "volume mounts", Capabilities: defaultCaps, MarkerMounts: []string{"/var//run/./nvidia-container-devices/0/"}},
+			want:  spec.Request{Devices: []string{"0"}, Source: "volume mounts", Capabilities: defaultCaps},
 		},
 		{
 			name: "what is no marker", policy: mountsOnly,
@@ -254,7 +253,7 @@ func TestRequestSources(t *testing.T) {
 		{
 			name: "a marker on a destination that has another mount is kept", policy: mountsOnly,
 			facts: spec.Facts{Mounts: []spec.Mount{mark("0"), {Source: "/data", Destination: "/var/run/nvidia-container-devices/0"}, mark("1"), mark("1")}},
-			want:  spec.Request{Devices: []string{"0", "1"}, Source: "volume mounts", Capabilities: defaultCaps, MarkerMounts: []string{"/var/run/nvidia-container-devices/1"}},
+			want:  spec.Request{Devices: []string{"0", "1"}, Source: "volume mounts", Capabilities: defaultCaps},
 		},
 		{
 			name: "device with slashes, CDI forms", policy: mountsOnly,
@@ -263,11 +262,6 @@ func TestRequestSources(t *testing.T) {
 			}},
 			want: spec.Request{
 				Devices: []string{"MIG-GPU-fef8089b/1/0", "3", "4", "5", "MIG-GPU-fef8089b/2/0", "cdi"}, Source: "volume mounts", Capabilities: defaultCaps,
-				MarkerMounts: []string{
-					"/var/run/nvidia-container-devices/MIG-GPU-fef8089b/1/0", "/var/run/nvidia-container-devices/cdi/nvidia.com/gpu/3",
-					"/var/run/nvidia-container-devices/cdi/runtime.nvidia.com/gpu=4", "/var/run/nvidia-container-devices/nvidia.com/gpu=5",
-					"/var/run/nvidia-container-devices/cdi/nvidia.com/gpu/MIG-GPU-fef8089b/2/0", "/var/run/nvidia-container-devices/cdi",
-				},
 			},
 		},
 		{
@@ -669,9 +663,6 @@ func TestRequestIMEX(t *testing.T) {
 				Devices: []string{"0"}, Source: got.Source, Capabilities: defaultCaps,
 				IMEXChannels: tt.channels, IMEXAll: tt.all, Notes: tt.notes,
 			}
-			for _, m := range f.Mounts {
-				want.MarkerMounts = append(want.MarkerMounts, m.Destination)
-			}
 			assert.Equal(t, want, got)
 		})
 	}
@@ -740,7 +731,7 @@ func TestDocumentRequest(t *testing.T) {
 		{
 			name: "mount",
 			in:   `{"mounts":[{"destination":"/var/run/nvidia-container-devices/3","type":"bind","source":"/dev/null","options":["rbind"]}]}`,
-			want: spec.Request{Devices: []string{"3"}, Source: "volume mounts", Capabilities: defaultCaps, MarkerMounts: []string{"/var/run/nvidia-container-devices/3"}},
+			want: spec.Request{Devices: []string{"3"}, Source: "volume mounts", Capabilities: defaultCaps},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -796,7 +787,6 @@ func FuzzNewRequest(f *testing.F) {
 			seen[id] = true
 		}
 		if !p.VolumeMounts {
-			assert.Empty(t, got.MarkerMounts)
 			assert.NotEqual(t, spec.SourceVolumeMounts, got.Source)
 			assert.False(t, got.IMEXAll)
 			if !p.EnvWhenUnprivileged {

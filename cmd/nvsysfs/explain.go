@@ -48,7 +48,6 @@ type explanation struct {
 	Groups    []uint32          `json:"additional_gids,omitempty"`
 	Fence     string            `json:"seccomp_fence,omitempty"`
 	Hooks     []string          `json:"removed_hooks,omitempty"`
-	Markers   []string          `json:"removed_mounts,omitempty"`
 	Kept      []string          `json:"kept_mounts,omitempty"` // the container's own, in the place of ours
 	CharLinks []explainedLink   `json:"dev_char_links,omitempty"`
 	Notes     []string          `json:"notes,omitempty"`
@@ -163,7 +162,7 @@ func explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string
 	e.explainFiles(request, machine, changes)
 	e.Masked, e.Groups = changes.Edits.MaskedPaths, changes.Edits.AdditionalGIDs
 	e.Fence = whatFence(cfg, facts, changes.Edits, report)
-	e.Hooks, e.Markers, e.Kept = report.RemovedHooks, changes.Edits.RemoveMounts, report.KeptMounts
+	e.Hooks, e.Kept = report.RemovedHooks, report.KeptMounts
 	if cfg.CharLinksMatter(systemd) {
 		for _, l := range machine.CharLinks() {
 			why := "an administrator has to make it: " + l.Command()
@@ -396,7 +395,6 @@ func (e *explanation) text() []byte {
 	section("Groups added, which may open the nodes", column(e.Groups)...)
 	section("Making other GPUs' nodes", []string{e.Fence})
 	section("Hooks of the classic runtime, removed", column(e.Hooks)...)
-	section("Mounts that are requests, removed", column(e.Markers)...)
 	section("The container's own mounts, which stay in the place of ours", column(e.Kept)...)
 	section("Links below /dev/char, for the systemd cgroup driver", chars...)
 	section("Notes", column(e.Notes)...)

@@ -75,7 +75,6 @@ func Make(cfg Config, req spec.Request, facts spec.Facts, m Machine, img *Image)
 	c := Changes{}
 	c.Edits.NoCgroups = cfg.NoCgroups
 	c.Edits.RemoveHooks = legacyHooks
-	c.Edits.RemoveMounts = req.MarkerMounts
 	c.Edits.MaskedPaths = m.Hidden
 	for _, n := range m.Nodes {
 		if cfg.ClosesNodes(m.Root) {

@@ -76,9 +76,8 @@ func TestMakeNodes(t *testing.T) {
 		MaskedPaths:    m.Hidden,
 		AdditionalGIDs: []uint32{27, 44},
 		RemoveHooks:    []string{"nvidia-container-runtime-hook", "nvidia-container-toolkit"},
-		RemoveMounts:   []string{"/var/run/nvidia-container-devices/0"},
 	}
-	cfg, req := Config{NoCgroups: true}, spec.Request{MarkerMounts: want.RemoveMounts}
+	cfg, req := Config{NoCgroups: true}, spec.Request{}
 	assert.Equal(t, want, Make(cfg, req, spec.Facts{}, m, debian()).Edits)
 
 	cfg.NoAdditionalGIDs = true
