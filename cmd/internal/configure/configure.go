@@ -14,7 +14,7 @@
 // # Files
 //
 // Docker: /etc/docker/daemon.json, "runtimes" and "default-runtime". dockerd accepts no unknown key
-// there, hence no note of what the default was. A directive that is given to dockerd as a flag too stops
+// there: what is replaced is kept beside it, in daemon.json.nvsysfs-NAME. A directive that is given to dockerd as a flag too stops
 // its start.
 //
 // containerd: /etc/containerd/config.toml, the CRI plugin's table, whose name depends on the file's
@@ -28,10 +28,19 @@
 // does since 2.2 (/etc/containerd/conf.d/*.toml); in all other cases config.toml itself is edited. There
 // is no default import: without the key, conf.d is not read. In containerd 1.x, a file with any table below
 // runtimes also loses the built-in runtimes.runc (seen in 1.6.20 with "containerd config dump"), so
-// that table is written too where the file has none.
+// that table is written too where the file has none. A file without a version is told by the names in it, the file that
+// imports it, and the containerd that is installed: see form.
+//
+// A runtime of the wanted name that is another program's is left alone, unless --replace says otherwise: NVIDIA's
+// toolkit container registers nvidia-experimental, too. What is replaced is noted, and --remove puts it back.
+//
+// Kubernetes distributions with a containerd of their own: see distribution.
 //
 // CRI-O: /etc/crio/crio.conf.d/99-NAME.conf. CRI-O reads all files there in the order of their names,
-// each into the configuration that the ones before left (UpdateFromPath in pkg/config/config.go).
+// each into the configuration that the ones before left (UpdateFromPath in pkg/config/config.go). A container without a
+// handler's name is asked about at the runtime that is the default now (getRuntimeHandler in internal/oci), not at
+// the one that started it. So a new default gets the state directory and the conmon of the old one, and hands over to its
+// program, by a registration of its own: see LoadConfig in cmd/internal/plan.
 //
 // podman: /etc/containers/containers.conf.d/99-NAME.conf, which rootless podman reads as well. A list
 // replaces that of an earlier file, so runtime_supports_json repeats the names that podman has built in
@@ -83,11 +92,13 @@ Registers nvidia-container-runtime.experimental with a container engine.
   --name NAME          name of the runtime (nvidia-experimental)
   --runtime-path FILE  the program (beside nvsysfs, else /usr/bin/nvidia-container-runtime.experimental)
   --set-as-default     make it the engine's default runtime too
+  --replace            take the name over from another program; --remove gives it back
   --remove             take it out again
   --dry-run            change nothing; print what would change as a unified diff
   --config FILE        edit this file instead of the engine's usual one
   --root DIR           take DIR for /, to prepare another machine's file system
   --runtime-class      containerd, crio: print the Kubernetes RuntimeClass, and do nothing else
+  --template           containerd of k3s and RKE2: write the template that they make its file of
   --gpus               docker: also make "docker run --gpus" work: install a command
                        nvidia-container-runtime-hook that does nothing, which dockerd looks for;
                        with --remove: remove that command
@@ -104,9 +115,13 @@ type options struct {
 	config     string
 	root       sysfs.Root
 	setDefault bool
+	replace    bool // take the name over from another program
 	remove     bool
-	gpus       bool
-	hook       string // path on this machine of the command to install
+	template   bool // containerd: write a template of k3s or RKE2
+
+	dropInVersion int // of a file that is to be made, 0 if it does not matter
+	gpus          bool
+	hook          string // path on this machine of the command to install
 }
 
 // plan is what is to be done.
@@ -150,6 +165,8 @@ func Run(args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&o.config, "config", "", "")
 	flags.StringVar(&root, "root", "/", "")
 	flags.BoolVar(&o.setDefault, "set-as-default", false, "")
+	flags.BoolVar(&o.replace, "replace", false, "")
+	flags.BoolVar(&o.template, "template", false, "")
 	flags.BoolVar(&o.remove, "remove", false, "")
 	flags.BoolVar(&dryRun, "dry-run", false, "")
 	flags.BoolVar(&class, "runtime-class", false, "")
@@ -165,6 +182,10 @@ func Run(args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("%w: unexpected argument %s", ErrUsage, quote(flags.Arg(0)))
 	case (o.gpus || o.hook != "") && o.engine != "docker":
 		return fmt.Errorf("%w: --gpus is for docker", ErrUsage)
+	case o.template && o.engine != "containerd":
+		return fmt.Errorf("%w: --template is for containerd", ErrUsage)
+	case root == "":
+		return fmt.Errorf("%w: --root \"\" is no directory: leave --root out for this machine", ErrUsage)
 	case o.remove && o.setDefault:
 		return fmt.Errorf("%w: --remove and --set-as-default exclude each other", ErrUsage)
 	}
@@ -224,7 +245,10 @@ func carryOut(p plan, o options, dryRun bool, stdout, stderr io.Writer) error {
 		changes = true
 		if dryRun {
 			switch {
-			case f.binary && f.remove:
+			case f.link && !f.remove:
+				fmt.Fprintf(words, "%s: would become a link to %s\n", f.name, f.after)
+				continue
+			case (f.binary || f.link) && f.remove:
 				fmt.Fprintf(words, "%s: would be removed\n", f.name)
 				continue
 			case f.binary:

@@ -4,6 +4,8 @@
 package configure
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -26,13 +28,18 @@ func crio(o options) (plan, error) {
 		return plan{}, err
 	}
 	entry := append(slices.Clone(crioRuntimes), o.name)
+	reg := registration{entry, []string{"runtime_path"}, o.program}
+	links, err := separate(o, o.name)
+	if err != nil {
+		return plan{}, err
+	}
 	p := plan{
 		restart: "systemctl restart crio (running containers stay)",
 		reached: fmt.Sprintf("pods with runtimeClassName: %s use it, once \"nvsysfs configure crio --runtime-class --name %[1]s | kubectl apply -f -\" has been run", o.name),
 	}
 	if o.remove {
-		f, err = withdraw(f, o.name, entry, []setting{{crioTable, "default_runtime", o.name}}, &p)
-		p.files = []file{f}
+		f, err = withdraw(f, o.name, reg, []setting{{crioTable, "default_runtime", o.name}}, &p)
+		p.files = append([]file{f}, links.remove()...)
 		return p, err
 	}
 	if o.setDefault {
@@ -46,7 +53,13 @@ func crio(o options) (plan, error) {
 	def := ""
 	runtimes := map[string]map[string]any{}
 	for _, i := range files {
-		if s := text(i.tree, append(slices.Clone(crioTable), "default_runtime")...); s != "" && s != o.name {
+		if i.name != name {
+			if err := o.refuseForeign(i, reg); err != nil {
+				return plan{}, err
+			}
+		}
+		later := i.name > name && path.Dir(i.name) == path.Dir(name)
+		if s := text(i.tree, append(slices.Clone(crioTable), "default_runtime")...); s != "" && s != o.name && !later {
 			def = s
 		}
 		for k, v := range table(i.tree, crioRuntimes...) {
@@ -58,7 +71,7 @@ func crio(o options) (plan, error) {
 				runtimes[k][key] = value
 			}
 		}
-		if o.setDefault && i.name > name && path.Dir(i.name) == path.Dir(name) {
+		if o.setDefault && later {
 			if s := text(i.tree, append(slices.Clone(crioTable), "default_runtime")...); s != "" && s != o.name {
 				p.warnings = append(p.warnings, fmt.Sprintf("%s is read later and makes %s the default runtime: that one counts", i.name, quote(s)))
 			}
@@ -71,9 +84,32 @@ func crio(o options) (plan, error) {
 			model = m
 			break
 		}
+		if o.setDefault {
+			break // only the default will do
+		}
 	}
-	if low, _ := model["runtime_path"].(string); low != "" && !slices.Contains([]string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}, path.Dir(low)) && path.Base(low) != program {
-		p.notes = append(p.notes, fmt.Sprintf("CRI-O's own runtime is %s, which is not in the usual directories: name it as runtime-path below [nvidia-container-runtime.experimental] in /etc/nvidia-container-runtime/config.toml if no other runc or crun is installed", quote(low)))
+	low, _ := model["runtime_path"].(string)
+	without := []string{"runtime_path", "runtime_type", "runtime_config_path", "platform_runtime_paths", "inherit_default_runtime"}
+	if o.setDefault {
+		// CRI-O asks its present default runtime about pods that its earlier one started: ours has to be
+		// that runtime, with another program in front.
+		switch {
+		case def == "":
+			return plan{}, errors.New("which runtime is CRI-O's default now is not in its files (it is crun since CRI-O 1.31, runc before), and pods that it started could not be stopped: " +
+				"write default_runtime below [crio.runtime] into /etc/crio/crio.conf.d/10-default.conf first, with runtime_path and runtime_root of that runtime if they are not the usual ones")
+		case model == nil && (runtimes[def] != nil || def != "runc" && def != "crun"):
+			return plan{}, fmt.Errorf("CRI-O's default runtime is %s, whose pods this runtime could not stop: drain the node (kubectl drain), make runc or crun the default, then run this again", quote(def))
+		}
+		p.files = append(p.files, links.write(o.program, cmp.Or(low, def))...)
+		o.program = links.link.name
+	} else if links.link.info != nil {
+		p.files = append(p.files, links.write(o.program, "")...)
+		o.program = links.link.name
+	} else {
+		without = append(without, "runtime_root")
+		if low != "" && !slices.Contains([]string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}, path.Dir(low)) && path.Base(low) != program {
+			p.notes = append(p.notes, fmt.Sprintf("CRI-O's own runtime is %s, which is not in the usual directories: name it as runtime-path below [nvidia-container-runtime.experimental] in /etc/nvidia-container-runtime/config.toml if no other runc or crun is installed", quote(low)))
+		}
 	}
 
 	settings := []setting{}
@@ -86,17 +122,22 @@ func crio(o options) (plan, error) {
 		return plan{}, fmt.Errorf("%s: %w", quote(name), err)
 	}
 	if table(doc.tree, entry...) == nil {
-		settings = append(settings, copied(model, entry,
-			"runtime_path", "runtime_type", "runtime_root", "runtime_config_path", "platform_runtime_paths", "inherit_default_runtime")...)
+		settings = append(settings, copied(model, entry, without...)...)
 	}
-	f, err = enter(f, o.name, entry, settings)
-	p.files = []file{f}
+	if err := o.refuseForeign(importedFile{name, doc.tree}, reg); err != nil {
+		return plan{}, err
+	}
+	f, err = enter(f, o, reg, settings)
+	p.files = append(p.files, f)
 	return p, err
 }
 
 // readFiles reads an engine's main file and its drop-ins with the given ending, sorted.
 func readFiles(o options, main, dir, ending string) (files []importedFile, warnings []string) {
-	names := []string{main}
+	var names []string
+	if main != "" {
+		names = append(names, main)
+	}
 	if entries, err := o.root.ReadDir(strings.TrimPrefix(dir, "/")); err == nil {
 		for _, e := range entries {
 			if !e.IsDir() && strings.HasSuffix(e.Name(), ending) {

@@ -37,30 +37,83 @@ func docker(o options) (plan, error) {
 	if o.setDefault {
 		p.reached = strings.Replace(p.reached, "--runtime="+o.name+" ", "", 1)
 	}
+	// dockerd allows no notes in daemon.json: what was replaced is kept beside it.
+	memory, err := look(o.root, name+".nvsysfs-"+o.name)
+	if err != nil {
+		return plan{}, err
+	}
+	var was memorized
+	if len(memory.before) > 0 {
+		if err := json.Unmarshal(memory.before, &was); err != nil {
+			return plan{}, fmt.Errorf("%s, which has what --remove brings back: %w", quote(memory.name), err)
+		}
+	}
 	switch {
 	case !o.remove:
-		var was string
-		if f.after, was, err = addRuntime(f.before, f.info != nil, o); err != nil {
+		if f.after, err = addRuntime(f.before, f.info != nil, o, &was); err != nil {
 			return plan{}, fmt.Errorf("%s: %w", quote(name), err)
 		}
-		if was != "" && was != "runc" && was != o.name {
-			p.notes = append(p.notes, fmt.Sprintf("the default runtime was %s: --remove will not bring it back, since dockerd allows no notes in daemon.json", quote(was)))
+		was.Program = ""
+		if !isOurs(o.program) {
+			was.Program = o.program
+		}
+		if was != (memorized{}) {
+			if memory.after, err = json.MarshalIndent(was, "", "  "); err != nil {
+				return plan{}, err
+			}
+			memory.after = append(memory.after, '\n')
+			p.files = append(p.files, memory)
 		}
 	case f.info != nil:
-		if f.after, err = removeRuntime(f.before, o.name); err != nil {
+		if other := foreignRuntime(f.before, o, was); other != "" {
+			p.notes = append(p.notes, fmt.Sprintf("the runtime %s in %s is another program's (%s), and is left alone; --runtime-path with that program removes it", o.name, name, quote(other)))
+			break
+		}
+		if f.after, err = removeRuntime(f.before, o.name, was); err != nil {
 			return plan{}, fmt.Errorf("%s: %w", quote(name), err)
 		}
 		f.remove = f.after == nil
+		memory.remove = true
+		if memory.info != nil {
+			p.files = append(p.files, memory)
+		}
 	}
 	p.files = append(p.files, f)
 	return p, hook(o, &p)
 }
 
+// memorized is what was in daemon.json before.
+type memorized struct {
+	Default string `json:"default-runtime,omitempty"`
+	Runtime string `json:"runtime,omitempty"` // the JSON of the entry
+	Program string `json:"program,omitempty"` // ours, where its name does not tell
+}
+
+// foreignRuntime is the program of the runtime of our name if it is another's, "" if it is ours, or not there, or if the
+// file is one that an edit will refuse.
+func foreignRuntime(data []byte, o options, was memorized) string {
+	entry, err := jsonMember(bytes.TrimPrefix(data, []byte(bom)), "runtimes", o.name)
+	if err != nil || entry.Kind() != rawjson.Object || was.Runtime != "" {
+		return ""
+	}
+	var e struct {
+		Path        string `json:"path"`
+		RuntimeType string `json:"runtimeType"`
+	}
+	switch err := entry.Decode(&e); {
+	case err != nil, isOurs(e.Path), e.Path != "" && (e.Path == o.program || e.Path == was.Program):
+		return ""
+	case e.Path != "":
+		return e.Path
+	}
+	return e.RuntimeType
+}
+
 // bom is what dockerd allows in front of daemon.json.
 const bom = "\xef\xbb\xbf"
 
-// addRuntime returns daemon.json with the runtime in it, and the default runtime if that was replaced.
-func addRuntime(data []byte, there bool, o options) (out []byte, was string, err error) {
+// addRuntime returns daemon.json with the runtime in it, and notes in was what it replaces.
+func addRuntime(data []byte, there bool, o options, was *memorized) (out []byte, err error) {
 	head := ""
 	if bytes.HasPrefix(data, []byte(bom)) {
 		head, data = bom, data[len(bom):]
@@ -75,21 +128,21 @@ func addRuntime(data []byte, there bool, o options) (out []byte, was string, err
 	}
 	want, err := daemonTree(data)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	entry, err := jsonMember(data, "runtimes", o.name)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	doc := editor{text: data, unit: unit}
 	switch entry.Kind() {
 	case rawjson.Absent:
 		runtimes, err := jsonMember(data, "runtimes")
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		if runtimes.Kind() == rawjson.Null {
-			return nil, "", runtimes.Errorf("\"runtimes\" is null: remove it, and try again")
+			return nil, runtimes.Errorf("\"runtimes\" is null: remove it, and try again")
 		}
 		value := pair{o.name, []pair{{"path", o.program}}}
 		if runtimes.Kind() == rawjson.Absent {
@@ -98,29 +151,32 @@ func addRuntime(data []byte, there bool, o options) (out []byte, was string, err
 			err = doc.add([]string{"runtimes"}, value)
 		}
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 	default:
-		var was struct {
-			Path        *string `json:"path"`
-			RuntimeType string  `json:"runtimeType"`
-		}
 		if err := entry.Want(rawjson.Object); err != nil {
-			return nil, "", err
+			return nil, err
 		}
-		if err := entry.Decode(&was); err != nil {
-			return nil, "", err
+		other := foreignRuntime(data, o, *was)
+		var e struct {
+			Path *string `json:"path"`
 		}
-		if was.RuntimeType != "" {
-			return nil, "", entry.Errorf("runtime %s is one of containerd's (runtimeType %s), not ours: use another --name", o.name, quote(was.RuntimeType))
-		}
-		if was.Path == nil {
+		switch err := entry.Decode(&e); {
+		case err != nil:
+			return nil, err
+		case other != "" && !o.replace:
+			return nil, o.collision("it", other)
+		case other != "":
+			was.Runtime = string(entry.Raw())
+			doc.text = splice(doc.text, entry.Start(), entry.End(), "{ \"path\": "+jsonString(o.program)+" }")
+			want["runtimes"].(map[string]any)[o.name] = map[string]any{}
+		case e.Path == nil:
 			err = doc.add([]string{"runtimes", o.name}, pair{"path", o.program})
-		} else if *was.Path != o.program {
+		case *e.Path != o.program:
 			err = doc.replace([]string{"runtimes", o.name, "path"}, o.program)
 		}
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 	}
 	runtimes, _ := want["runtimes"].(map[string]any)
@@ -137,7 +193,7 @@ func addRuntime(data []byte, there bool, o options) (out []byte, was string, err
 	if o.setDefault {
 		old, err := jsonMember(data, "default-runtime")
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		switch {
 		case old.Kind() == rawjson.Absent:
@@ -145,19 +201,19 @@ func addRuntime(data []byte, there bool, o options) (out []byte, was string, err
 		case old.Kind() != rawjson.String:
 			err = old.Want(rawjson.String)
 		case old.Text() != o.name:
-			was = old.Text()
+			was.Default = old.Text()
 			err = doc.replace([]string{"default-runtime"}, o.name)
 		}
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		want["default-runtime"] = o.name
 	}
-	return append([]byte(head), doc.text...), was, verifyDaemon(doc.text, want)
+	return append([]byte(head), doc.text...), verifyDaemon(doc.text, want)
 }
 
 // removeRuntime returns daemon.json without the runtime; nil if it held nothing else and we had made it.
-func removeRuntime(data []byte, name string) ([]byte, error) {
+func removeRuntime(data []byte, name string, was memorized) ([]byte, error) {
 	head := ""
 	if bytes.HasPrefix(data, []byte(bom)) {
 		head, data = bom, data[len(bom):]
@@ -174,7 +230,18 @@ func removeRuntime(data []byte, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if entry.Kind() != rawjson.Absent {
+	switch {
+	case entry.Kind() == rawjson.Absent:
+	case was.Runtime != "":
+		var old any
+		d := json.NewDecoder(strings.NewReader(was.Runtime))
+		d.UseNumber()
+		if err := d.Decode(&old); err != nil {
+			return nil, fmt.Errorf("what the runtime %s was before: %w", name, err)
+		}
+		doc.text = splice(doc.text, entry.Start(), entry.End(), was.Runtime)
+		want["runtimes"].(map[string]any)[name] = old
+	default:
 		if err := doc.drop("runtimes", name); err != nil {
 			return nil, err
 		}
@@ -196,7 +263,14 @@ func removeRuntime(data []byte, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if def.Kind() == rawjson.String && def.Text() == name {
+	switch {
+	case def.Kind() != rawjson.String || def.Text() != name:
+	case was.Default != "":
+		if err := doc.replace([]string{"default-runtime"}, was.Default); err != nil {
+			return nil, err
+		}
+		want["default-runtime"] = was.Default
+	default:
 		if err := doc.drop("default-runtime"); err != nil {
 			return nil, err
 		}

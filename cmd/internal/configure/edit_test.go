@@ -165,7 +165,17 @@ func TestDaemonJSON(t *testing.T) {
 	tests := []struct {
 		name, in, want, err string
 		left                string // after removing, where it is not the same as before
+		replace             bool
 	}{
+		{
+			name: "another program", in: `{"runtimes":{"gpu":{"path":"/usr/bin/nvidia-container-runtime"}},"default-runtime":"gpu"}`,
+			err: "has a runtime gpu already, which is another program: /usr/bin/nvidia-container-runtime; take another name (--name nvsysfs), or put this runtime in its place with --replace",
+		},
+		{name: "one of containerd's", in: `{"runtimes":{"gpu":{"runtimeType":"io.containerd.runsc.v1"}}}`, err: "another program: io.containerd.runsc.v1"},
+		{
+			name: "another program, replaced", replace: true, in: `{"runtimes": {"gpu": {"runtimeArgs": ["-x"], "path": "/other"}}, "default-runtime": "nvidia"}`,
+			want: `{"runtimes": {"gpu": { "path": "` + testPath + `" }}, "default-runtime": "gpu"}`,
+		},
 		{name: "empty", in: "", want: "{\n  \"runtimes\": {\n    \"gpu\": {\n      \"path\": \"" + testPath + "\"\n    }\n  },\n  \"default-runtime\": \"gpu\"\n}"},
 		{name: "blanks", in: " \n", want: "{\n  \"runtimes\": {\n    \"gpu\": {\n      \"path\": \"" + testPath + "\"\n    }\n  },\n  \"default-runtime\": \"gpu\"\n}", left: "-"},
 		{name: "{}", in: "{}", want: `{"runtimes": { ` + entry + ` }, "default-runtime": "gpu"}`},
@@ -182,14 +192,14 @@ func TestDaemonJSON(t *testing.T) {
 			want: "{ \"a\": 1e400\n, \"b\": {}, \"runtimes\": { " + entry + " }, \"default-runtime\": \"gpu\"\n}",
 		},
 		{
-			name: "another path and further keys", in: `{"runtimes":{"gpu":{"runtimeArgs":["-x"],"path":"/old"},"z":{"path":"z"}},"default-runtime":"gpu"}`,
+			name: "another path and further keys", in: `{"runtimes":{"gpu":{"runtimeArgs":["-x"],"path":"/old/nvidia-container-runtime.experimental"},"z":{"path":"z"}},"default-runtime":"gpu"}`,
 			want: `{"runtimes":{"gpu":{"runtimeArgs":["-x"],"path":"` + testPath + `"},"z":{"path":"z"}},"default-runtime":"gpu"}`,
 			left: `{"runtimes":{"z":{"path":"z"}}}`,
 		},
 		{
 			name: "no path", in: `{"runtimes":{"gpu":{}},"default-runtime":"runc"}`,
 			want: `{"runtimes":{"gpu":{"path": "` + testPath + `"}},"default-runtime":"gpu"}`,
-			left: `{"runtimes":{}}`,
+			left: `{"runtimes":{},"default-runtime":"runc"}`,
 		},
 		{
 			name: "the name in another case is another runtime", in: `{"runtimes":{"GPU":{"path":"x"}}}`,
@@ -209,18 +219,19 @@ func TestDaemonJSON(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			o := options{name: "gpu", program: testPath, setDefault: true}
-			got, _, err := addRuntime([]byte(tt.in), true, o)
+			o := options{name: "gpu", program: testPath, setDefault: true, replace: tt.replace}
+			var was memorized
+			got, err := addRuntime([]byte(tt.in), true, o, &was)
 			if tt.err != "" {
 				require.ErrorContains(t, err, tt.err)
 				return
 			}
 			require.NoError(t, err)
 			assert.Equal(t, tt.want, string(got))
-			again, _, err := addRuntime(got, true, o)
+			again, err := addRuntime(got, true, o, &was)
 			require.NoError(t, err)
 			assert.Equal(t, string(got), string(again), "the second time")
-			back, err := removeRuntime(got, "gpu")
+			back, err := removeRuntime(got, "gpu", was)
 			require.NoError(t, err)
 			want := tt.in
 			if tt.left == "-" {
@@ -241,15 +252,16 @@ func FuzzDaemonJSON(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		o := options{name: "gpu", program: testPath}
-		got, _, err := addRuntime(in, true, o)
+		var was memorized
+		got, err := addRuntime(in, true, o, &was)
 		if err != nil {
 			assert.Nil(t, got)
 			return
 		}
-		again, _, err := addRuntime(got, true, o)
+		again, err := addRuntime(got, true, o, &was)
 		require.NoError(t, err)
 		require.Equal(t, string(got), string(again))
-		back, err := removeRuntime(got, "gpu")
+		back, err := removeRuntime(got, "gpu", was)
 		require.NoError(t, err)
 		body := strings.TrimPrefix(string(in), bom)
 		if strings.TrimSpace(body) == "" {

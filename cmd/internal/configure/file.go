@@ -32,6 +32,7 @@ type file struct {
 	perm   fs.FileMode // of a new file, or 0 for that of the old one
 	remove bool
 	binary bool // not to be shown in a diff
+	link   bool // a symbolic link, whose target before and after are
 }
 
 // look reads a file below the root. A file that does not exist is no error. What is there but is not a
@@ -148,6 +149,17 @@ func (f file) save(root sysfs.Root) (err error) {
 	}
 	if f.remove {
 		if err := d.Remove(base); err != nil {
+			return err
+		}
+		return replace.Sync(d)
+	}
+	if f.link {
+		if f.info != nil {
+			if err := d.Remove(base); err != nil {
+				return err
+			}
+		}
+		if err := d.Symlink(string(f.after), base); err != nil {
 			return err
 		}
 		return replace.Sync(d)

@@ -26,12 +26,13 @@ func podman(o options) (plan, error) {
 	engine := []string{"engine"}
 	runtimes := []string{"engine", "runtimes"}
 	entry := append(slices.Clone(runtimes), o.name)
+	reg := registration{entry, nil, o.program}
 	p := plan{
 		notes:   []string{"podman reads its configuration each time: nothing is to be restarted, unless a podman system service is running (systemctl restart podman)"},
 		reached: fmt.Sprintf("podman run --rm --runtime=%s -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L", o.name),
 	}
 	if o.remove {
-		f, err = withdraw(f, o.name, entry, []setting{
+		f, err = withdraw(f, o.name, reg, []setting{
 			{engine, "runtime", o.name},
 			{engine, "runtime_supports_json", nil},
 		}, &p)
@@ -51,6 +52,9 @@ func podman(o options) (plan, error) {
 		return plan{}, fmt.Errorf("%s: %w", quote(name), err)
 	}
 	for _, i := range append(append(shared, files...), importedFile{name, doc.tree}) {
+		if err := o.refuseForeign(i, reg); err != nil {
+			return plan{}, err
+		}
 		v, _ := at(i.tree, "engine", "runtime_supports_json")
 		for _, r := range list(v) {
 			if !slices.Contains(json, r) && r != o.name {
@@ -78,7 +82,7 @@ func podman(o options) (plan, error) {
 		setting{engine, "runtime_supports_json", names},
 		setting{runtimes, o.name, []any{o.program}},
 	)
-	f, err = enter(f, o.name, entry, settings)
+	f, err = enter(f, o, reg, settings)
 	p.files = []file{f}
 	return p, err
 }

@@ -198,6 +198,9 @@ func table(tree map[string]any, path ...string) map[string]any {
 	return m
 }
 
+// below tells whether a path is that of an entry or leads into it; without an entry none is.
+func below(path, entry []string) bool { return len(entry) > 0 && hasPrefix(path, entry) }
+
 func hasPrefix(path, prefix []string) bool {
 	return len(path) >= len(prefix) && slices.Equal(path[:len(prefix)], prefix)
 }
@@ -220,7 +223,7 @@ func setKeys(data []byte, name string, entry []string, settings []setting) ([]by
 		if err := put(want.tree, s); err != nil {
 			return nil, err
 		}
-		next, done, err := setInPlace(out, name, s, !hasPrefix(s.path(), entry))
+		next, done, err := setInPlace(out, name, s, !below(s.path(), entry))
 		if err != nil {
 			return nil, err
 		}
@@ -252,7 +255,7 @@ func (d document) obstacle(s setting, entry []string) error {
 			return fmt.Errorf("line %d: %s is an inline table, which cannot be edited and keep its comments: make [%[2]s] of it, and try again", line, dotted(e.path))
 		case len(e.path) < len(s.path()):
 			return fmt.Errorf("line %d: %s is not a table", line, dotted(e.path))
-		case !hasPrefix(s.path(), entry) && bytes.ContainsAny(d.text[e.value[0]:e.value[1]], "\r\n"):
+		case !below(s.path(), entry) && bytes.ContainsAny(d.text[e.value[0]:e.value[1]], "\r\n"):
 			return fmt.Errorf("line %d: the value of %s goes over several lines, and there is no room to note it: write it on one, and try again", line, dotted(e.path))
 		}
 	}
@@ -357,10 +360,13 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 		return nil, nil, err
 	}
 	want := d.tree
-	_, there := at(want, entry...)
-	drop(want, entry)
+	there := false
+	if len(entry) > 0 {
+		_, there = at(want, entry...)
+		drop(want, entry)
+	}
 	ours := func(e expression) bool {
-		if hasPrefix(e.path, entry) || e.header && hasPrefix(entry, e.path) {
+		if below(e.path, entry) || e.header && hasPrefix(entry, e.path) {
 			return true
 		}
 		for _, s := range settings {
@@ -416,7 +422,7 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 				return nil, nil, fmt.Errorf("line %d: %s is an inline table, which cannot be edited and keep its comments: take %s out of it by hand", d.lineNumber(e.start), dotted(e.path), name)
 			}
 		}
-		if hasPrefix(e.path, entry) {
+		if below(e.path, entry) {
 			cut(e.start, e.end, "")
 			continue
 		}

@@ -1,0 +1,192 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package enginetest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
+)
+
+// oldContainerd is the last 1.7, which clusters still run.
+const oldContainerd = "v1.7.29"
+
+// builtOldContainerd builds it, from the module itself: its go.mod has what "go install" of another module refuses.
+var builtOldContainerd = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "mod", "download", "-json", "github.com/containerd/containerd@"+oldContainerd).Output()
+	if err != nil {
+		return "", fmt.Errorf("fetching containerd %s: %w: %s", oldContainerd, err, out)
+	}
+	var module struct{ Dir string }
+	if err := json.Unmarshal(out, &module); err != nil {
+		return "", err
+	}
+	program := filepath.Join(programs.dir, "containerd-"+oldContainerd, "containerd")
+	cmd := exec.Command("go", "build", "-C", module.Dir, "-mod=readonly", "-trimpath", "-tags=no_btrfs no_devmapper no_zfs", "-o", program, "./cmd/containerd")
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building containerd %s: %w: %s", oldContainerd, err, out)
+	}
+	return program, nil
+})
+
+// TestContainerdReadsWhatIsWritten asks containerd 1.6, 1.7 and 2 what they read from main and imported files of every
+// form, before and after nvsysfs configure.
+func TestContainerdReadsWhatIsWritten(t *testing.T) {
+	need.Root(t)
+	require.NoError(t, builtNvsysfs())
+	old, err := builtOldContainerd()
+	if err != nil {
+		need.Missing(t, "containerd %s: %v", oldContainerd, err)
+	}
+	const v2 = "io.containerd.grpc.v1.cri"
+	const runc2 = "[plugins.\"" + v2 + "\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n" +
+		"[plugins.\"" + v2 + "\".containerd.runtimes.runc.options]\nSystemdCgroup = true\n"
+	runc1 := strings.ReplaceAll(runc2, `"`+v2+`"`, "cri")
+	runc3 := strings.ReplaceAll(runc2, v2, "io.containerd.cri.v1.runtime")
+	// The containerd of Debian 12 takes a relative pattern from where it was started.
+	const imports = "imports = [\"@/conf.d/*.toml\"]\n"
+	tests := []struct {
+		name           string
+		main, imported string // files; "" is none
+		target         string // what is configured: main or imported
+		systemd        bool   // SystemdCgroup is taken over
+		fails          map[string]string
+	}{
+		{name: "no file", target: "main"},
+		{name: "version 2", main: "version = 2\n" + runc2, target: "main", systemd: true},
+		{name: "version 1", main: runc1, target: "main", systemd: true},
+		{name: "version 1 that says so", main: "version = 1\n" + runc1, target: "main", systemd: true},
+		{name: "nothing but a disabled plugin", main: "disabled_plugins = [\"cgroups\"]\n", target: "main"},
+		{
+			name: "version 2 that does not say so", main: runc2, target: "main", systemd: true,
+			fails: map[string]string{"1": "takes it for version 1 and ignores its tables"},
+		},
+		{name: "imported without a version", main: "version = 2\n" + imports, imported: "# registries\noom_score = 0\n", target: "imported"},
+		{name: "imported without a version, with tables", main: "version = 2\n" + imports, imported: runc2, target: "imported", systemd: true},
+		{name: "imported into a file without a version", main: imports, imported: "oom_score = 0\n", target: "imported"},
+		{name: "imported file gives the version", main: imports, imported: "version = 2\noom_score = 0\n", target: "main"},
+		{
+			name: "the table of the importing file would be lost", main: "version = 2\n" + imports + runc2, imported: "oom_score = 0\n", target: "imported",
+			fails: map[string]string{"1": "register the runtime in ", "2": "register the runtime in "},
+		},
+		{name: "version 3", main: "version = 3\n" + runc3, target: "main", systemd: true, fails: map[string]string{"1": ""}},
+		{name: "imported by version 3", main: "version = 3\n" + imports + runc3, imported: "oom_score = 0\n", target: "imported", systemd: true, fails: map[string]string{"1": ""}},
+		{
+			name: "default_runtime", main: "version = 2\n" + runc2 + "[plugins.\"" + v2 + "\".containerd.default_runtime]\nruntime_type = \"io.containerd.runc.v2\"\n",
+			target: "main", systemd: true,
+		},
+	}
+	for _, engine := range []struct{ name, major, program string }{
+		{"1.6", "1", need.Program(t, "containerd")},
+		{"1.7", "1", old},
+		{"2", "2", filepath.Join(currentContainerd(t), "bin", "containerd")},
+	} {
+		for _, tt := range tests {
+			t.Run(engine.name+"/"+tt.name, func(t *testing.T) {
+				root := t.TempDir()
+				at := func(name string) string { return filepath.Join(root, "etc/containerd", name) }
+				write := func(name, text string) {
+					if text != "" {
+						require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+						require.NoError(t, os.WriteFile(name, []byte(text), 0o755))
+					}
+				}
+				main := strings.ReplaceAll(tt.main, "@", at(""))
+				write(at("config.toml"), main)
+				write(at("conf.d/50.toml"), tt.imported)
+				write(filepath.Join(root, "usr/bin/nvidia-container-runtime.experimental"), "#!/bin/sh\n")
+				data, err := os.ReadFile(engine.program)
+				require.NoError(t, err)
+				write(filepath.Join(root, "usr/bin/containerd"), string(data))
+
+				// What containerd imports by its path on this machine is there inside the root, too.
+				inside := filepath.Join(root, root)
+				require.NoError(t, os.MkdirAll(filepath.Dir(inside), 0o755))
+				require.NoError(t, os.Symlink("/", inside))
+
+				dump := func() (map[string]any, error) {
+					out, err := exec.Command(engine.program, "--config", at("config.toml"), "config", "dump").Output()
+					if err != nil {
+						return nil, err
+					}
+					tree := map[string]any{}
+					return tree, toml.Unmarshal(out, &tree)
+				}
+				configure := func(args ...string) (string, error) {
+					target := "/etc/containerd/config.toml"
+					if tt.target == "imported" {
+						target = at("conf.d/50.toml")
+					}
+					args = append([]string{"configure", "containerd", "--root", root, "--config", target}, args...)
+					out, err := exec.Command(filepath.Join(programs.dir, "nvsysfs"), args...).CombinedOutput()
+					return string(out), err
+				}
+				if _, err := dump(); err != nil && main != "" {
+					assert.Contains(t, tt.fails, engine.major, "containerd does not take the file as it was: %v", err)
+					return
+				}
+				out, err := configure("--set-as-default")
+				if why, fails := tt.fails[engine.major]; fails && why != "" {
+					require.Error(t, err, "%s", out)
+					assert.Contains(t, out, why)
+					return
+				}
+				if tt.fails[engine.major] == "" && len(tt.fails) > 0 && engine.major == "1" {
+					return // a file that this one cannot read
+				}
+				require.NoError(t, err, "%s", out)
+				after, err := dump()
+				require.NoError(t, err, "containerd refuses what was written")
+				cri := criTable(after)
+				require.NotNil(t, cri)
+				assert.Equal(t, "nvidia-experimental", cri["default_runtime_name"])
+				runtimes, _ := cri["runtimes"].(map[string]any)
+				entry, _ := runtimes["nvidia-experimental"].(map[string]any)
+				options, _ := entry["options"].(map[string]any)
+				assert.Equal(t, "io.containerd.runc.v2", entry["runtime_type"])
+				assert.Equal(t, "/usr/bin/nvidia-container-runtime.experimental", options["BinaryName"])
+				if tt.systemd {
+					assert.Equal(t, true, options["SystemdCgroup"])
+				}
+				assert.Contains(t, runtimes, "runc", "the built-in runtime is still there")
+				if table, ok := cri["default_runtime"].(map[string]any); ok && table["runtime_type"] != "" {
+					options, _ := table["options"].(map[string]any)
+					assert.Equal(t, "/usr/bin/nvidia-container-runtime.experimental", options["BinaryName"])
+				}
+
+				out, err = configure("--remove")
+				require.NoError(t, err, "%s", out)
+				for name, want := range map[string]string{at("config.toml"): main, at("conf.d/50.toml"): tt.imported} {
+					got, _ := os.ReadFile(name)
+					assert.Equal(t, want, string(got), name)
+				}
+			})
+		}
+	}
+}
+
+// criTable is the CRI plugin's table of what "containerd config dump" prints.
+func criTable(tree map[string]any) map[string]any {
+	plugins, _ := tree["plugins"].(map[string]any)
+	for _, name := range []string{"io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"} {
+		if plugin, ok := plugins[name].(map[string]any); ok {
+			if cri, ok := plugin["containerd"].(map[string]any); ok {
+				return cri
+			}
+		}
+	}
+	return nil
+}
