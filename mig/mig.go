@@ -103,6 +103,9 @@ func ReadInstances(fsys fs.FS, gpuMinor int) (instances, masked []Instance, err 
 			continue
 		}
 		giCap, err := access(dir+"/access", gi, -1)
+		if errors.Is(err, fs.ErrNotExist) && empty(fsys, dir) {
+			continue // destroyed since it was listed
+		}
 		if err != nil {
 			return nil, nil, err
 		}

@@ -187,6 +187,78 @@ func TestReadInstances(t *testing.T) {
 	}
 }
 
+// unsteady is a file system in which some names have gone since their directory was listed, or cannot be read.
+type unsteady struct {
+	fstest.MapFS
+	errs map[string]error
+}
+
+func (u unsteady) ReadDir(name string) ([]fs.DirEntry, error) {
+	if err := u.errs[name]; err != nil {
+		return nil, &fs.PathError{Op: "readdir", Path: name, Err: err}
+	}
+	return u.MapFS.ReadDir(name)
+}
+
+func (u unsteady) ReadFile(name string) ([]byte, error) {
+	if err := u.errs[name]; err != nil {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
+	}
+	return u.MapFS.ReadFile(name)
+}
+
+// later is a directory that is listed once and is gone then.
+type later struct {
+	unsteady
+	dir    string
+	listed *bool
+}
+
+func (l later) ReadDir(name string) ([]fs.DirEntry, error) {
+	if name == l.dir && *l.listed {
+		return nil, &fs.PathError{Op: "readdir", Path: name, Err: fs.ErrNotExist}
+	}
+	*l.listed = *l.listed || name == l.dir
+	return l.unsteady.ReadDir(name)
+}
+
+// Instances that are destroyed while they are read are no devices, and the others are read.
+func TestReadInstancesDestroyed(t *testing.T) {
+	const dir = "proc/driver/nvidia/capabilities/gpu0/mig/"
+	files := machine(map[string]string{
+		"nvidia/capabilities/gpu0/mig/gi1/access": access(12, 292), "nvidia/capabilities/gpu0/mig/gi1/ci0/access": access(13, 292),
+		"nvidia/capabilities/gpu0/mig/gi2/access": access(21, 292), "nvidia/capabilities/gpu0/mig/gi2/ci0/access": access(22, 292),
+	})
+	both := []Instance{{GI: 1, GICap: capability(12), CICap: capability(13)}, {GI: 2, GICap: capability(21), CICap: capability(22)}}
+	for _, tt := range []struct {
+		name   string
+		errs   map[string]error
+		gone   string // after it was listed
+		want   []Instance
+		masked []Instance
+		err    string
+	}{
+		{name: "none", want: both},
+		{name: "GI, before it is listed", errs: map[string]error{dir + "gi1": fs.ErrNotExist}, want: both[1:]},
+		{name: "GI, between listing and reading", errs: map[string]error{dir + "gi1/access": fs.ErrNotExist}, gone: dir + "gi1", want: both[1:]},
+		{name: "CI", errs: map[string]error{dir + "gi1/ci0/access": fs.ErrNotExist, dir + "gi1/ci0": fs.ErrNotExist}, want: both[1:], masked: []Instance{{GI: 1}}},
+		{name: "GI that cannot be listed", errs: map[string]error{dir + "gi1": fs.ErrPermission}, err: "readdir " + dir + "gi1: permission denied"},
+		{name: "GI that cannot be read", errs: map[string]error{dir + "gi1/access": fs.ErrPermission}, err: "read " + dir + "gi1/access: permission denied"},
+		{name: "CI that cannot be read", errs: map[string]error{dir + "gi1/ci0/access": fs.ErrPermission}, err: "read " + dir + "gi1/ci0/access: permission denied"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, masked, err := ReadInstances(later{unsteady{files, tt.errs}, tt.gone, new(bool)}, 0)
+			if tt.err != "" {
+				require.EqualError(t, err, tt.err)
+			} else {
+				require.NoError(t, err)
+			}
+			assert.Equal(t, tt.want, got)
+			assert.Equal(t, tt.masked, masked)
+		})
+	}
+}
+
 func TestReadControl(t *testing.T) {
 	const dir = "nvidia/capabilities/mig/"
 	one, two := Capability{Minor: 1, Mode: 0o400, Modify: true}, Capability{Minor: 2, Mode: 0o444, Modify: true}

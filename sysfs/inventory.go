@@ -24,6 +24,9 @@ type Inventory struct {
 	// container whose runtime hides those GPUs, as this one does. They are none of GPUs and have no index, because
 	// NVIDIA's tools do not count there what cannot be opened.
 	Masked []string
+
+	// Odd are the names in /proc/driver/nvidia/gpus that are no PCI address as the driver spells it, sorted. Nothing is known of them.
+	Odd []string
 }
 
 // Read reads the inventory of a machine, each file once; with instances also the MIG devices of every GPU.
@@ -48,7 +51,7 @@ func Read(root Root, instances bool) (Inventory, error) {
 	if driver == nil {
 		return inv, nil
 	}
-	if inv.GPUs, inv.Masked, err = readGPUs(root, instances); err != nil {
+	if err := inv.readGPUs(root, instances); err != nil {
 		return Inventory{}, fmt.Errorf("reading gpus: %w", err)
 	}
 	return inv, nil
@@ -83,59 +86,65 @@ func ReadFor(root Root, q Query) (Inventory, error) {
 	return inv, nil
 }
 
-// readGPUs reads the directories of /proc/driver/nvidia/gpus. The names of empty ones are in the second result.
-func readGPUs(root Root, instances bool) (gpus []GPU, masked []string, err error) {
+// readGPUs reads the directories of /proc/driver/nvidia/gpus.
+func (inv *Inventory) readGPUs(root Root, instances bool) error {
 	entries, err := root.ReadDir(procGPUs)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	gpus = make([]GPU, 0, len(entries))
+	gpus := make([]GPU, 0, len(entries))
 	for _, entry := range entries {
 		address, err := parseDirectory(entry.Name())
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", root.Path(procGPUs), err)
+			inv.Odd = append(inv.Odd, entry.Name())
+			continue
 		}
 		gpu := readGPU(root, GPU{Address: address, Name: entry.Name()}, instances)
 		if errors.Is(gpu.Err, fs.ErrNotExist) {
 			if inside, err := root.ReadDir(procGPUs + "/" + entry.Name()); err == nil && len(inside) == 0 {
-				masked = append(masked, entry.Name())
+				inv.Masked = append(inv.Masked, entry.Name())
 				continue
 			}
 		}
 		gpus = append(gpus, gpu)
 	}
-	slices.Sort(masked)
 	slices.SortStableFunc(gpus, func(a, b GPU) int { return a.Address.Compare(b.Address) })
 
+	// The address names a GPU and the minor decides which one a container gets, so two of a kind are believed in neither.
 	index := 0
 	byMinor := map[int]*GPU{}
 	for i := range gpus {
 		gpu := &gpus[i]
-		if i > 0 && gpus[i-1].Address == gpu.Address {
-			return nil, nil, fmt.Errorf("%s: %s and %s are one address", root.Path(procGPUs), gpus[i-1].Name, gpu.Name)
-		}
 		gpu.Index = -1
 		if !gpu.Excluded {
 			gpu.Index = index
 			index++
 		}
+		if i > 0 && gpus[i-1].Address == gpu.Address {
+			disagree(&gpus[i-1], gpu, "its address")
+		}
 		if gpu.Err != nil {
 			continue
 		}
-		// The minor decides which GPU a container gets, so two of a kind are believed in neither.
 		if other := byMinor[gpu.Minor]; other != nil {
-			if other.Err == nil {
-				other.Err = fmt.Errorf("its device minor %d is also that of %s", gpu.Minor, gpu.Name)
-			}
-			gpu.Err = fmt.Errorf("its device minor %d is also that of %s", gpu.Minor, other.Name)
+			disagree(other, gpu, fmt.Sprintf("its device minor %d", gpu.Minor))
 			continue
 		}
 		byMinor[gpu.Minor] = gpu
 	}
-	return gpus, masked, nil
+	inv.GPUs = gpus
+	return nil
+}
+
+// disagree marks two GPUs as unusable because of something that both have.
+func disagree(a, b *GPU, both string) {
+	if a.Err == nil {
+		a.Err = errors.New(both + " is also that of " + b.Name)
+	}
+	b.Err = errors.New(both + " is also that of " + a.Name)
 }
 
 // readGPU reads what belongs to one GPU.

@@ -4,6 +4,7 @@
 package sysfs
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -131,13 +132,23 @@ func TestRead(t *testing.T) {
 		{name: "malformed majors", files: base(map[string]string{procDevices: "x"}), err: `reading major numbers: /proc/devices: line 1: "x" where the character devices should begin`},
 		{name: "malformed version", files: base(map[string]string{procVersion: "x"}), err: `reading the driver's version: /proc/driver/nvidia/version: line 1: "x" does not begin with "NVRM version:"`},
 		{name: "a driver without /proc/devices", files: map[string]string{sysVersion: "595.84\n"}, err: `reading major numbers: read /proc/devices: no such file or directory`},
-		{name: "no address", files: base(gpu("gpu0", 0, "", "")), err: `reading gpus: /proc/driver/nvidia/gpus: "gpu0" is not a PCI address as in 0000:01:00.0`},
-		{name: "short domain", files: base(gpu("000:01:00.0", 0, "", "")), err: `reading gpus: /proc/driver/nvidia/gpus: "000:01:00.0" is not a PCI address as the driver spells it`},
-		{name: "padded bus", files: base(gpu("0000:001:0.0", 0, "", "")), err: `reading gpus: /proc/driver/nvidia/gpus: "0000:001:0.0" is not a PCI address as the driver spells it`},
+		{
+			name:  "entries that are no address as the driver spells it",
+			files: base(gpu("0000:01:00.0", 0, uuidA, ""), gpu("gpu0", 0, "", ""), gpu("000:01:00.0", 0, "", ""), gpu("0000:001:0.0", 0, "", ""), map[string]string{procGPUs + "/README": "x"}),
+			want: Inventory{
+				Driver: driver, Majors: majors, Params: defaultParams,
+				GPUs: []GPU{{Address: Address{0, 1, 0, 0}, Name: "0000:01:00.0", Model: "Tesla T4", UUID: uuidA}},
+				Odd:  []string{"0000:001:0.0", "000:01:00.0", "README", "gpu0"},
+			},
+		},
 		{
 			name:  "one address twice",
-			files: base(gpu("0000:01:00.0", 0, "", ""), gpu("00000000:01:00.0", 1, "", "")),
-			err:   `reading gpus: /proc/driver/nvidia/gpus: 00000000:01:00.0 and 0000:01:00.0 are one address`,
+			files: base(gpu("00000000:01:00.0", 0, uuidA, ""), gpu("0000:01:00.0", 1, uuidB, ""), gpu("0000:02:00.0", 2, uuidC, "")),
+			want: Inventory{Driver: driver, Majors: majors, Params: defaultParams, GPUs: []GPU{
+				{Address: Address{0, 1, 0, 0}, Name: "00000000:01:00.0", Model: "Tesla T4", UUID: uuidA, Err: errors.New("its address is also that of 0000:01:00.0")},
+				{Address: Address{0, 1, 0, 0}, Name: "0000:01:00.0", Model: "Tesla T4", UUID: uuidB, Minor: 1, Index: 1, Err: errors.New("its address is also that of 00000000:01:00.0")},
+				{Address: Address{0, 2, 0, 0}, Name: "0000:02:00.0", Model: "Tesla T4", UUID: uuidC, Minor: 2, Index: 2},
+			}},
 		},
 		{name: "gpus is a file", files: map[string]string{procVersion: base()[procVersion], procDevices: driverFiles, procGPUs: "x"}, err: `reading gpus: readdir /proc/driver/nvidia/gpus: not a directory`},
 	} {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
@@ -174,7 +175,7 @@ func migCapable(root Root, gpu GPU) bool {
 	if len(gpu.Instances) > 0 {
 		return true
 	}
-	function, err := ReadPCI(root, gpu.Address.String())
+	function, err := ReadPCI(root, gpu.Address)
 	if err != nil {
 		return true
 	}
@@ -187,6 +188,40 @@ func migCapable(root Root, gpu GPU) bool {
 		return true
 	}
 	return false
+}
+
+// MIGGraphics tells whether MIG devices of a GPU can have graphics: those with "+gfx" in their profile on RTX PRO boards of the
+// Blackwell generation. Which profile a MIG device has is in no file.
+func MIGGraphics(root Root, gpu GPU) bool {
+	function, err := ReadPCI(root, gpu.Address)
+	if err != nil {
+		return false
+	}
+	capability, _ := ComputeCapability(function.Device)
+	return capability == "12.0"
+}
+
+// StrayNodes lists the host's nodes /dev/nvidiaN of the driver's major below devRoot where /proc/driver/nvidia/gpus has no GPU: an outer
+// container runtime has given the nodes and hides their entries.
+func (inv Inventory) StrayNodes(devRoot Root) []string {
+	if len(inv.GPUs) > 0 || inv.Majors.Nvidia < 0 {
+		return nil
+	}
+	entries, err := devRoot.ReadDir("dev")
+	if err != nil {
+		return nil // then there is nothing to tell
+	}
+	var stray []string
+	for _, entry := range entries {
+		digits, ok := strings.CutPrefix(entry.Name(), "nvidia")
+		if !ok || !isNumber(digits) {
+			continue
+		}
+		if node, err := hostNode(devRoot, "/dev/"+entry.Name()); err == nil && node.Major == inv.Majors.Nvidia {
+			stray = append(stray, node.Path)
+		}
+	}
+	return stray
 }
 
 // driverNode is a node for which the driver's parameters count.

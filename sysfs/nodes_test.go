@@ -230,6 +230,35 @@ func TestMIGControlNodes(t *testing.T) {
 	require.EqualError(t, err, `"nvidia-caps" is not in /proc/devices`)
 }
 
+// Chips by a board of each; what is not known may have MIG.
+func TestMIGCapable(t *testing.T) {
+	for device, want := range map[string]struct{ mig, graphics bool }{
+		"0x20b0": {true, false}, "0x2331": {true, false}, "0x2901": {true, false}, "0x3182": {true, false}, "0x2bb5": {true, true}, "0xfffe": {true, false},
+		"0x1eb8": {false, false}, "0x1db6": {false, false}, "0x2236": {false, false}, "0x2684": {false, false}, "0x2e12": {false, false},
+	} {
+		root := tree(t, map[string]string{
+			sysPCI + "/0000:01:00.0/vendor": "0x10de\n", sysPCI + "/0000:01:00.0/device": device, sysPCI + "/0000:01:00.0/class": "0x030200\n",
+		})
+		// The name is the driver's, the files are the kernel's.
+		gpu := GPU{Address: Address{0, 1, 0, 0}, Name: "00000000:01:00.0"}
+		assert.Equal(t, want.mig, migCapable(root, gpu), device)
+		assert.Equal(t, want.graphics, MIGGraphics(root, gpu), device)
+	}
+	assert.True(t, migCapable(tree(t, nil), GPU{}))
+	assert.False(t, MIGGraphics(tree(t, nil), GPU{}))
+}
+
+func TestStrayNodes(t *testing.T) {
+	root := tree(t, map[string]string{"dev/nvidia1": "a file", "dev/nvidia-caps/x": ""})
+	mknod(t, root, "dev/nvidia0", 195, 0, 0o666, 0)
+	mknod(t, root, "dev/nvidia2", 196, 2, 0o666, 0)
+	mknod(t, root, "dev/nvidiactl", 195, 255, 0o666, 0)
+	assert.Equal(t, []string{"/dev/nvidia0"}, Inventory{Majors: Majors{Nvidia: 195}}.StrayNodes(root))
+	assert.Nil(t, Inventory{Majors: Majors{Nvidia: 195}, GPUs: []GPU{{}}}.StrayNodes(root))
+	assert.Nil(t, Inventory{Majors: Majors{Nvidia: -1}}.StrayNodes(root))
+	assert.Nil(t, Inventory{Majors: Majors{Nvidia: 195}}.StrayNodes(tree(t, nil)))
+}
+
 func TestHiddenPaths(t *testing.T) {
 	root := tree(t, base(
 		gpu("0000:01:00.0", 1, uuidA, ""), gpu("0000:02:00.0", 0, uuidB, ""), gpu("00000000:03:00.0", 2, uuidC, "GPU Excluded: Yes\n"),

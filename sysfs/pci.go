@@ -30,12 +30,10 @@ const (
 	class3D      = 0x0302
 )
 
-// ReadPCI reads what is needed of /sys/bus/pci/devices/<name>, of one function only.
-func ReadPCI(root Root, name string) (PCIFunction, error) {
-	address, err := ParseAddress(name)
-	if err != nil {
-		return PCIFunction{}, err
-	}
+// ReadPCI reads what is needed of /sys/bus/pci/devices/<address>, of one function only. The kernel's spelling of the address is not always
+// that of the driver's directories.
+func ReadPCI(root Root, address Address) (PCIFunction, error) {
+	name := address.String()
 	function := PCIFunction{Address: address, Name: name, NUMANode: -1}
 	vendor, err := readHex(root, name, "vendor", 16)
 	if err != nil {
@@ -109,7 +107,12 @@ func UnboundGPUs(root Root, inv Inventory) ([]PCIFunction, error) {
 		if vendor != nvidiaVendor {
 			continue
 		}
-		function, err := ReadPCI(root, entry.Name())
+		address, err := ParseAddress(entry.Name())
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		function, err := ReadPCI(root, address)
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -222,6 +222,32 @@ func (inv Inventory) selectAll() (Selection, error) {
 	return Selection{}, &DeviceError{ID: "all", Reason: reason, Have: inv.have(MIGUUIDs{})}
 }
 
+// Partitioned lists the GPUs of the selection that have MIG devices and were asked for without any of them, with their Instances: such
+// a container gets the GPU's node and no device that programs can use. It looks at the GPUs that were selected alone.
+func (sel Selection) Partitioned(root Root) []GPU {
+	var gpus []GPU
+	for _, selected := range sel.GPUs {
+		gpu := selected.GPU
+		if len(selected.Instances) > 0 || !selected.Whole {
+			continue
+		}
+		// What cannot be read here concerns nobody: no instance is given.
+		if gpu.readInstances(root); gpu.Err == nil && len(gpu.Instances) > 0 {
+			gpus = append(gpus, gpu)
+		}
+	}
+	return gpus
+}
+
+// MIGNames are the names "g:n" of the MIG devices of a GPU whose Instances were read.
+func (gpu GPU) MIGNames() []string {
+	var names []string
+	for rank := range gpu.Instances {
+		names = append(names, fmt.Sprintf("%d:%d", gpu.Index, rank))
+	}
+	return names
+}
+
 // selector is an inventory made ready for many look-ups.
 type selector struct {
 	gpus    []GPU

@@ -184,6 +184,25 @@ func TestSelectAll(t *testing.T) {
 }
 
 // Two GPUs of one UUID are told apart by nothing that a UUID says.
+func TestPartitioned(t *testing.T) {
+	root := tree(t, base(gpu("0000:01:00.0", 1, uuidA, ""), gpu("0000:02:00.0", 0, uuidB, ""), gpu("0000:03:00.0", 2, uuidC, ""),
+		instance(0, 1, 0), instance(0, 2, 0), instance(2, 1, 0), map[string]string{"proc/driver/nvidia/capabilities/gpu1/mig": "/"}))
+	for ids, want := range map[string][]string{
+		"0": nil, "1": {"1:0", "1:1"}, "1:0": nil, "1,1:1": nil, "all": nil, "0,1,2": {"1:0", "1:1", "2:0"}, "none": nil, uuidC: {"2:0"},
+	} {
+		query := ParseQuery(strings.Split(ids, ","))
+		inv, err := ReadFor(root, query)
+		require.NoError(t, err)
+		sel, err := inv.Select(query)
+		require.NoError(t, err)
+		var got []string
+		for _, gpu := range sel.Partitioned(root) {
+			got = append(got, gpu.MIGNames()...)
+		}
+		assert.Equal(t, want, got, ids)
+	}
+}
+
 func TestSelectSameUUID(t *testing.T) {
 	inv := Inventory{GPUs: []GPU{{UUID: uuidA, Index: 0}, {UUID: uuidA, Index: 1}}}
 	_, err := inv.Select(ParseQuery([]string{uuidA}))

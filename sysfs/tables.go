@@ -80,9 +80,16 @@ var dataCenter = []string{
 }
 
 // Brand is the brand of a GPU by its model, as NVIDIA_REQUIRE_* conditions spell it: "NVIDIA GeForce RTX 3090" has "geforce". Virtual GPUs
-// have the brand of their license, which the model does not tell.
-func Brand(model string) (string, bool) {
+// have the brand of their license, which the model does not tell. A Tesla T4 is a Tesla no more for drivers of R530 and later at the
+// latest.
+func Brand(model, driverVersion string) (string, bool) {
 	name, renamed := strings.CutPrefix(model, "NVIDIA ")
+	if name == "Tesla T4" {
+		first, _, _ := strings.Cut(driverVersion, ".")
+		if branch, err := strconv.Atoi(first); err == nil && branch >= 530 {
+			return "nvidia", true
+		}
+	}
 	words := strings.FieldsFunc(name, func(r rune) bool { return r == ' ' || r == '-' })
 	if len(words) == 0 || isVirtual(words[len(words)-1]) {
 		return "", false
@@ -143,19 +150,20 @@ var branches = []struct {
 	{580, "13.0"},
 	{590, "13.1"},
 	{595, "13.2"},
+	{610, "13.3"},
+	{615, "13.4"},
 }
 
-// CUDAVersion is the highest CUDA version that a driver runs programs of, by the driver's version: "550.54.15" has "12.4". It is not
-// known for drivers older than the table, nor for those of a newer branch.
+// CUDAVersion is the highest CUDA version that a driver is known to run programs of, by the driver's version: "550.54.15" has "12.4". It
+// is not known for drivers older than the table. Newer ones have at least the version of the last row.
 func CUDAVersion(driverVersion string) (string, bool) {
 	first, _, _ := strings.Cut(driverVersion, ".")
 	branch, err := strconv.ParseUint(first, 10, 16)
 	if err != nil || !isVersion(driverVersion) {
 		return "", false
 	}
-	last := branches[len(branches)-1].branch
 	for _, row := range slices.Backward(branches) {
-		if int(branch) >= row.branch && int(branch) < last+5 {
+		if int(branch) >= row.branch {
 			return row.cuda, true
 		}
 	}

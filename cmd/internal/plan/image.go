@@ -165,7 +165,7 @@ func (img *Image) findCompat(m Machine) {
 	}
 	for _, g := range m.Selection.GPUs {
 		// The driver answers CUDA error 804 there, while its own libcuda works.
-		if brand, _ := sysfs.Brand(g.GPU.Model); brand == "geforce" || brand == "titan" {
+		if brand, _ := sysfs.Brand(g.GPU.Model, m.Inventory.Driver.Version); brand == "geforce" || brand == "titan" {
 			img.note("CUDA forward-compatibility libraries %s in the image's %s are not used: %s has none", compat.Version, compat.Dir, g.GPU.Model)
 			return
 		}

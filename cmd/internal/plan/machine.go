@@ -75,6 +75,9 @@ func ReadMachine(cfg Config, req spec.Request, facts spec.Facts, hostPath string
 	if err != nil {
 		return Machine{}, err
 	}
+	if err := sysfs.CheckPlatform(m.Root, m.Inventory.Driver); err != nil {
+		return Machine{}, err
+	}
 	if m.Inventory.Driver == nil {
 		return Machine{}, noDriver(m.Root, req)
 	}
@@ -88,6 +91,13 @@ func ReadMachine(cfg Config, req spec.Request, facts spec.Facts, hostPath string
 	}
 	for _, g := range m.Selection.Skipped {
 		m.Notes = append(m.Notes, fmt.Sprintf("GPU %s is left out of \"all\": %v", g.Name, g.Err))
+	}
+	for _, g := range m.Selection.Partitioned(m.Root) {
+		m.Notes = append(m.Notes, fmt.Sprintf("GPU %d is divided into MIG devices and none of them was asked for, so programs find no device; ask for %s",
+			g.Index, strings.Join(g.MIGNames(), ", ")))
+	}
+	for _, name := range m.Inventory.Odd {
+		m.Notes = append(m.Notes, fmt.Sprintf("%s is passed over: not a PCI address as the driver spells it", m.Root.Path("/proc/driver/nvidia/gpus/"+name)))
 	}
 	if err := m.meet(req.Requirements); err != nil {
 		return Machine{}, err
@@ -127,9 +137,6 @@ func driverRoot(root sysfs.Root, dir string) (sysfs.Root, error) {
 }
 
 func noDriver(root sysfs.Root, req spec.Request) error {
-	if _, err := root.Stat("dev/dxg"); err == nil {
-		return errors.New("this machine is a WSL2 guest (/dev/dxg is there, /proc/driver/nvidia is not): GPUs of WSL2 are not supported")
-	}
 	return fmt.Errorf("NVIDIA GPUs were asked for (%s: %s), but no NVIDIA kernel driver is loaded: neither %s nor %s is there; load it with 'modprobe nvidia', or install it for this kernel",
 		req.Source, quoteList(req.Devices), root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))
 }
@@ -140,6 +147,10 @@ func withUnbound(root sysfs.Root, inv sysfs.Inventory, err error) error {
 	var unknown *sysfs.DeviceError
 	if !errors.As(err, &unknown) {
 		return err
+	}
+	if stray := inv.StrayNodes(root); len(stray) > 0 {
+		return fmt.Errorf("%w, although %s is there: the runtime of the container that this is hides /proc/driver/nvidia/gpus, as LXD and Incus do with nvidia.runtime; set nvidia.runtime=false there, or run 'umount /proc/driver/nvidia' here",
+			err, strings.Join(stray, ", "))
 	}
 	// What can be read of the PCI functions is what there is to tell.
 	functions, _ := sysfs.UnboundGPUs(root, inv)
@@ -179,8 +190,8 @@ func (m *Machine) meet(requirements []require.Requirement) error {
 	var gpus []require.GPU
 	for _, g := range m.Selection.GPUs {
 		gpu := require.GPU{Name: "GPU " + g.GPU.Name}
-		gpu.Brand, _ = sysfs.Brand(g.GPU.Model)
-		if function, err := sysfs.ReadPCI(m.Root, g.GPU.Name); err == nil {
+		gpu.Brand, _ = sysfs.Brand(g.GPU.Model, m.Inventory.Driver.Version)
+		if function, err := sysfs.ReadPCI(m.Root, g.GPU.Address); err == nil {
 			gpu.Arch, _ = sysfs.ComputeCapability(function.Device)
 		}
 		gpus = append(gpus, gpu)
@@ -237,8 +248,8 @@ func (m *Machine) findNodes(req spec.Request, facts spec.Facts, classes driver.C
 	}
 	if graphics {
 		for _, g := range m.Selection.GPUs {
-			if !g.Whole {
-				continue // a MIG instance has no graphics
+			if !g.Whole && !sysfs.MIGGraphics(m.Root, g.GPU) {
+				continue
 			}
 			if err := add(sysfs.DRMNodes(m.Root, dev, g.GPU)); err != nil {
 				return err

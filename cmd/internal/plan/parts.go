@@ -56,6 +56,9 @@ func ReadParts(cfg Config, classes driver.Class, hostPath string) (Parts, error)
 	if p.Inventory, err = sysfs.Read(p.Root, true); err != nil {
 		return Parts{}, err
 	}
+	if err := sysfs.CheckPlatform(p.Root, p.Inventory.Driver); err != nil {
+		return Parts{}, err
+	}
 	if p.Inventory.Driver == nil {
 		return Parts{}, noDriver(p.Root, spec.Request{Source: "this command", Devices: []string{"all"}})
 	}
