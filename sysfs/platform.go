@@ -77,10 +77,13 @@ func checkWSL(root Root) error {
 	if _, err := root.Stat(dxg); err != nil {
 		return nil //nolint:nilerr // no WSL2
 	}
-	e := &PlatformError{Machine: "a WSL2 guest", Sign: "/" + dxg + " is there, /proc/driver/nvidia is not"}
-	e.Advice = "GPUs of WSL2 are not supported"
 	if _, err := root.Stat(cuda); err != nil {
-		e.Advice = "and there is no NVIDIA driver in it, since /" + cuda + " is absent; GPUs of WSL2 are not supported in any case"
+		return &PlatformError{
+			Machine: "a WSL2 guest without an NVIDIA driver", Sign: "/" + dxg + " is there, /" + cuda + " is not",
+			Advice: "GPUs of WSL2 are not supported",
+		}
 	}
-	return e
+	return &PlatformError{
+		Machine: "a WSL2 guest", Sign: "/" + dxg + " is there, /proc/driver/nvidia is not", Advice: "GPUs of WSL2 are not supported",
+	}
 }

@@ -180,8 +180,14 @@ var provocations = map[string]provocation{
 	`requirement error: unsatisfied condition: …`:                                                        {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_REQUIRE_X=driver>=999"}},
 	`unsupported capabilities found in '…' (allowed '…'): …`:                                             {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=x"}},
 	`no low-level runtime found: looked for …; install runc or crun, or set runtime-path in config.toml`: {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, runtime: "/nonexistent/runc"},
-	`this machine is a WSL2 guest (/dev/dxg is there, /proc/driver/nvidia is not): GPUs of WSL2 are not supported`: {
+	`this machine is a WSL2 guest… (…): GPUs of WSL2 are not supported`: {
 		fixture: "no-nvidia", files: map[string]string{"dev/dxg": ""}, env: []string{"NVIDIA_VISIBLE_DEVICES=all"},
+	},
+	`this machine is a Tegra board… (…): …`: {
+		fixture: "grace-aarch64", files: map[string]string{"etc/nv_tegra_release": ""}, env: []string{"NVIDIA_VISIBLE_DEVICES=all"},
+	},
+	`a library of driver version … is damaged: …; install the libraries of version … again`: {
+		fixture: "t4", files: map[string]string{"usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15": ""}, env: []string{"NVIDIA_VISIBLE_DEVICES=all"},
 	},
 	`…; install the libraries of this version, or name their directory with library-search-path, or the root of a driver container with root, in config.toml`: {
 		fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, config: "nvidia-container-cli.root = \"/proc\"\n",
