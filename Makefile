@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The nvidia-container-runtime authors
 # SPDX-License-Identifier: Apache-2.0
 
-PROGRAMS   := nvidia-container-runtime.experimental nvsysfs nvidia-container-runtime-hook
+PROGRAMS   := nvidia-container-runtime.experimental nvsysfs
 VERSION    := 0.1.0
 COMMIT     := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 GO         ?= go

@@ -58,9 +58,8 @@
 // acts on the variables and drops the hook. Since moby 29, an "nvidia-cdi-hook" in PATH is enough as well, and is tried
 // first: then --gpus asks for CDI devices of nvidia.com/gpu, and this runtime has no part in it.
 //
-// "configure docker --gpus" installs a command of that name which does nothing
-// (cmd/nvidia-container-runtime-hook) to /usr/bin, unless one is found already. A
-// container that is started with --gpus but with another runtime than ours gets no GPU from it.
+// "configure docker --gpus" installs a script of that name to /usr/bin, unless one is found already. A container that is
+// started with --gpus but with another runtime than ours runs it as a hook, and fails with its text.
 package configure
 
 import (
@@ -100,9 +99,9 @@ Registers nvidia-container-runtime.experimental with a container engine.
   --runtime-class      containerd, crio: print the Kubernetes RuntimeClass, and do nothing else
   --template           containerd of k3s and RKE2: write the template that they make its file of
   --gpus               docker: also make "docker run --gpus" work: install a command
-                       nvidia-container-runtime-hook that does nothing, which dockerd looks for;
+                       nvidia-container-runtime-hook, which dockerd looks for;
                        with --remove: remove that command
-  --gpus-hook FILE     the same, with this command instead of the one beside nvsysfs
+  --gpus-hook FILE     the same, with this stand-in
 
 Only the files' text is edited: comments, order and unknown keys stay. A second run changes nothing.
 `

@@ -6,7 +6,6 @@ package configure
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
 
@@ -19,8 +18,17 @@ const (
 	// hookHome is where it is installed: not in /usr/local, where it would come before the hook of the
 	// classic runtime, should that be installed some day.
 	hookHome = "/usr/bin/" + hookName
-	// hookMark is in every version of cmd/nvidia-container-runtime-hook, and tells it from the classic one.
+	// hookMark is in every version of the stand-in, and tells it from the classic hook.
 	hookMark = "placeholder that belongs to nvidia-container-runtime.experimental"
+	// hookScript is the stand-in. This runtime takes it out of a container's hooks. If it runs, the container has another
+	// runtime and no GPU: then it fails, so that the start does.
+	hookScript = `#!/bin/sh
+# This is a ` + hookMark + `.
+# dockerd accepts --gpus only if it finds a command of this name.
+echo "nvidia-container-runtime-hook: the container was started with --gpus, but not with --runtime=nvidia-experimental," \
+	"and would have no GPU: add --runtime=nvidia-experimental, or run 'nvsysfs configure docker --set-as-default'." >&2
+exit 1
+`
 )
 
 // dockerPath is the PATH that systemd gives to dockerd.
@@ -61,30 +69,18 @@ func hook(o options, p *plan) error {
 		p.files = append(p.files, f)
 		return nil
 	}
-	source := o.hook
-	if source == "" {
-		self, err := os.Executable()
+	data := []byte(hookScript)
+	if o.hook != "" {
+		abs, err := filepath.Abs(o.hook)
 		if err != nil {
-			return fmt.Errorf("looking for %s beside nvsysfs: %w", hookName, err)
+			return err
 		}
-		source = filepath.Join(filepath.Dir(self), hookName)
-		if _, err := os.Stat(source); err != nil {
-			// A package keeps it out of PATH, where dockerd would find it unasked.
-			if packaged := filepath.Join(filepath.Dir(self), "../libexec/nvidia-container-runtime-experimental", hookName); executable("/", packaged) == nil {
-				source = packaged
-			}
+		if data, err = sysfs.Root("/").ReadFileMax(abs, maxFile); err != nil {
+			return fmt.Errorf("reading --gpus-hook: %w", err)
 		}
-	}
-	abs, err := filepath.Abs(source)
-	if err != nil {
-		return err
-	}
-	data, err := sysfs.Root("/").ReadFileMax(abs, maxFile)
-	if err != nil {
-		return fmt.Errorf("%w: name the command to install with --gpus-hook", err)
-	}
-	if !bytes.Contains(data, []byte(hookMark)) {
-		return fmt.Errorf("%s is not nvsysfs' placeholder: name it with --gpus-hook", quote(abs))
+		if !bytes.Contains(data, []byte(hookMark)) {
+			return fmt.Errorf("%s is not nvsysfs' placeholder, as --gpus-hook wants", quote(abs))
+		}
 	}
 	f.after, f.perm, f.binary = data, 0o755, true
 	p.files = append(p.files, f)

@@ -11,8 +11,7 @@
 // times are set here, so that the same commit gives the same bytes wherever and by whomever it is packed.
 //
 // No package has a script of a maintainer, and none installs to /etc: /etc/nvidia-container-runtime/config.toml
-// belongs to NVIDIA's package nvidia-container-toolkit-base, and two packages cannot own one file. The stand-in for
-// nvidia-container-runtime-hook is outside of PATH, since dockerd accepts "docker run --gpus" as soon as it finds one.
+// belongs to NVIDIA's package nvidia-container-toolkit-base, and two packages cannot own one file.
 package main
 
 import (
@@ -40,7 +39,6 @@ const packageName = "nvidia-container-runtime-experimental"
 var programs = []struct{ name, dir string }{
 	{"nvidia-container-runtime.experimental", "bin"},
 	{"nvsysfs", "bin"},
-	{"nvidia-container-runtime-hook", "libexec/" + packageName},
 }
 
 // machines are the architectures there are packages for. nfpm knows what Debian and RPM call them.
@@ -389,7 +387,7 @@ func (r release) nfpm(format string, list []file) nfpmConfig {
 	case "rpm":
 		c.Description, c.Recommends = description, []string{"(runc or crun)"}
 		c.RPM = &nfpmRPM{Group: "System Environment/Base", Summary: summary, Compression: "xz", BuildHost: "localhost", Packager: authors}
-		for _, dir := range []string{"libexec/", "share/", "share/doc/"} {
+		for _, dir := range []string{"share/", "share/doc/"} {
 			c.Contents = append(c.Contents, nfpmContent{Dest: "/usr/" + dir + packageName, Type: "dir", Info: nfpmFileInfo{0o755, "root", "root", when}})
 		}
 	}

@@ -97,8 +97,7 @@ func wanted(t *testing.T, format string) map[string]fs.FileMode {
 	const name = "nvidia-container-runtime-experimental"
 	list := map[string]fs.FileMode{
 		"bin/nvidia-container-runtime.experimental": 0o755,
-		"bin/nvsysfs": 0o755,
-		"libexec/" + name + "/nvidia-container-runtime-hook":                    0o755,
+		"bin/nvsysfs":                                                           0o755,
 		"share/" + name + "/config.toml":                                        0o644,
 		"share/bash-completion/completions/nvsysfs":                             0o644,
 		"share/fish/vendor_completions.d/nvsysfs.fish":                          0o644,
@@ -111,7 +110,6 @@ func wanted(t *testing.T, format string) map[string]fs.FileMode {
 		"share/doc/" + name + "/CHANGELOG.md":                                   0o644,
 		"share/doc/" + name + "/SECURITY.md":                                    0o644,
 		"share/doc/" + name + "/nvidia-container-runtime.experimental.cdx.json": 0o644,
-		"share/doc/" + name + "/nvidia-container-runtime-hook.cdx.json":         0o644,
 		"share/doc/" + name + "/nvsysfs.cdx.json":                               0o644,
 	}
 	if format == "deb" {
@@ -310,7 +308,7 @@ func TestRPM(t *testing.T) {
 			}
 			assert.Equal(t, wanted(t, "rpm"), files)
 			// Those that no other package brings: else they would stay when ours goes.
-			assert.Equal(t, []string{"/usr/libexec/" + packageName, "/usr/share/doc/" + packageName, "/usr/share/" + packageName}, dirs)
+			assert.Equal(t, []string{"/usr/share/doc/" + packageName, "/usr/share/" + packageName}, dirs)
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -39,10 +40,15 @@ func newDocker(t *testing.T, setup string, changes func(*ground, map[string]any)
 	d.hooked = filepath.Join(d.dir, "hooked")
 
 	// The hook's stand-in, behind a script that tells that it has run.
-	require.NoError(t, programs.hook())
+	require.NoError(t, builtNvsysfs())
+	machine := filepath.Join(d.dir, "hook")
+	require.NoError(t, os.MkdirAll(filepath.Join(machine, "usr/bin"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(machine, "usr/bin", shimName), nil, 0o755))
+	out, err := exec.Command(filepath.Join(programs.dir, "nvsysfs"), "configure", "docker", "--gpus", "--root", machine).CombinedOutput()
+	require.NoError(t, err, "%s", out)
 	bin := filepath.Join(d.dir, "bin")
 	require.NoError(t, os.Mkdir(bin, 0o755))
-	hook := fmt.Sprintf("#!/bin/sh\n: >%q\nexec %q \"$@\"\n", d.hooked, filepath.Join(programs.dir, hookName))
+	hook := fmt.Sprintf("#!/bin/sh\n: >%q\nexec %q \"$@\"\n", d.hooked, filepath.Join(machine, "usr/bin", hookName))
 	require.NoError(t, os.WriteFile(filepath.Join(bin, hookName), []byte(hook), 0o755))
 
 	sock := d.containerd(containerd, "")
@@ -189,8 +195,10 @@ func (d *docker) gpus(t *testing.T) {
 			assert.NoFileExists(t, d.hooked)
 		})
 	}
-	// The same below a runtime that leaves the hook where it is.
-	assert.Empty(t, d.run(t, "plain-runc", look, "--gpus", "all"))
+	// Below a runtime that leaves the hook where it is, the start fails.
+	out, err := d.do("run", "--rm", "--network", "none", "--runtime", "plain-runc", "--gpus", "all", imageName, "true")
+	require.Error(t, err, "%s", out)
+	assert.Contains(t, out, "started with --gpus, but not with --runtime=nvidia-experimental")
 	assert.FileExists(t, d.hooked)
 }
 

@@ -130,7 +130,6 @@ func pages(t *testing.T) map[string]string {
 func TestDocs(t *testing.T) {
 	all := newReader(t, privateDirectories+hostNodes+subordinate+noConfiguration+"mount -t tmpfs tmpfs /var/log\n")
 	require.NoError(t, programs.shim())
-	require.NoError(t, programs.hook())
 	require.NoError(t, build("nvsysfs"))
 	all.cwd = all.dir
 	all.must("install -m 755 " + programs.dir + "/" + shimName + " " + programs.dir + "/nvsysfs /usr/local/bin")
@@ -146,7 +145,6 @@ func TestDocs(t *testing.T) {
 			r := *all
 			r.ground, r.running, r.cwd = &g, map[string]func(){}, filepath.Join(r.dir, "pages", strings.TrimSuffix(name, ".md"))
 			require.NoError(t, os.MkdirAll(r.cwd, 0o755))
-			r.must("cp " + programs.dir + "/" + hookName + " .")
 			list, block := readCommands(texts[name], false)
 			assert.Empty(t, block, "nobody looks at JSON blocks")
 			for line := range r.follow(list, docs) {

@@ -39,12 +39,11 @@ const (
 	deadline = 2 * time.Minute
 )
 
-// programs is a folder with what all tests share: the shim, the hook's
-// stand-in and the image.
+// programs is a folder with what all tests share: the shim and the
+// image.
 var programs = struct {
 	dir  string
 	shim func() error
-	hook func() error
 	runc func() (string, error)
 }{}
 
@@ -71,7 +70,6 @@ func testMain(m *testing.M) int {
 	}
 	programs.dir = dir
 	programs.shim = sync.OnceValue(func() error { return build(shimName) })
-	programs.hook = sync.OnceValue(func() error { return build(hookName) })
 	programs.runc = sync.OnceValues(currentRunc)
 	return m.Run()
 }
