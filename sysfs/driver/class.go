@@ -21,9 +21,6 @@ const (
 	All = Compute | Compat32 | Display | Graphics | NGX | Utility | Video
 )
 
-// everything is what has to be asked for before a library of no known family is given.
-const everything = All &^ Compat32
-
 var classNames = [...]struct {
 	class Class
 	name  string
@@ -90,6 +87,7 @@ var families = [...]struct {
 	{"libGLX_nvidia", Graphics},
 	{"libcuda", Compute},
 	{"libglxserver_nvidia", Graphics},
+	{"libnvcuextend", Compute}, // aarch64, R595 and later
 	{"libnvcuvid", Video},
 	{"libnvidia-allocator", Compute | Graphics},
 	{"libnvidia-api", Graphics},
@@ -140,6 +138,24 @@ var binaries = [...]namedProgram{
 	{"nvidia-persistenced", Utility},
 	{"nvidia-smi", Utility},
 	{"nvidia-xconfig", Graphics | Display},
+}
+
+// graphicsWords begin the parts of those names of unknown libraries that have to do with graphics:
+// libnvidia-gtk3, libnvidia-wayland-client.
+var graphicsWords = [...]string{"egl", "gbm", "gl", "gtk", "vk", "vulkan", "wayland", "x11", "xcb", "xlib"}
+
+// guessClass returns the class of a library of no known family, by its name without ".so". What a driver
+// of tomorrow adds is needed by CUDA, unless its name says graphics.
+func guessClass(stem string) Class {
+	parts := strings.FieldsFunc(strings.ToLower(strings.TrimPrefix(stem, "lib")), func(r rune) bool { return r == '-' || r == '_' })
+	for _, part := range parts {
+		for _, word := range graphicsWords {
+			if strings.HasPrefix(part, word) {
+				return Graphics
+			}
+		}
+	}
+	return Compute
 }
 
 // foreign are libraries that are never taken from a host even when their version looks like the

@@ -57,9 +57,8 @@ type File struct {
 	// Name is the base name in the container.
 	Name string
 	Kind Kind
-	// Class tells which classes want the file; 0 means all do. A library of no
-	// known family has every class but Compat32, and is found only when all of
-	// those are asked for.
+	// Class tells which classes want the file; 0 means all do. A library of no known family has
+	// Compute, or Graphics if its name says so.
 	Class Class
 	// SONAME is what a library calls itself; its file name if it does not tell.
 	SONAME string

@@ -158,6 +158,8 @@ func TestFindLibraries(t *testing.T) {
 		"library64 libcuda.so.550.54.14 < /usr/lib64/libcuda.so.550.54.14, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.550.54.14",
 		"library64 libnvidia-ml.so.550.54.14 < /usr/lib64/libnvidia-ml.so.550.54.14, libnvidia-ml.so > libnvidia-ml.so.1, libnvidia-ml.so.1 > libnvidia-ml.so.550.54.14",
 	}
+	tomorrow := libraries("usr/lib64", "x86_64", "700.10", "libcuda.so.1", "libnvidia-ml.so.1", "libnvidia-tomorrow.so.3", "libnvidia-mncc.so.", "libnvcuextend.so.1",
+		"libnvidia-wayland-client.so.", "libnvidia-x-glnext.so.")
 	merged := files{"lib": "-> usr/lib", "lib64": "-> usr/lib64", "usr/lib64/dir": "dir", "usr/lib/dir": "dir"}
 	for _, tt := range []struct {
 		name  string
@@ -689,6 +691,24 @@ func TestFindLibraries(t *testing.T) {
 			},
 		},
 		{
+			name: "of two libnvidia-tls without the ABI note, the first",
+			tree: files{
+				"usr/lib64/libnvidia-tls.so.390.157":     "lib x86_64 libnvidia-tls.so.390.157",
+				"usr/lib64/tls/libnvidia-tls.so.390.157": "lib x86_64 libnvidia-tls.so.390.157",
+			},
+			o:    Options{Version: "390.157", Classes: Graphics},
+			want: []string{"library64 libnvidia-tls.so.390.157 < /usr/lib64/libnvidia-tls.so.390.157"},
+		},
+		{
+			name: "of two libnvidia-tls with the ABI note, the first",
+			tree: files{
+				"usr/lib64/libnvidia-tls.so.390.157":     "lib x86_64 libnvidia-tls.so.390.157 tls",
+				"usr/lib64/tls/libnvidia-tls.so.390.157": "lib x86_64 libnvidia-tls.so.390.157 tls",
+			},
+			o:    Options{Version: "390.157", Classes: Graphics},
+			want: []string{"library64 libnvidia-tls.so.390.157 < /usr/lib64/libnvidia-tls.so.390.157"},
+		},
+		{
 			name: "libraries with versions of their own",
 			tree: libraries("usr/lib64", "x86_64", "610.43.02", "libcuda.so.1").with(files{
 				"usr/lib64/libnvidia-egl-gbm.so.1":          "-> libnvidia-egl-gbm.so.1.1.2",
@@ -721,19 +741,57 @@ func TestFindLibraries(t *testing.T) {
 			want: []string{"library64 libcuda.so.390.157 < /usr/lib/nvidia-390/libcuda.so.390.157, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.390.157"},
 		},
 		{
-			name: "tomorrow's library, with all",
-			tree: libraries("usr/lib64", "x86_64", "700.10", "libcuda.so.1", "libnvidia-tomorrow.so.3"),
-			o:    Options{Version: "700.10", Classes: everything},
+			name: "tomorrow's libraries come with compute",
+			tree: tomorrow,
+			o:    Options{Version: "700.10", Classes: Compute},
 			want: []string{
 				"library64 libcuda.so.700.10 < /usr/lib64/libcuda.so.700.10, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.700.10",
+				"library64 libnvcuextend.so.700.10 < /usr/lib64/libnvcuextend.so.700.10, libnvcuextend.so > libnvcuextend.so.1, libnvcuextend.so.1 > libnvcuextend.so.700.10",
+				"library64 libnvidia-mncc.so.700.10 < /usr/lib64/libnvidia-mncc.so.700.10",
 				"library64 libnvidia-tomorrow.so.700.10 < /usr/lib64/libnvidia-tomorrow.so.700.10, libnvidia-tomorrow.so > libnvidia-tomorrow.so.3, libnvidia-tomorrow.so.3 > libnvidia-tomorrow.so.700.10",
 			},
 		},
 		{
-			name: "tomorrow's library, without all",
-			tree: libraries("usr/lib64", "x86_64", "700.10", "libcuda.so.1", "libnvidia-tomorrow.so.3"),
-			o:    Options{Version: "700.10", Classes: Compute | Utility | Graphics | Video},
-			want: []string{"library64 libcuda.so.700.10 < /usr/lib64/libcuda.so.700.10, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.700.10"},
+			name: "tomorrow's libraries for graphics come with graphics",
+			tree: tomorrow,
+			o:    Options{Version: "700.10", Classes: Graphics},
+			want: []string{
+				"library64 libnvidia-wayland-client.so.700.10 < /usr/lib64/libnvidia-wayland-client.so.700.10",
+				"library64 libnvidia-x-glnext.so.700.10 < /usr/lib64/libnvidia-x-glnext.so.700.10",
+			},
+		},
+		{
+			name: "tomorrow's libraries come with nothing else",
+			tree: tomorrow,
+			o:    Options{Version: "700.10", Classes: Utility},
+			want: []string{"library64 libnvidia-ml.so.700.10 < /usr/lib64/libnvidia-ml.so.700.10, libnvidia-ml.so > libnvidia-ml.so.1, libnvidia-ml.so.1 > libnvidia-ml.so.700.10"},
+		},
+		{
+			name: "NVVM of R470, which counts its own versions, beside that of another driver",
+			tree: libraries("usr/lib64", "x86_64", "470.256.02", "libcuda.so.1").with(files{
+				"usr/lib64/libnvidia-nvvm.so": "-> libnvidia-nvvm.so.4", "usr/lib64/libnvidia-nvvm.so.4": "-> libnvidia-nvvm.so.4.0.0",
+				"usr/lib64/libnvidia-nvvm.so.4.0.0": "lib x86_64 libnvidia-nvvm.so.4", "usr/lib64/libnvidia-nvvm.so.535.104.05": "lib x86_64 libnvidia-nvvm.so.4",
+			}),
+			o: Options{Version: "470.256.02", Classes: Compute},
+			want: []string{
+				"library64 libcuda.so.470.256.02 < /usr/lib64/libcuda.so.470.256.02, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.470.256.02",
+				"library64 libnvidia-nvvm.so.4.0.0 < /usr/lib64/libnvidia-nvvm.so.4.0.0, libnvidia-nvvm.so > libnvidia-nvvm.so.4, libnvidia-nvvm.so.4 > libnvidia-nvvm.so.4.0.0",
+			},
+		},
+		{
+			name: "NVVM of later drivers, which has the driver's version",
+			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1", "libnvidia-nvvm.so.4"),
+			o:    Options{Classes: Compute},
+			want: []string{
+				bothOf64[0],
+				"library64 libnvidia-nvvm.so.550.54.14 < /usr/lib64/libnvidia-nvvm.so.550.54.14, libnvidia-nvvm.so > libnvidia-nvvm.so.4, libnvidia-nvvm.so.4 > libnvidia-nvvm.so.550.54.14",
+			},
+		},
+		{
+			name: "NVVM of another driver alone",
+			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1").with(libraries("usr/lib64", "x86_64", "535.104.05", "libnvidia-nvvm.so.4")),
+			o:    Options{Classes: Compute},
+			want: bothOf64[:1],
 		},
 		{
 			name: "the driver is there, the class is not",
@@ -832,7 +890,7 @@ func TestFindByClass(t *testing.T) {
 	compute := []string{"libcuda", "libnvidia-allocator", "libnvidia-compiler", "libnvidia-opencl", "libnvidia-ptxjitcompiler"}
 	graphics := []string{
 		"libEGL_nvidia", "libGLESv1_CM_nvidia", "libGLESv2_nvidia", "libGLX_nvidia", "libnvidia-allocator", "libnvidia-cbl",
-		"libnvidia-eglcore", "libnvidia-fbc", "libnvidia-glcore", "libnvidia-glsi", "libnvidia-glvkspirv", "libnvidia-ifr",
+		"libnvidia-eglcore", "libnvidia-fbc", "libnvidia-glcore", "libnvidia-glsi", "libnvidia-glvkspirv", "libnvidia-gtk3", "libnvidia-ifr",
 		"libnvidia-rtcore", "libnvidia-tls", "libnvoptix",
 		"/usr/bin/nvidia-xconfig",
 		"/usr/lib/xorg/modules/drivers/nvidia_drv.so",
@@ -869,8 +927,7 @@ func TestFindByClass(t *testing.T) {
 		{NGX, slices.Concat(firmware, []string{"libnvidia-ngx"})},
 		{Compute | Utility, slices.Concat(firmware, compute, computeOnly, utility)},
 		{Utility | Compat32, slices.Concat(firmware, utility, []string{"32:libnvidia-ml"})},
-		{All, slices.Concat(firmware, compute, computeOnly, graphics, video, utility, compat, []string{"libnvidia-gtk3", "libnvidia-ngx"})},
-		{everything, slices.Concat(firmware, compute, computeOnly, graphics, video, utility, []string{"libnvidia-gtk3", "libnvidia-ngx"})},
+		{All, slices.Concat(firmware, compute, computeOnly, graphics, video, utility, compat, []string{"libnvidia-ngx"})},
 	} {
 		t.Run(tt.classes.String(), func(t *testing.T) {
 			found, _, err := Find(root, Options{Version: v, Machine: elf.EM_X86_64, Classes: tt.classes})
@@ -991,6 +1048,10 @@ func TestFindOthers(t *testing.T) {
 				"opt/fw/nvidia/550.54.14/gsp_ga10x.bin":                     "x",
 				"lib/firmware/updates/6.1.0/nvidia/550.54.14/gsp_tu10x.bin": "x",
 				"lib/firmware/updates/nvidia/550.54.14/gsp_tu10x.bin":       "x",
+				"lib/firmware/updates/nvidia/550.54.14/gsp_ad10x.bin":       "x",
+				"lib/firmware/6.1.0/nvidia/550.54.14/gsp_ad10x.bin":         "x",
+				"lib/firmware/nvidia/550.54.14/gsp_ad10x.bin":               "x",
+				"lib/firmware/nvidia/550.54.14/gsp_gh100.bin":               "x",
 				"lib/firmware/6.1.0/nvidia/550.54.14/gsp_gh100.bin":         "x",
 				"lib/firmware/nvidia/550.54.14/gsp_ga10x.bin":               "x",
 				"lib/firmware/nvidia/550.54.14/gsp_link.bin":                "-> gsp_ga10x.bin",
@@ -1002,6 +1063,7 @@ func TestFindOthers(t *testing.T) {
 				"firmware /lib/firmware/6.1.0/nvidia/550.54.14/gsp_gh100.bin < /lib/firmware/6.1.0/nvidia/550.54.14/gsp_gh100.bin",
 				"firmware /lib/firmware/nvidia/550.54.14/gsp_link.bin < /lib/firmware/nvidia/550.54.14/gsp_ga10x.bin",
 				"firmware /lib/firmware/updates/6.1.0/nvidia/550.54.14/gsp_tu10x.bin < /lib/firmware/updates/6.1.0/nvidia/550.54.14/gsp_tu10x.bin",
+				"firmware /lib/firmware/updates/nvidia/550.54.14/gsp_ad10x.bin < /lib/firmware/updates/nvidia/550.54.14/gsp_ad10x.bin",
 				"firmware /opt/fw/nvidia/550.54.14/gsp_ga10x.bin < /opt/fw/nvidia/550.54.14/gsp_ga10x.bin",
 			},
 		},
@@ -1263,6 +1325,10 @@ func TestClasses(t *testing.T) {
 		{"libnvidia-ngx.so.1", "ngx", true},
 		{"nvidia-smi", "utility", true},
 		{"nvidia-cuda-mps-server", "compute", true},
+		{"libnvidia-sandboxutils.so.1", "utility", true},
+		{"libnvidia-vksc-core.so.1", "graphics", true},
+		{"nvidia-imex", "compute,utility", true},
+		{"nvidia-imex-ctl", "compute,utility", true},
 		{"libnvidia-tomorrow.so.1", "", false},
 		{"libc.so.6", "", false},
 		{"", "", false},

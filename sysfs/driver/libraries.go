@@ -47,8 +47,9 @@ func anchorOf(stem string) int {
 }
 
 // ownVersion are the beginnings of libraries that come with the driver but count their own
-// versions: libnvidia-egl-gbm.so.1.1.2, libnvidia-nvvm70.so.4, libnvidia-api.so.1.
-var ownVersion = [...]string{"libnvidia-api", "libnvidia-egl-", "libnvidia-nvvm70"}
+// versions: libnvidia-egl-gbm.so.1.1.2, libnvidia-nvvm70.so.4, libnvidia-api.so.1. In R470 and R510 it is
+// libnvidia-nvvm.so.4.0.0, in later branches it has the driver's version.
+var ownVersion = [...]string{"libnvidia-api", "libnvidia-egl-", "libnvidia-nvvm"}
 
 // abi is one architecture whose libraries are wanted.
 type abi struct {
@@ -487,7 +488,7 @@ func (f *finder) library(dir, name, subdir string) {
 func (f *finder) wants(stem string) (Class, bool) {
 	class, known := ClassOf(stem)
 	if !known {
-		return everything, f.want&everything == everything
+		class = guessClass(stem)
 	}
 	return class, f.want&class != 0
 }
@@ -567,7 +568,7 @@ func (f *finder) ownVersions(dir string, names []string) {
 		group := names[:n]
 		names = names[n:]
 		class, wanted := f.wants(stem)
-		if !wanted {
+		if !wanted || f.tree.has(dir, stem+f.suffix) {
 			continue
 		}
 		slices.SortFunc(group, compareOwnVersions)
@@ -577,8 +578,8 @@ func (f *finder) ownVersions(dir string, names []string) {
 			}
 			n := f.tree.entry(dir, name, 0)
 			base := path.Base(n.path)
-			if !n.isRegular() || stemOf(base) != stem || base == stem+".so" {
-				continue
+			if !n.isRegular() || stemOf(base) != stem || base == stem+".so" || isVersion(strings.TrimPrefix(base, stem+".so.")) {
+				continue // the last one is of some driver, and not a version of its own
 			}
 			f.take(n, dir, libraryKey{name: stem}, File{Path: n.path, Name: base, Kind: Library, Class: class}, true)
 			break
