@@ -116,6 +116,7 @@ var families = [...]struct {
 	{"libnvidia-tls", Graphics},
 	{"libnvidia-vksc", Graphics},
 	{"libnvidia-vulkan", Graphics},
+	{"libnvidia-wfb", Graphics}, // of the X server, up to the 390 branch
 	{"libnvoptix", Graphics},
 	{"libnvsdm", Utility},
 	{"libvdpau_nvidia", Video},
