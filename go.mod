@@ -10,8 +10,9 @@ require (
 	golang.org/x/tools v0.52.0
 )
 
-// Of nvsysfs alone: CDI files.
+// Of nvsysfs alone: the command line, and CDI files.
 require (
+	github.com/spf13/cobra v1.10.2
 	go.yaml.in/yaml/v3 v3.0.5
 	tags.cncf.io/container-device-interface v1.1.1
 	tags.cncf.io/container-device-interface/specs-go v1.1.1
@@ -23,4 +24,8 @@ require (
 	github.com/stretchr/testify v1.12.1
 )
 
-require github.com/fsnotify/fsnotify v1.7.0 // indirect
+require (
+	github.com/fsnotify/fsnotify v1.7.0 // indirect
+	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/spf13/pflag v1.0.9 // indirect
+)

@@ -16,30 +16,41 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/elfstub"
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-const captureHelp = `Keeps what this machine, or the one whose root is DIR, shows of its NVIDIA GPUs and their driver: as a text archive if
-the name ends in .txtar, on standard output if it is -, else as a tree in a new directory. Libraries and programs are kept
-as stubs with their SONAMEs. Neither host and user names nor the driver's registry keys are kept, and no serial numbers;
-with --scrub UUIDs are replaced too, each by the same one everywhere. Read the archive before you publish it.`
-
-func runCapture(i invocation) error {
-	set := i.flags()
-	dir := set.String("root", "/", "")
-	scrub := set.Bool("scrub", false, "")
-	if err := i.parse(set, 1); err != nil {
-		return err
+func newCapture(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "capture DIR|FILE.txtar|-",
+		Short: "save what a machine shows of its GPUs as a fixture",
+		Long: `Saves what the machine shows of its NVIDIA GPUs and driver as a fixture: an
+archive if the name ends in .txtar, on standard output for -, else a tree in a
+new directory. Libraries and programs are kept as stubs with their SONAMEs.
+Host names, user names, the driver's registry keys and serial numbers are not
+kept; UUIDs are, unless --scrub replaces each by the same one everywhere.
+Read the archive before you publish it.`,
+		Example: `  nvsysfs capture --scrub machine.txtar
+  nvsysfs capture - | less`,
+		Args: arguments("DIR or FILE.txtar"),
 	}
-	root, err := openRoot(*dir)
+	dir := rootFlag(cmd, "/")
+	scrub := cmd.Flags().Bool("scrub", false, "replace UUIDs")
+	cmd.RunE = func(_ *cobra.Command, args []string) error { return runCapture(i, *dir, *scrub, args[0]) }
+	return cmd
+}
+
+func runCapture(i invocation, dir string, scrub bool, to string) error {
+	root, err := openRoot(dir)
 	if err != nil {
 		return err
 	}
 	machine, warnings := capture(root)
-	if *scrub {
+	if scrub {
 		scrubMachine(machine)
 	}
 	for _, warning := range warnings {
@@ -47,7 +58,6 @@ func runCapture(i invocation) error {
 			return err
 		}
 	}
-	to := set.Arg(0)
 	if to != "-" && !strings.HasSuffix(to, ".txtar") {
 		skipped, err := machine.Unpack(to, fixtures.UnpackOptions{})
 		return errors.Join(err, tellSkipped(i.stderr, skipped))

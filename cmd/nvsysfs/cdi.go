@@ -6,7 +6,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,103 +13,25 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/spf13/cobra"
 	specs "tags.cncf.io/container-device-interface/specs-go"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/cdi"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-const cdiHelp = `generate  describes the GPUs of this machine in a CDI file, from which docker, podman, containerd and CRI-O can give
-          them to containers without any other runtime than runc or crun: podman run --device nvidia.com/gpu=0
-list      lists the devices that CDI files of this machine describe
-check     tells whether a file that generate wrote still fits the machine
-
-"nvsysfs cdi generate --help" has the flags of one.`
-
-const cdiGenerateHelp = `Describes the GPUs of this machine, or of the one whose root is --root, as a file of the Container Device Interface. With
---output it is written there, whole or not at all, in the format of its name (.yaml or .json), and only if it says something
-new; without, printed. Engines read /etc/cdi and /var/run/cdi. A file that this command did not write, or that has been
-edited since, is replaced with --force only.
-
-The devices are each GPU and each MIG device, under the names that --name asks for, and "all":
-  index       0, 0:1         uuid        GPU-<uuid>, MIG-<uuid> where it has been learnt         type-index  gpu0, mig0:1
-index and uuid is the default. --vendor and --class are what stands before the name: nvidia.com and gpu.
-
---driver-root is the root of the driver's files, as of a driver container (/run/nvidia/driver); without, what config.toml says.
---capabilities are the driver capabilities, as in NVIDIA_DRIVER_CAPABILITIES; the default is all.
-
-There are no hooks in the file: nothing runs in or for the container. So the driver's libraries are mounted under their
-SONAMEs where images for CUDA look, in /usr/local/nvidia/lib64 (32-bit ones in /usr/local/nvidia/lib). Another image needs
-LD_LIBRARY_PATH=/usr/local/nvidia/lib64, which CDI could set but not extend; or name what the images are made of with
---distribution (alpine, amazon, arch, debian, fedora, opensuse, rhel, ubuntu), or a directory that their loader searches with
---library-dir and --library-dir32. The container's environment gets NVIDIA_VISIBLE_DEVICES=void, so that a runtime for
-NVIDIA GPUs adds nothing to it.
-
-The file has the lowest version of CDI that can say what is in it. That is 0.7.0 where containers need a group for a device
-node, else 0.5.0 (0.6.0 in JSON). --cdi-version is the newest one that your engines read: podman 4.3, say, wants 0.5.0.
-
-The file holds numbers and versions that change: write it anew at each boot, and after changes of the driver or of MIG devices.`
-
-const cdiListHelp = `Lists the devices of the CDI files in /etc/cdi and /var/run/cdi, on this machine or on the one whose root is --root, and in
-each --spec-dir. Of devices with the same name that of the later directory counts. --vendor and --class restrict the list. A
-file that cannot be read, or that others than root may write, is named on standard error and left aside.`
-
-const cdiCheckHelp = `Makes each FILE anew, with the options with which "nvsysfs cdi generate" wrote it, and tells what is different: the driver's
-version, devices, numbers of nodes, files. Without FILE, those in /etc/cdi and /var/run/cdi that it wrote. --root is the root
-of another machine, as for generate.
-
-The exit status is 0 if all is the same, 1 if something has drifted (then the command that mends it is shown), and 2 if that
-cannot be told.`
-
-type cdiCommand struct {
-	name, usage, help string
-	run               func(invocation) error
-}
-
-func cdiCommands() []cdiCommand {
-	return []cdiCommand{
-		{
-			"generate", "[--root DIR] [--driver-root DIR] [--output FILE [--force]] [--format yaml|json] [--vendor NAME] [--class NAME] [--name index|uuid|type-index]... " +
-				"[--capabilities LIST] [--distribution NAME | --library-dir DIR [--library-dir32 DIR]] [--cdi-version VERSION]", cdiGenerateHelp, runCDIGenerate,
-		},
-		{"list", "[--root DIR] [--spec-dir DIR]... [--vendor NAME] [--class NAME] [--json]", cdiListHelp, runCDIList},
-		{"check", "[--root DIR] [--json] [FILE...]", cdiCheckHelp, runCDICheck},
+func newCDI(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cdi",
+		Short: "describe GPUs in CDI files, for engines that read them",
+		Long: `Describes the machine's GPUs in files of the Container Device Interface, from
+which docker, podman, containerd and CRI-O give them to containers without any
+runtime but runc or crun.`,
+		Example: `  nvsysfs cdi generate --output /etc/cdi/nvidia.yaml
+  podman run --device nvidia.com/gpu=0 IMAGE nvidia-smi`,
 	}
-}
-
-func runCDI(i invocation) error {
-	word := "nothing"
-	if len(i.args) > 0 {
-		word = fmt.Sprintf("%.100q", i.args[0])
-		for _, c := range cdiCommands() {
-			if c.name != i.args[0] {
-				continue
-			}
-			sub := i
-			sub.name, sub.usage, sub.args = "cdi "+c.name, c.usage, i.args[1:]
-			err := c.run(sub)
-			if errors.Is(err, errHelp) {
-				_, err = fmt.Fprintf(i.stdout, "Usage: nvsysfs %s %s\n\n%s\n", sub.name, sub.usage, c.help)
-			}
-			return err
-		}
-		if slices.Contains([]string{"help", "-h", "-help", "--help"}, i.args[0]) {
-			return errHelp
-		}
-	}
-	return &usageError{fmt.Sprintf("cdi: %s instead of generate, list or check\nUsage: nvsysfs cdi %s", word, i.usage)}
-}
-
-// parseList reads the command line into the flags; any number of arguments may follow.
-func (i invocation) parseList(set *flag.FlagSet) error {
-	err := set.Parse(i.args)
-	if errors.Is(err, flag.ErrHelp) {
-		return errHelp
-	}
-	if err != nil {
-		return &usageError{fmt.Sprintf("%s: %s\nUsage: nvsysfs %s %s", i.name, err, i.name, i.usage)}
-	}
-	return nil
+	cmd.AddCommand(newCDIGenerate(i), newCDIList(i), newCDICheck(i))
+	return cmd
 }
 
 // warn prints what is not as one might think, and no reason to fail.
@@ -130,44 +51,92 @@ func words(list string) []string {
 	return result
 }
 
-func runCDIGenerate(i invocation) error {
-	set := i.flags()
-	o := cdi.Options{}
-	root := set.String("root", "", "")
-	output := set.String("output", "", "")
-	force := set.Bool("force", false, "")
-	format := set.String("format", "", "")
-	set.StringVar(&o.DriverRoot, "driver-root", "", "")
-	set.StringVar(&o.Vendor, "vendor", "nvidia.com", "")
-	set.StringVar(&o.Class, "class", "gpu", "")
-	set.Func("name", "", func(list string) error {
+// generateOptions are the flags of cdi generate.
+type generateOptions struct {
+	cdi.Options
+	root, output, format, capabilities string
+	names                              []string
+	force                              bool
+}
+
+func newCDIGenerate(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "generate",
+		Short: "write a CDI file for this machine",
+		Long: `Describes the machine's GPUs as a CDI file: each GPU, each MIG device, and
+"all". With --output the file is replaced in one step, and only if it would
+change; without, it is printed. Engines read /etc/cdi and /var/run/cdi. A file
+that this command did not write, or that was edited since, needs --force.
+
+Names of devices, by --name (index and uuid by default):
+  index       0, 0:1
+  uuid        GPU-<uuid>, and MIG-<uuid> where "nvsysfs learn" learned it
+  type-index  gpu0, mig0:1
+
+The file has no hooks: nothing runs in or for the container. The driver's
+libraries are mounted under their SONAMEs where CUDA images look, in
+/usr/local/nvidia/lib64 (32-bit ones in /usr/local/nvidia/lib). Other images
+need LD_LIBRARY_PATH=/usr/local/nvidia/lib64; or name their distribution or
+their loader's directory. The container gets NVIDIA_VISIBLE_DEVICES=void, so
+that a runtime for NVIDIA GPUs adds nothing.
+
+The file gets the lowest CDI version that can express it: 0.7.0 where containers
+need a group for a device node, else 0.5.0 (0.6.0 in JSON). Generate it anew at
+each boot and after the driver or MIG devices change.`,
+		Example: `  nvsysfs cdi generate --output /etc/cdi/nvidia.yaml
+  nvsysfs cdi generate --name type-index --distribution debian`,
+		Args: noArguments,
+	}
+	var o generateOptions
+	flags := cmd.Flags()
+	flags.StringVar(&o.output, "output", "", "write to `FILE`, in the format of its name (.yaml or .json)")
+	flags.BoolVar(&o.force, "force", false, "replace a file that this command did not write")
+	flags.StringVar(&o.format, "format", "", "`yaml|json`, where no --output tells")
+	flags.StringVar(&o.DriverRoot, "driver-root", "",
+		"the root of the driver's files is `DIR`, such as /run/nvidia/driver (default: from config.toml)")
+	flags.StringVar(&o.Vendor, "vendor", "nvidia.com", "vendor `NAME` of the devices")
+	flags.StringVar(&o.Class, "class", "gpu", "class `NAME` of the devices")
+	flags.StringArrayVar(&o.names, "name", nil, "name devices by `index|uuid|type-index`; repeatable, or comma-separated")
+	flags.StringVar(&o.capabilities, "capabilities", "all",
+		"driver capabilities `LIST`, as in NVIDIA_DRIVER_CAPABILITIES")
+	flags.StringVar(&o.Distribution, "distribution", "", "the images' distribution `NAME`: "+
+		"alpine, amazon, arch, debian, fedora, opensuse, rhel, ubuntu")
+	flags.StringVar(&o.LibraryDir, "library-dir", "", "the images' loader searches `DIR`")
+	flags.StringVar(&o.LibraryDir32, "library-dir32", "", "the same, for 32-bit libraries: `DIR`")
+	flags.StringVar(&o.MaxVersion, "cdi-version", "", "newest `VERSION` of CDI that the engines read (podman 4.3: 0.5.0)")
+	isFile(cmd, "output")
+	isDirectory(cmd, "driver-root")
+	isOneOf(cmd, "format", "yaml", "json")
+	isOneOf(cmd, "name", cdi.ByIndex, cdi.ByUUID, cdi.ByType)
+	root := rootFlag(cmd, "")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		o.root = *root
+		return runCDIGenerate(i, o)
+	}
+	return cmd
+}
+
+func runCDIGenerate(i invocation, g generateOptions) error {
+	o := g.Options
+	for _, list := range g.names {
 		o.Names = append(o.Names, words(list)...)
-		return nil
-	})
-	capabilities := set.String("capabilities", "all", "")
-	set.StringVar(&o.Distribution, "distribution", "", "")
-	set.StringVar(&o.LibraryDir, "library-dir", "", "")
-	set.StringVar(&o.LibraryDir32, "library-dir32", "", "")
-	set.StringVar(&o.MaxVersion, "cdi-version", "", "")
-	if err := i.parse(set, 0); err != nil {
-		return err
 	}
 	if len(o.Names) == 0 {
 		o.Names = []string{cdi.ByIndex, cdi.ByUUID}
 	}
-	o.Capabilities = words(*capabilities)
-	asJSON, err := cdiFormat(*format, *output)
+	o.Capabilities = words(g.capabilities)
+	asJSON, err := cdiFormat(g.format, g.output)
 	if err == nil {
 		err = o.Check()
 	}
-	if err == nil && *force && *output == "" {
+	if err == nil && g.force && g.output == "" {
 		err = errors.New("--force goes with --output")
 	}
 	if err != nil {
 		return &usageError{"cdi generate: " + err.Error()}
 	}
-	if *root != "" {
-		dir, err := openRoot(*root)
+	if g.root != "" {
+		dir, err := openRoot(g.root)
 		if err != nil {
 			return err
 		}
@@ -189,11 +158,11 @@ func runCDIGenerate(i invocation) error {
 			return err
 		}
 	}
-	if *output == "" {
+	if g.output == "" {
 		_, err := i.stdout.Write(data)
 		return err
 	}
-	return i.saveCDI(*output, file, data, *force)
+	return i.saveCDI(g.output, file, data, g.force)
 }
 
 // saveCDI writes the file and tells what has come of it.
@@ -313,21 +282,29 @@ type listedCDI struct {
 	Remark string `json:"remark,omitempty"` // why no engine gives it
 }
 
-func runCDIList(i invocation) error {
-	set := i.flags()
-	dir := set.String("root", "/", "")
-	var more []string
-	set.Func("spec-dir", "", func(name string) error {
-		more = append(more, name)
-		return nil
-	})
-	vendor := set.String("vendor", "", "")
-	class := set.String("class", "", "")
-	asJSON := set.Bool("json", false, "")
-	if err := i.parse(set, 0); err != nil {
-		return err
+func newCDIList(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "list the devices that CDI files describe",
+		Long: `Lists the devices of the CDI files in /etc/cdi, /var/run/cdi and --spec-dir.
+Of devices with the same name, the one in the later directory counts. Files that
+cannot be read, or that others than root may write, are named on standard error
+and ignored.`,
+		Example: `  nvsysfs cdi list
+  nvsysfs cdi list --vendor nvidia.com --class gpu --json`,
+		Args: noArguments,
 	}
-	found, err := readCDI(*dir, more)
+	more := cmd.Flags().StringArray("spec-dir", nil, "read CDI files in `DIR`, too; repeatable")
+	vendor := cmd.Flags().String("vendor", "", "only devices of vendor `NAME`")
+	class := cmd.Flags().String("class", "", "only devices of class `NAME`")
+	isDirectory(cmd, "spec-dir")
+	dir, asJSON := rootFlag(cmd, "/"), jsonFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return runCDIList(i, *dir, *more, *vendor, *class, *asJSON) }
+	return cmd
+}
+
+func runCDIList(i invocation, dir string, more []string, vendor, class string, asJSON bool) error {
+	found, err := readCDI(dir, more)
 	if err != nil {
 		return fmt.Errorf("cdi list: %w", err)
 	}
@@ -338,7 +315,7 @@ func runCDIList(i invocation) error {
 			continue
 		}
 		v, c, _ := strings.Cut(f.File.Kind(), "/")
-		if *vendor != "" && v != *vendor || *class != "" && c != *class {
+		if vendor != "" && v != vendor || class != "" && c != class {
 			continue
 		}
 		for _, d := range f.File.Spec.Devices {
@@ -346,7 +323,7 @@ func runCDIList(i invocation) error {
 		}
 	}
 	remark(devices)
-	if *asJSON {
+	if asJSON {
 		return writeJSON(i.stdout, struct {
 			Devices   []listedCDI `json:"devices"`
 			LeftAside []leftAside `json:"left_aside"`
@@ -431,17 +408,31 @@ type checkedCDI struct {
 	Notes       []string         `json:"notes,omitempty"` // what generate would warn of
 }
 
-func runCDICheck(i invocation) error {
-	set := i.flags()
-	dir := set.String("root", "", "")
-	asJSON := set.Bool("json", false, "")
-	if err := i.parseList(set); err != nil {
-		return err
+func newCDICheck(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check [FILE...]",
+		Short: "check whether generated CDI files still fit the machine",
+		Long: `Generates each FILE anew, with the options it was generated with, and tells what
+is different: the driver's version, devices, numbers of nodes, files. Without
+FILE, it checks those that "nvsysfs cdi generate" wrote to /etc/cdi and
+/var/run/cdi.
+
+The exit status is 0 if nothing differs, 1 if something does (the command that
+fixes it is shown), and 2 if that cannot be told.`,
+		Example: `  nvsysfs cdi check
+  nvsysfs cdi check /etc/cdi/nvidia.yaml --json`,
+		Args: cobra.ArbitraryArgs,
 	}
+	dir, asJSON := rootFlag(cmd, ""), jsonFlag(cmd)
+	cmd.RunE = func(_ *cobra.Command, files []string) error { return runCDICheck(i, files, *dir, *asJSON) }
+	return cmd
+}
+
+func runCDICheck(i invocation, files []string, dir string, asJSON bool) error {
 	checked, aside := []checkedCDI{}, []leftAside{}
 	troubles := 0
 	check := func(name string, f cdi.File) {
-		c, err := checkCDI(i, name, f, *dir)
+		c, err := checkCDI(i, name, f, dir)
 		if err != nil {
 			aside = append(aside, leftAside{name, err.Error()})
 			troubles++
@@ -449,8 +440,8 @@ func runCDICheck(i invocation) error {
 		}
 		checked = append(checked, c)
 	}
-	if set.NArg() == 0 {
-		found, err := readCDI(orRoot(*dir), nil)
+	if len(files) == 0 {
+		found, err := readCDI(orRoot(dir), nil)
 		if err != nil {
 			return cannotTell(err)
 		}
@@ -463,7 +454,7 @@ func runCDICheck(i invocation) error {
 			}
 		}
 	}
-	for _, name := range set.Args() {
+	for _, name := range files {
 		absolute, err := filepath.Abs(name)
 		if err != nil {
 			return cannotTell(err)
@@ -479,7 +470,7 @@ func runCDICheck(i invocation) error {
 		}
 		check(absolute, f)
 	}
-	if err := i.printChecked(checked, aside, *asJSON); err != nil {
+	if err := i.printChecked(checked, aside, asJSON); err != nil {
 		return err
 	}
 	drifted := 0

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
@@ -23,26 +24,39 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-const demoHelp = `Starts a container through nvidia-container-runtime.experimental, which must lie beside this program or on PATH, and
-lets it tell what it got. Where this machine has no NVIDIA driver, or with --fixture NAME, a machine from a text archive
-stands in for it: the container really starts, and its device nodes lead to nothing.
-
-Starting a container takes root and runc or crun; without these the edited config.json is shown instead. Everything is
-made in a temporary directory, and removed again. --inside is what the container runs.`
-
 // theShim is the program that is demonstrated.
 const theShim = "nvidia-container-runtime.experimental"
 
-func runDemo(i invocation) error {
-	set := i.flags()
-	fixture := set.String("fixture", "", "")
-	inside := set.Bool("inside", false, "")
-	if err := i.parse(set, 0); err != nil {
-		return err
+func newDemo(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "start a container through the runtime, with or without a GPU",
+		Long: `Starts a container through nvidia-container-runtime.experimental, which must be
+beside this program or in PATH, and shows what it got. Where this machine has no
+NVIDIA driver, or with --fixture, a fixture stands in for the machine: the
+container really starts, but its device nodes lead to nothing.
+
+Starting a container takes root and runc or crun; without these the edited
+config.json is shown instead. Everything is made in a temporary directory and
+removed again.`,
+		Example: `  nvsysfs demo
+  nvsysfs demo --fixture a100-mig`,
+		Args: noArguments,
 	}
-	if *inside {
-		return tellFromInside(i.stdout)
+	fixture := cmd.Flags().String("fixture", "", "the machine: a `NAME` from \"nvsysfs fixtures\"")
+	isOneOf(cmd, "fixture", fixtures.Names()...)
+	inside := cmd.Flags().Bool("inside", false, "what the container runs")
+	must(cmd.Flags().MarkHidden("inside"))
+	cmd.RunE = func(*cobra.Command, []string) error {
+		if *inside {
+			return tellFromInside(i.stdout)
+		}
+		return runDemo(i, *fixture)
 	}
+	return cmd
+}
+
+func runDemo(i invocation, fixture string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -59,7 +73,7 @@ func runDemo(i invocation) error {
 	}
 	defer os.RemoveAll(dir)
 
-	sysroot, err := demoMachine(i.stdout, *fixture, dir)
+	sysroot, err := demoMachine(i.stdout, fixture, dir)
 	if err != nil {
 		return err
 	}

@@ -18,17 +18,12 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
-
-const doctorHelp = `Checks this machine, or the one whose root is DIR, for what keeps containers from their GPUs, and prints for each check: ok;
-note, which is worth knowing; or wrong; and below the command that mends it. With --json the same as one JSON document, in which
-ids do not change between versions. The exit status is 1 if anything is wrong. A check that does not concern the machine is left
-out.
-
-Nothing is changed. On this machine the low-level runtime is asked for its version; all else is read from files.`
 
 // States of a finding.
 const (
@@ -92,14 +87,28 @@ var checks = []check{
 	{"user-namespaces", checkUserNamespaces},
 }
 
-func runDoctor(i invocation) error {
-	set := i.flags()
-	dir := set.String("root", "", "")
-	asJSON := set.Bool("json", false, "")
-	if err := i.parse(set, 0); err != nil {
-		return err
+func newDoctor(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "find what keeps containers from their GPUs",
+		Long: `Checks the machine for what keeps containers from their GPUs. Each check prints
+ok, note (worth knowing) or wrong, and below it the command that fixes it.
+Checks that do not concern the machine are left out. The exit status is 1 if
+anything is wrong. The ids in the JSON form do not change between versions.
+
+Nothing is changed. On this machine the low-level runtime is asked for its
+version; everything else is read from files.`,
+		Example: `  nvsysfs doctor
+  nvsysfs doctor --json | jq '.findings[] | select(.state == "wrong")'`,
+		Args: noArguments,
 	}
-	environ, err := machineEnviron(i.environ, *dir)
+	dir, asJSON := rootFlag(cmd, ""), jsonFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return runDoctor(i, *dir, *asJSON) }
+	return cmd
+}
+
+func runDoctor(i invocation, dir string, asJSON bool) error {
+	environ, err := machineEnviron(i.environ, dir)
 	if err != nil {
 		return err
 	}
@@ -108,7 +117,7 @@ func runDoctor(i invocation) error {
 		return err
 	}
 	findings := diagnose(p)
-	if *asJSON {
+	if asJSON {
 		err = writeJSON(i.stdout, struct {
 			Findings []finding `json:"findings"`
 		}{findings})

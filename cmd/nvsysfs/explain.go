@@ -15,20 +15,13 @@ import (
 	"text/tabwriter"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
-
-const explainHelp = `Shows what nvidia-container-runtime.experimental would change for the container in the bundle DIR (the current directory), and
-why, on this machine or the one whose root is --root. Nothing is changed: neither the bundle, nor its root filesystem, nor a
-device node. The configuration and the environment count as they would for the runtime; where the runtime would fail, this
-fails with the same words.
-
---config FILE is a file instead of DIR/config.json, as crun takes it. --systemd-cgroup is the flag that engines give the
-runtime for the systemd cgroup driver: the links below /dev/char matter then.`
 
 // explanation is what --json prints.
 type explanation struct {
@@ -88,25 +81,39 @@ type explainedFile struct {
 	Why  string `json:"why"`
 }
 
-func runExplain(i invocation) error {
-	set := i.flags()
-	bundle := set.String("bundle", ".", "")
-	file := set.String("config", "", "")
-	root := set.String("root", "", "")
-	systemd := set.Bool("systemd-cgroup", false, "")
-	asJSON := set.Bool("json", false, "")
-	if err := i.parse(set, 0); err != nil {
-		return err
+func newExplain(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "explain",
+		Short: "show what a container would get, and why",
+		Long: `Shows what nvidia-container-runtime.experimental would change for the container
+in a bundle, and why. Nothing is changed: neither the bundle, nor its root
+filesystem, nor a device node. Configuration and environment count as they do
+for the runtime; where the runtime would fail, this fails with the same message.`,
+		Example: `  nvsysfs explain --bundle /run/containerd/io.containerd.runtime.v2.task/moby/ID
+  nvsysfs explain --root /mnt/image --json`,
+		Args: noArguments,
 	}
-	cfg, err := loadConfig(i.environ, *root)
+	bundle := cmd.Flags().String("bundle", ".", "the bundle's directory `DIR`")
+	file := cmd.Flags().String("config", "", "read `FILE` instead of the bundle's config.json")
+	systemd := cmd.Flags().Bool("systemd-cgroup", false,
+		"assume the systemd cgroup driver, for which links in /dev/char matter")
+	isDirectory(cmd, "bundle")
+	isFile(cmd, "config")
+	root, asJSON := rootFlag(cmd, ""), jsonFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return runExplain(i, *bundle, *file, *root, *systemd, *asJSON) }
+	return cmd
+}
+
+func runExplain(i invocation, bundle, file, root string, systemd, asJSON bool) error {
+	cfg, err := loadConfig(i.environ, root)
 	if err != nil {
 		return err
 	}
-	e, err := explain(cfg, *bundle, *file, *systemd, lookup(i.environ, "PATH"))
+	e, err := explain(cfg, bundle, file, systemd, lookup(i.environ, "PATH"))
 	if err != nil {
 		return err
 	}
-	if *asJSON {
+	if asJSON {
 		return writeJSON(i.stdout, e)
 	}
 	_, err = i.stdout.Write(e.text())

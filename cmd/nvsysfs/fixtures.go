@@ -8,16 +8,25 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/spf13/cobra"
+
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-const fixturesHelp = `Lists the machines that are built into this program as text archives, with the first sentence on each.
-Each name can be given to nvsysfs unpack.`
+func newFixtures(i invocation) *cobra.Command {
+	return &cobra.Command{
+		Use:   "fixtures",
+		Short: "list the machines that nvsysfs carries",
+		Long: `Lists the machines that are built into nvsysfs, with one sentence on each.
+"nvsysfs unpack" and "nvsysfs demo" take their names.`,
+		Example: `  nvsysfs fixtures
+  nvsysfs demo --fixture a100-mig`,
+		Args: noArguments,
+		RunE: func(*cobra.Command, []string) error { return runFixtures(i) },
+	}
+}
 
 func runFixtures(i invocation) error {
-	if err := i.parse(i.flags(), 0); err != nil {
-		return err
-	}
 	table := tabwriter.NewWriter(i.stdout, 0, 0, 2, ' ', 0)
 	for _, name := range fixtures.Names() {
 		machine, err := fixtures.Load(name)

@@ -11,22 +11,31 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/spf13/cobra"
+
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-const infoHelp = `Shows this machine, or the one whose root is DIR, as nvidia-container-runtime.experimental sees it: the driver and its kernel
-modules, the GPUs, the device nodes, the driver's files by driver capability, the container engines, and the configuration with
-the origin of each value.`
-
-func runInfo(i invocation) error {
-	set := i.flags()
-	dir := set.String("root", "", "")
-	if err := i.parse(set, 0); err != nil {
-		return err
+func newInfo(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "info",
+		Short: "show driver, device nodes, engines and configuration",
+		Long: `Shows the machine as nvidia-container-runtime.experimental sees it: the driver
+and its kernel modules, the GPUs, the device nodes, the driver's files by driver
+capability, the container engines, and each configuration key with its origin.`,
+		Example: `  nvsysfs info
+  nvsysfs info --root /mnt/image`,
+		Args: noArguments,
 	}
-	environ, err := machineEnviron(i.environ, *dir)
+	dir := rootFlag(cmd, "")
+	cmd.RunE = func(*cobra.Command, []string) error { return runInfo(i, *dir) }
+	return cmd
+}
+
+func runInfo(i invocation, dir string) error {
+	environ, err := machineEnviron(i.environ, dir)
 	if err != nil {
 		return err
 	}
@@ -48,7 +57,7 @@ func runInfo(i invocation) error {
 	printNodes(&out, survey)
 	printFiles(&out, survey)
 	printEngines(&out, survey.Root, findLowLevel(survey.Root, cfg, pathVar))
-	if *dir != "" {
+	if dir != "" {
 		for n := range settings {
 			if strings.HasPrefix(settings[n].Origin, "NVIDIA_CONTAINER_RUNTIME_SYSROOT") {
 				settings[n].Origin = "--root"

@@ -23,6 +23,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/replace"
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
@@ -31,27 +33,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-const learnHelp = `Learns which MIG device has which UUID, so that the runtime understands MIG-<uuid>, which /proc does not tell: asks nvidia-smi -L and
-nvidia-smi -q, compares what they say with /proc, and keeps it in /var/lib/nvidia-container-runtime/mig.learnt. Run it as root after MIG
-devices were made or destroyed; the systemd units nvsysfs-learn.service and nvsysfs-learn.timer do. Nothing known is lost by it.
-
-Where nvidia-smi is not in PATH or a usual directory, the one of a driver container (root in config.toml, else /run/nvidia/driver) is run, in
-there.
-
---from FILE takes the output of nvidia-smi -L or -q, or both in one file, from FILE (- is standard input) and runs nothing. It may be
-given several times. --root DIR is another machine's root. --output FILE is another file to keep it in. --dry-run prints what would be
-in the file. --if-changed does nothing if all MIG devices that there are have been learnt already; it looks at /proc only.
-
-The exit status is 1 if nothing could be learnt of a GPU that has MIG devices.`
-
 // programs are where nvidia-smi may be beside PATH.
 var programs = []string{"/usr/bin", "/usr/local/bin", "/opt/bin", "/usr/local/nvidia/bin", "/run/current-system/sw/bin", "/home/kubernetes/bin/nvidia/bin", "/var/lib/nvidia/bin"}
-
-// texts is a flag that may be given several times.
-type texts []string
-
-func (t *texts) String() string         { return strings.Join(*t, " ") }
-func (t *texts) Set(value string) error { *t = append(*t, value); return nil }
 
 // said is what one text says.
 type said struct {
@@ -59,18 +42,50 @@ type said struct {
 	report smi.Report
 }
 
-func runLearn(i invocation) error {
-	set := i.flags()
-	dir := set.String("root", "", "")
-	output := set.String("output", "", "")
-	dryRun := set.Bool("dry-run", false, "")
-	ifChanged := set.Bool("if-changed", false, "")
-	var from texts
-	set.Var(&from, "from", "")
-	if err := i.parse(set, 0); err != nil {
-		return err
+// learnOptions are the flags of learn.
+type learnOptions struct {
+	root, output      string
+	from              []string
+	dryRun, ifChanged bool
+}
+
+func newLearn(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "learn",
+		Short: "learn the UUIDs of MIG devices from nvidia-smi",
+		Long: `Learns which MIG device has which UUID, which /proc does not tell, so that
+containers can ask for MIG-<uuid>. It runs nvidia-smi -L and nvidia-smi -q,
+compares them with /proc, and keeps the result in
+/var/lib/nvidia-container-runtime/mig.learnt. Run it as root after MIG devices
+were made or destroyed, or enable the systemd units nvsysfs-learn.service and
+nvsysfs-learn.timer. What was known of other GPUs is kept.
+
+Where nvidia-smi is neither in PATH nor in a usual directory, it is run inside
+the driver container (root in config.toml, else /run/nvidia/driver).
+
+The exit status is 1 if nothing could be learned of a GPU with MIG devices.`,
+		Example: `  nvsysfs learn
+  nvidia-smi -L | nvsysfs learn --from - --dry-run`,
+		Args: noArguments,
 	}
-	cfg, err := loadConfig(i.environ, *dir)
+	var o learnOptions
+	flags := cmd.Flags()
+	flags.StringArrayVar(&o.from, "from", nil,
+		"read output of nvidia-smi -L or -q, or both, from `FILE` (- is standard input) instead of running it; repeatable")
+	flags.StringVar(&o.output, "output", "", "keep the UUIDs in `FILE`")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be kept")
+	flags.BoolVar(&o.ifChanged, "if-changed", false, "do nothing if all MIG devices are known; reads only /proc")
+	isFile(cmd, "from", "output")
+	root := rootFlag(cmd, "")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		o.root = *root
+		return runLearn(i, o)
+	}
+	return cmd
+}
+
+func runLearn(i invocation, o learnOptions) error {
+	cfg, err := loadConfig(i.environ, o.root)
 	if err != nil {
 		return err
 	}
@@ -82,7 +97,7 @@ func runLearn(i invocation) error {
 	if err != nil {
 		return err
 	}
-	target, err := learntFile(root, *output)
+	target, err := learntFile(root, o.output)
 	if err != nil {
 		return err
 	}
@@ -90,13 +105,13 @@ func runLearn(i invocation) error {
 	if err != nil {
 		return fmt.Errorf("learn: %w; remove it, or name another file with --output", err)
 	}
-	if *ifChanged {
+	if o.ifChanged {
 		if known, err := allKnown(root, owners); known || err != nil {
 			return err
 		}
 	}
 
-	reports, seen, err := hear(root, from, lookup(i.environ, "PATH"), cfg.DriverRoot)
+	reports, seen, err := hear(root, o.from, lookup(i.environ, "PATH"), cfg.DriverRoot)
 	if err != nil {
 		return fmt.Errorf("learn: %w", err)
 	}
@@ -112,7 +127,7 @@ func runLearn(i invocation) error {
 	after := l.store.Encode()
 	var out bytes.Buffer
 	switch {
-	case *dryRun:
+	case o.dryRun:
 		out.Write(after)
 	case bytes.Equal(before, after):
 		fmt.Fprintf(&out, "%s%s is up to date\n", l.summary(), target.shown)

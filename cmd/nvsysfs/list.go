@@ -10,17 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
-
-const listHelp = `Lists the GPUs of this machine, or of the machine whose root is DIR, as nvidia-smi -L does, with the PCI address and the
-device minor; below each its MIG devices with their GPU instance and compute instance. Then, without an index, what
-cannot be given to a container and why. With --json the same as one JSON document.
-
-The PCI address, the UUID, the index, and for MIG devices g:n and the name are what NVIDIA_VISIBLE_DEVICES takes, and MIG-<uuid>, which
-stands behind those whose UUID "nvsysfs learn" has learnt.`
 
 // listing is what --json prints.
 type listing struct {
@@ -61,14 +56,27 @@ type listedFunction struct {
 	Driver  string `json:"driver"` // "" if no driver is bound
 }
 
-func runList(i invocation) error {
-	set := i.flags()
-	dir := set.String("root", "/", "")
-	asJSON := set.Bool("json", false, "")
-	if err := i.parse(set, 0); err != nil {
-		return err
+func newList(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "list GPUs and MIG devices",
+		Long: `Lists the machine's GPUs as nvidia-smi -L does, with PCI address and device
+minor, and below each its MIG devices with GPU instance and compute instance.
+GPUs that no container can get come last, without an index, and with the reason.
+
+NVIDIA_VISIBLE_DEVICES takes a GPU's index, UUID or PCI address, and a MIG
+device's index ("0:1"), its name, or MIG-<uuid> if "nvsysfs learn" knows it.`,
+		Example: `  nvsysfs list
+  nvsysfs list --json | jq -r '.gpus[].uuid'`,
+		Args: noArguments,
 	}
-	root, err := openRoot(*dir)
+	dir, asJSON := rootFlag(cmd, "/"), jsonFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return runList(i, *dir, *asJSON) }
+	return cmd
+}
+
+func runList(i invocation, dir string, asJSON bool) error {
+	root, err := openRoot(dir)
 	if err != nil {
 		return err
 	}
@@ -89,7 +97,7 @@ func runList(i invocation) error {
 	}
 
 	var out bytes.Buffer
-	if *asJSON {
+	if asJSON {
 		encoder := json.NewEncoder(&out)
 		encoder.SetEscapeHTML(false)
 		encoder.SetIndent("", "  ")

@@ -4,7 +4,7 @@
 // Command nvsysfs is the operator's tool beside nvidia-container-runtime.experimental: it shows what the runtime sees of a
 // machine, and keeps machines as text archives.
 //
-// Like the runtime it only reads files. Each subcommand has a file of its own; the table in run.go names them.
+// Like the runtime it only reads files. Each command has a file of its own; newRoot in run.go has them all.
 package main
 
 import "os"

@@ -5,114 +5,220 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
+
+	"github.com/spf13/cobra"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/version"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// invocation is what a subcommand gets from outside.
+// invocation is what a command gets from outside.
 type invocation struct {
-	name    string   // of the subcommand
-	usage   string   // its words after the name
-	args    []string // what follows the name on the command line
 	environ []string
 	stdout  io.Writer
 	stderr  io.Writer
 }
 
-// command is a subcommand.
-type command struct {
-	name    string
-	usage   string // flags and arguments
-	summary string // for the list of commands
-	help    string // what the flags and arguments mean
-	run     func(invocation) error
-}
+// Groups of commands in the help.
+const (
+	groupLook  = "look"
+	groupSetUp = "setup"
+	groupTest  = "test"
+)
 
-func commands() []command {
-	return []command{
-		{"list", "[--root DIR] [--json]", "the GPUs of a machine and their MIG devices", listHelp, runList},
-		{"info", "[--root DIR]", "a machine, its driver, engines and configuration in one page", infoHelp, runInfo},
-		{"doctor", "[--root DIR] [--json]", "check a machine for what keeps containers from their GPUs", doctorHelp, runDoctor},
-		{"explain", "[--bundle DIR] [--config FILE] [--systemd-cgroup] [--root DIR] [--json]", "what the runtime would change for a container, and why", explainHelp, runExplain},
-		{"learn", "[--root DIR] [--from FILE]... [--output FILE] [--dry-run] [--if-changed]", "learn the UUIDs of MIG devices from nvidia-smi, for containers that ask for MIG-<uuid>", learnHelp, runLearn},
-		{"configure", "docker|containerd|crio|podman [FLAG...]", "register the runtime with an engine", "", runConfigure},
-		{"cdi", "generate|list|check [FLAG...]", "describe the GPUs for engines that read CDI files, and check such files", cdiHelp, runCDI},
-		{"capture", "[--scrub] [--root DIR] DIR|FILE.txtar", "keep what a machine shows of its GPUs, as a tree or an archive", captureHelp, runCapture},
-		{"unpack", "FIXTURE DIR", "make a tree of an archive: one of `nvsysfs fixtures`, or a file", unpackHelp, runUnpack},
-		{"demo", "[--fixture NAME]", "start a container through the runtime and look at it from inside", demoHelp, runDemo},
-		{"fixtures", "", "the machines this program carries", fixturesHelp, runFixtures},
-		{"completion", "bash|zsh|fish", "what makes a shell complete the command line of nvsysfs", completionHelp, runCompletion},
-	}
-}
-
-// usageError is a command line that was not understood: the exit code is 2.
+// usageError is a command line that was not understood: the exit status is 2.
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
 
-// errHelp says that help was asked for and has been printed.
-var errHelp = errors.New("help was printed")
-
-func run(args, environ []string, stdout, stderr io.Writer) error {
-	if len(args) == 0 {
-		return &usageError{"a command is missing\n\n" + strings.TrimSuffix(usage(), "\n")}
+// newRoot returns the whole command line.
+func newRoot(i invocation) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "nvsysfs",
+		Short: "inspect a machine's NVIDIA GPUs and set up containers for them",
+		Long: `nvsysfs shows what nvidia-container-runtime.experimental sees of a machine,
+finds what keeps containers from their GPUs, and registers the runtime with
+Docker, containerd, CRI-O and podman.`,
+		Version:       strings.TrimPrefix(version.Line("nvsysfs"), "nvsysfs version "),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return &usageError{"missing command\n\n" + strings.TrimSuffix(cmd.UsageString(), "\n")}
+		},
 	}
-	switch args[0] {
-	case "help", "-h", "-help", "--help":
-		_, err := io.WriteString(stdout, usage())
-		return err
-	case "version", "-version", "--version":
-		_, err := fmt.Fprintln(stdout, version.Line("nvsysfs"))
-		return err
-	}
-	for _, c := range commands() {
-		if c.name != args[0] {
-			continue
+	root.AddGroup(
+		&cobra.Group{ID: groupLook, Title: "Look at a machine:"},
+		&cobra.Group{ID: groupSetUp, Title: "Set up container engines:"},
+		&cobra.Group{ID: groupTest, Title: "Test without a GPU:"},
+	)
+	for _, group := range []struct {
+		id       string
+		commands []*cobra.Command
+	}{
+		{groupLook, []*cobra.Command{newList(i), newInfo(i), newDoctor(i), newExplain(i)}},
+		{groupSetUp, []*cobra.Command{newConfigure(i), newCDI(i), newLearn(i)}},
+		{groupTest, []*cobra.Command{newDemo(i), newFixtures(i), newUnpack(i), newCapture(i)}},
+	} {
+		for _, cmd := range group.commands {
+			cmd.GroupID = group.id
+			root.AddCommand(cmd)
 		}
-		err := c.run(invocation{c.name, c.usage, args[1:], environ, stdout, stderr})
-		if errors.Is(err, errHelp) {
-			_, err := fmt.Fprintf(stdout, "Usage: nvsysfs %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.usage), c.help)
+	}
+	root.AddCommand(newVersion(i))
+	root.SetVersionTemplate("nvsysfs version {{.Version}}\n")
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "FlagUsages", "FlagUsagesWrapped 79"))
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return err })
+	root.SetOut(i.stdout)
+	root.SetErr(i.stderr)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	forEach(root, func(cmd *cobra.Command) {
+		switch {
+		case cmd.Name() == "completion":
+			cmd.Short = "print a completion script for a shell"
+		case cmd.Name() == "powershell":
+			cmd.Hidden = true
+		}
+		if cmd.HasSubCommands() && !cmd.Runnable() {
+			demandSubcommand(cmd)
+		}
+	})
+	return root
+}
+
+func newVersion(i invocation) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "print which build this is", Args: noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(i.stdout, version.Line("nvsysfs"))
 			return err
+		},
+	}
+}
+
+// run carries out a command line. Errors of the command line itself come as usageError.
+func run(args, environ []string, stdout, stderr io.Writer) error {
+	root := newRoot(invocation{environ, stdout, stderr})
+	root.SetArgs(args)
+	started := false
+	forEach(root, func(cmd *cobra.Command) {
+		if body := cmd.RunE; body != nil {
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				started = true
+				return body(cmd, args)
+			}
 		}
+	})
+	cmd, err := root.ExecuteC()
+	if err == nil || started {
 		return err
 	}
-	return &usageError{fmt.Sprintf("there is no command %.100q\n\n%s", args[0], strings.TrimSuffix(usage(), "\n"))}
+	text := strings.Map(func(r rune) rune { // pflag repeats what it was given
+		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.TrimRight(err.Error(), "\n"))
+	if _, name, below := strings.Cut(cmd.CommandPath(), " "); below {
+		text = name + ": " + text
+	}
+	return &usageError{fmt.Sprintf("%s\nSee %q.", text, cmd.CommandPath()+" --help")}
 }
 
-func usage() string {
-	var b strings.Builder
-	b.WriteString("Usage: nvsysfs COMMAND [ARGUMENT...]\n\nLooks at a machine as nvidia-container-runtime.experimental does. Commands:\n\n")
-	for _, c := range commands() {
-		fmt.Fprintf(&b, "  %-10s %s\n", c.name, c.summary)
+// forEach visits a command and all below it.
+func forEach(cmd *cobra.Command, visit func(*cobra.Command)) {
+	visit(cmd)
+	for _, sub := range cmd.Commands() {
+		forEach(sub, visit)
 	}
-	b.WriteString("\n`nvsysfs COMMAND --help` has the flags of one.\n")
-	return b.String()
 }
 
-// flags returns an empty set of flags for the subcommand.
-func (i invocation) flags() *flag.FlagSet {
-	set := flag.NewFlagSet(i.name, flag.ContinueOnError)
-	set.SetOutput(io.Discard)
-	return set
+// demandSubcommand makes a command of nothing but subcommands fail without one of them, and with any other word.
+func demandSubcommand(cmd *cobra.Command) {
+	cmd.RunE = func(*cobra.Command, []string) error { return nil } // Args never lets it run
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		var names []string
+		for _, sub := range cmd.Commands() {
+			names = append(names, sub.Name())
+		}
+		choices := strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
+		if len(args) == 0 {
+			return fmt.Errorf("missing subcommand: %s", choices)
+		}
+		text := fmt.Sprintf("unknown subcommand %.100q: want %s", args[0], choices)
+		cmd.SuggestionsMinimumDistance = 2
+		if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+			text += fmt.Sprintf("\nDid you mean %q?", similar[0])
+		}
+		return errors.New(text)
+	}
 }
 
-// parse reads the command line into the flags and demands that so many arguments follow them.
-func (i invocation) parse(set *flag.FlagSet, arguments int) error {
-	err := set.Parse(i.args)
-	if errors.Is(err, flag.ErrHelp) {
-		return errHelp
-	}
-	if err == nil && set.NArg() != arguments {
-		err = fmt.Errorf("%d arguments instead of %d", set.NArg(), arguments)
-	}
-	if err != nil {
-		return &usageError{fmt.Sprintf("%s: %s\nUsage: nvsysfs %s", i.name, err, strings.TrimSpace(i.name+" "+i.usage))}
+// noArguments is [cobra.NoArgs] in other words.
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unexpected argument %.100q", args[0])
 	}
 	return nil
+}
+
+// arguments demands one argument for each name.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return fmt.Errorf("missing argument %s", names[len(args)])
+		}
+		return noArguments(nil, args[len(names):])
+	}
+}
+
+// rootFlag defines --root.
+func rootFlag(cmd *cobra.Command, value string) *string {
+	root := cmd.Flags().String("root", value, "look at the machine whose root directory is `DIR`")
+	isDirectory(cmd, "root")
+	return root
+}
+
+func jsonFlag(cmd *cobra.Command) *bool {
+	return cmd.Flags().Bool("json", false, "print JSON")
+}
+
+// isDirectory has shells complete directories for the flags.
+func isDirectory(cmd *cobra.Command, flags ...string) {
+	for _, name := range flags {
+		must(cmd.MarkFlagDirname(name))
+	}
+}
+
+// isFile has shells complete files for the flags.
+func isFile(cmd *cobra.Command, flags ...string) {
+	for _, name := range flags {
+		must(cmd.MarkFlagFilename(name))
+	}
+}
+
+// isOneOf has shells complete values for a flag.
+func isOneOf(cmd *cobra.Command, flag string, values ...string) {
+	must(cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// must is for errors that only a flag without a definition can cause.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// completeFixture completes the first argument: the name of a fixture, or an archive.
+func completeFixture(_ *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 || strings.Contains(word, "/") {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return fixtures.Names(), cobra.ShellCompDirectiveDefault
 }
 
 // exitCode prints an error and returns what the process exits with: 2 for a command line that was not understood, 1 for

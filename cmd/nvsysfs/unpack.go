@@ -11,26 +11,36 @@ import (
 	"os"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
-
-const unpackHelp = `Makes the files of a machine below DIR, which must be absent or empty. FIXTURE is a name that nvsysfs fixtures lists, or
-an archive file, whose name has a slash or ends in .txtar. Device nodes are made where that is allowed, and named on
-standard error where it is not; nvsysfs list and the runtime do not need them.`
 
 // maxArchive is what is read of an archive file; the longest one here has 30 KiB.
 const maxArchive = 64 << 20
 
-func runUnpack(i invocation) error {
-	set := i.flags()
-	if err := i.parse(set, 2); err != nil {
-		return err
+func newUnpack(i invocation) *cobra.Command {
+	return &cobra.Command{
+		Use:   "unpack FIXTURE|FILE.txtar DIR",
+		Short: "unpack a fixture, to use as --root",
+		Long: `Unpacks a fixture to DIR, which must be absent or empty. The fixture is a name
+from "nvsysfs fixtures", or an archive file, whose name has a slash or ends in
+.txtar. Device nodes that may not be made are named on standard error; neither
+nvsysfs nor the runtime needs them.`,
+		Example: `  nvsysfs unpack a100-mig /tmp/a100
+  nvsysfs list --root /tmp/a100`,
+		Args:              arguments("FIXTURE", "DIR"),
+		ValidArgsFunction: completeFixture,
+		RunE:              func(_ *cobra.Command, args []string) error { return runUnpack(i, args[0], args[1]) },
 	}
-	machine, err := loadMachine(set.Arg(0))
+}
+
+func runUnpack(i invocation, name, dir string) error {
+	machine, err := loadMachine(name)
 	if err != nil {
 		return err
 	}
-	skipped, err := machine.Unpack(set.Arg(1), fixtures.UnpackOptions{})
+	skipped, err := machine.Unpack(dir, fixtures.UnpackOptions{})
 	if err != nil {
 		return err
 	}

@@ -68,9 +68,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
@@ -83,28 +85,6 @@ const (
 	defaultName = "nvidia-experimental"
 	program     = "nvidia-container-runtime.experimental"
 )
-
-const usage = `usage: nvsysfs configure docker|containerd|crio|podman [options]
-
-Registers nvidia-container-runtime.experimental with a container engine.
-
-  --name NAME          name of the runtime (nvidia-experimental)
-  --runtime-path FILE  the program (beside nvsysfs, else /usr/bin/nvidia-container-runtime.experimental)
-  --set-as-default     make it the engine's default runtime too
-  --replace            take the name over from another program; --remove gives it back
-  --remove             take it out again
-  --dry-run            change nothing; print what would change as a unified diff
-  --config FILE        edit this file instead of the engine's usual one
-  --root DIR           take DIR for /, to prepare another machine's file system
-  --runtime-class      containerd, crio: print the Kubernetes RuntimeClass, and do nothing else
-  --template           containerd of k3s and RKE2: write the template that they make its file of
-  --gpus               docker: also make "docker run --gpus" work: install a command
-                       nvidia-container-runtime-hook, which dockerd looks for;
-                       with --remove: remove that command
-  --gpus-hook FILE     the same, with this stand-in
-
-Only the files' text is edited: comments, order and unknown keys stay. A second run changes nothing.
-`
 
 // options are the command line.
 type options struct {
@@ -140,49 +120,46 @@ var engines = map[string]func(options) (plan, error){
 	"podman":     podman,
 }
 
-// Run carries out "nvsysfs configure" with the arguments after that word. What was done, or a diff, goes
-// to stdout, warnings to stderr. Errors about the command line wrap [ErrUsage].
-func Run(args []string, stdout, stderr io.Writer) error {
-	if len(args) == 0 {
-		return fmt.Errorf("%w: configure docker, containerd, crio or podman? (--help tells more)", ErrUsage)
+// Engines are the names of the engines, as arguments of [Run].
+func Engines() []string { return slices.Sorted(maps.Keys(engines)) }
+
+// Flags are the flags of "nvsysfs configure ENGINE".
+type Flags struct {
+	options
+	root          string
+	dryRun, class bool
+}
+
+// Define adds the flags that an engine has to a set.
+func (f *Flags) Define(engine string, flags *flag.FlagSet) {
+	f.engine = engine
+	flags.StringVar(&f.name, "name", defaultName, "register the runtime as `NAME`")
+	flags.StringVar(&f.program, "runtime-path", "", "the runtime is `FILE`, not the one beside nvsysfs or in /usr/bin")
+	flags.StringVar(&f.config, "config", "", "edit `FILE`, not the engine's usual one")
+	flags.StringVar(&f.root, "root", "/", "prepare the machine whose root directory is `DIR`")
+	flags.BoolVar(&f.setDefault, "set-as-default", false, "make it the engine's default runtime, too")
+	flags.BoolVar(&f.replace, "replace", false, "take the name over from another program; --remove gives it back")
+	flags.BoolVar(&f.remove, "remove", false, "unregister the runtime")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "change nothing; print the change as a unified diff")
+	if engine == "containerd" || engine == "crio" {
+		flags.BoolVar(&f.class, "runtime-class", false, "print the Kubernetes RuntimeClass, and do nothing else")
 	}
-	o := options{engine: args[0]}
-	if o.engine == "help" || o.engine == "-h" || o.engine == "-help" || o.engine == "--help" {
-		_, err := io.WriteString(stdout, usage)
-		return err
+	if engine == "containerd" {
+		flags.BoolVar(&f.template, "template", false, "k3s and RKE2: write the template that they make their file of")
 	}
-	engine, ok := engines[o.engine]
-	if !ok {
-		return fmt.Errorf("%w: %s is none of docker, containerd, crio, podman", ErrUsage, quote(o.engine))
+	if engine == "docker" {
+		flags.BoolVar(&f.gpus, "gpus", false, `also make "docker run --gpus" work: install a command `+
+			"nvidia-container-runtime-hook, which dockerd looks for; with --remove: remove it")
+		flags.StringVar(&f.hook, "gpus-hook", "", "like --gpus, with `FILE` as that command")
 	}
-	var root string
-	var dryRun, class bool
-	flags := flag.NewFlagSet("configure", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.StringVar(&o.name, "name", defaultName, "")
-	flags.StringVar(&o.program, "runtime-path", "", "")
-	flags.StringVar(&o.config, "config", "", "")
-	flags.StringVar(&root, "root", "/", "")
-	flags.BoolVar(&o.setDefault, "set-as-default", false, "")
-	flags.BoolVar(&o.replace, "replace", false, "")
-	flags.BoolVar(&o.template, "template", false, "")
-	flags.BoolVar(&o.remove, "remove", false, "")
-	flags.BoolVar(&dryRun, "dry-run", false, "")
-	flags.BoolVar(&class, "runtime-class", false, "")
-	flags.BoolVar(&o.gpus, "gpus", false, "")
-	flags.StringVar(&o.hook, "gpus-hook", "", "")
-	switch err := flags.Parse(args[1:]); {
-	case errors.Is(err, flag.ErrHelp):
-		_, err := io.WriteString(stdout, usage)
-		return err
-	case err != nil:
-		return fmt.Errorf("%w: %w", ErrUsage, err)
-	case flags.NArg() > 0:
-		return fmt.Errorf("%w: unexpected argument %s", ErrUsage, quote(flags.Arg(0)))
-	case (o.gpus || o.hook != "") && o.engine != "docker":
-		return fmt.Errorf("%w: --gpus is for docker", ErrUsage)
-	case o.template && o.engine != "containerd":
-		return fmt.Errorf("%w: --template is for containerd", ErrUsage)
+}
+
+// Run registers the runtime with the engine. What was done, or a diff, goes to stdout, warnings to stderr. Errors about
+// the flags wrap [ErrUsage].
+func Run(f Flags, stdout, stderr io.Writer) error {
+	o, root, dryRun, class := f.options, f.root, f.dryRun, f.class
+	engine := engines[o.engine]
+	switch {
 	case root == "":
 		return fmt.Errorf("%w: --root \"\" is no directory: leave --root out for this machine", ErrUsage)
 	case o.remove && o.setDefault:
@@ -362,9 +339,6 @@ func executable(root sysfs.Root, name string) error {
 // runtimeClass is the Kubernetes object by which a pod asks for the runtime: its field
 // runtimeClassName names the object, whose handler names the runtime in the engine's configuration.
 func runtimeClass(o options) (string, error) {
-	if o.engine != "containerd" && o.engine != "crio" {
-		return "", fmt.Errorf("--runtime-class is for containerd and crio, which Kubernetes drives")
-	}
 	if !only(o.name, lower+digits+"-") || strings.HasSuffix(o.name, "-") {
 		return "", fmt.Errorf("--name %s: Kubernetes allows lower case letters, digits and - between them in a handler", o.name)
 	}

@@ -33,7 +33,7 @@ func shim(t *testing.T) string {
 func configure(t *testing.T, args ...string) (stdout string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	require.NoError(t, Run(args, &out, &errs), "%s", errs.String())
+	require.NoError(t, runWords(args, &out, &errs), "%s", errs.String())
 	assert.Empty(t, errs.String())
 	return out.String()
 }

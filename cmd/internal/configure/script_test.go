@@ -4,7 +4,9 @@
 package configure
 
 import (
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,12 +20,24 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"nvsysfs-configure": func() {
-			if err := Run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
+			if err := runWords(os.Args[1:], os.Stdout, os.Stderr); err != nil {
 				fmt.Fprintln(os.Stderr, "nvsysfs:", err)
 				os.Exit(1)
 			}
 		},
 	})
+}
+
+// runWords runs "nvsysfs configure" with the words that follow.
+func runWords(words []string, stdout, stderr io.Writer) error {
+	var f Flags
+	flags := flag.NewFlagSet("configure", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	f.Define(words[0], flags)
+	if err := flags.Parse(words[1:]); err != nil {
+		return err
+	}
+	return Run(f, stdout, stderr)
 }
 
 // TestScripts runs testdata/*.txtar. In each, root/ is the machine, with the shim and other-runtime in its /usr/bin.
