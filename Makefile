@@ -13,25 +13,30 @@ GOLANGCI   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME   ?= 10s
 
 .PHONY: all
-all: $(PROGRAMS:%=cmd-%) ## build the programs into this folder
+all: $(PROGRAMS:%=cmd-%) ## build the programs into this directory
+
+.PHONY: help
+help: ## this list
+	@echo 'usage: make [TARGET] [VARIABLE=VALUE]'; echo
+	@awk -F ' *## *' '/^[a-z%-]+:.* ## / { sub(/:.*/, "", $$1); printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 cmd-%:
 	$(BUILD) -o $* ./cmd/$*
 
-docker-cmd-%: ## the same, built in a container: needs only make and docker
+docker-cmd-%: ## build program % in a container; needs only make and docker
 	docker build $(DOCKER_BUILD_FLAGS) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg PROGRAM=$* --tag nvsysfs-build-$* .
 	container=$$(docker create nvsysfs-build-$* none) && docker cp $$container:/$* . ; docker rm $$container >/dev/null
 
 .PHONY: demo
-demo: all ## start a container through the shim, on this machine's GPUs or on a machine from a text archive
+demo: all ## start a container, with this machine's GPUs or a fixture's
 	./nvsysfs demo
 
 .PHONY: test
-test: ## all tests; those that need root, runc, crun or gcc are skipped without, and the end tells which were and why
+test: ## all tests; says at the end what was skipped, and why
 	{ $(GO) test -v -timeout 20m ./...; echo "=== EXIT $$?"; } | awk -f .ci/skipped.awk
 
 .PHONY: race
-race: ## the race detector over the packages in which several things happen at once, short form
+race: ## the race detector over the packages that run goroutines
 	$(GO) test -race -short ./ldcache ./mig ./sysfs/... ./spec ./spec/rawjson ./spec/require ./cmd/internal/plan ./cmd/internal/configure
 
 .PHONY: lint
@@ -42,11 +47,11 @@ lint: ## gofmt, vet and golangci-lint, as in CI
 	$(GO) run $(GOLANGCI) run ./...
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME
+fuzz: ## each fuzz target for FUZZTIME (10s)
 	GO='$(GO)' .ci/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: ## what a start costs beside what it costs without us; as root also whole lives. BENCHFLAGS=-write keeps it in BENCHMARKS.md
+bench: ## what a start costs; BENCHFLAGS=-write updates BENCHMARKS.md
 	$(GO) run ./cmd/internal/bench $(BENCHFLAGS)
 
 .PHONY: gobench
@@ -54,7 +59,7 @@ gobench: ## each Go benchmark, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: check-static
-check-static: ## the programs, for amd64 and arm64, are static
+check-static: ## check that the programs are static, for amd64 and arm64
 	@set -e; readelf --version >/dev/null; for arch in amd64 arm64; do for p in $(PROGRAMS); do \
 		GOARCH=$$arch $(BUILD) -o .cache/$$p-$$arch ./cmd/$$p; \
 		if readelf -d .cache/$$p-$$arch | grep -q 'Dynamic section'; then echo "$$p for $$arch is not static"; exit 1; fi; \
@@ -62,18 +67,50 @@ check-static: ## the programs, for amd64 and arm64, are static
 		echo "$$p $$arch: static, $$(stat -c %s .cache/$$p-$$arch) bytes"; \
 	done; done
 
+# Where "make install" puts what it installs; DESTDIR is for those who make packages.
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+INSTALL    ?= install
+SHARE       = $(DESTDIR)$(PREFIX)/share
+
+# What "make" has built is installed as it is, so that root, under sudo, needs no Go.
+$(PROGRAMS):
+	$(MAKE) cmd-$@
+
+.PHONY: install
+install: $(PROGRAMS) ## install below $DESTDIR$PREFIX (/usr/local), nothing in /etc
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/$(PACKAGE) $(DESTDIR)$(PREFIX)/lib/systemd/system
+	$(INSTALL) -m 755 nvidia-container-runtime.experimental nvsysfs $(DESTDIR)$(PREFIX)/bin
+	$(INSTALL) -m 755 nvidia-container-runtime-hook $(DESTDIR)$(PREFIX)/libexec/$(PACKAGE)
+	$(INSTALL) -D -m 644 -t $(SHARE)/doc/$(PACKAGE) LICENSE README.md CHANGELOG.md SECURITY.md docs/*.md
+	$(INSTALL) -D -m 644 -t $(SHARE)/$(PACKAGE) cmd/internal/dist/config.toml
+	@set -e; for page in cmd/internal/dist/man/*.[1-9]; do \
+		echo "$(INSTALL) $$page"; $(INSTALL) -D -m 644 -t $(SHARE)/man/man$${page##*.} $$page; \
+	done; \
+	for unit in cmd/internal/dist/systemd/*.*; do \
+		echo "$(INSTALL) $$unit"; file=$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; \
+		sed 's|/usr/bin/|$(PREFIX)/bin/|' $$unit >$$file; chmod 644 $$file; \
+	done; \
+	completion() { \
+		echo "$(INSTALL) $$2"; $(INSTALL) -d $(SHARE)/$${2%/*}; \
+		$(if $(GOARCH),$(HOSTGO) run ./cmd/nvsysfs,./nvsysfs) completion $$1 >$(SHARE)/$$2; chmod 644 $(SHARE)/$$2; \
+	}; \
+	completion bash bash-completion/completions/nvsysfs; \
+	completion zsh zsh/site-functions/_nvsysfs; \
+	completion fish fish/vendor_completions.d/nvsysfs.fish
+
 DURATION   ?= 10m
 
 .PHONY: soak
-soak: ## real containers, many at a time, for DURATION: none fails and nothing is left; needs root and runc
+soak: ## many real containers at a time, for DURATION (10m)
 	NVCR_SOAK=$(DURATION) $(GO) test -count 1 -timeout 0 -v -run '^TestSoak$$' ./cmd/internal/trust
 
 .PHONY: fault
-fault: ## every system call of a create fails once, with every error, and kill -9 before each: more than 10,000 runs
+fault: ## fail every system call of a create, and kill it before each
 	NVCR_FAULTS=all $(GO) test -count 1 -timeout 0 -v -run 'Faults$$' ./cmd/internal/trust
 
 .PHONY: reproducible
-reproducible: ## two builds, in different directories and with a build cache each, are the same to the byte
+reproducible: ## check that two builds in different directories are the same
 	@set -e; rm -rf .cache/reproducible; here=$$PWD; for d in one another/place; do \
 		mkdir -p .cache/reproducible/$$d; git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C .cache/reproducible/$$d; \
 		(cd .cache/reproducible/$$d; for p in $(PROGRAMS); do GOCACHE=$$PWD/.gocache $(BUILD) -o $$p ./cmd/$$p; done); \
@@ -93,7 +130,7 @@ DISTBUILD  ?= .cache/dist
 PACKAGES   := $(foreach arch,amd64 arm64,$(foreach form,tar.gz deb rpm,$(arch).$(form)))
 
 .PHONY: dist
-dist: $(PACKAGES:%=dist-%) ## a tar.gz, a .deb and a .rpm for amd64 and for arm64, with lists of parts and checksums, in dist/
+dist: $(PACKAGES:%=dist-%) ## tar.gz, .deb, .rpm for amd64 and arm64, SBOMs, checksums
 	cd $(DISTDIR) && sha256sum $(PACKAGE)[-_]$(VERSION)* >SHA256SUMS && cat SHA256SUMS
 
 dist-%.tar.gz:
@@ -115,16 +152,16 @@ dist-%.rpm: dist-%.tar.gz
 	@SOURCE_DATE_EPOCH=$(EPOCH) $(HOSTGO) run $(NFPM) package --config $(DISTBUILD)/$*/rpm.json --packager rpm --target $(DISTDIR)
 
 .PHONY: dist-reproducible
-dist-reproducible: dist ## the packages come out the same to the byte in another directory, time zone and umask
+dist-reproducible: dist ## check that packages built elsewhere are the same
 	@set -e; there=.cache/dist-reproducible/another/place; rm -rf .cache/dist-reproducible; mkdir -p $$there; \
 	git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C $$there; \
 	(umask 077; cd $$there; TZ=Asia/Tokyo SOURCE_DATE_EPOCH=$(EPOCH) $(MAKE) COMMIT=$(COMMIT) dist >/dev/null); \
 	cmp $(DISTDIR)/SHA256SUMS $$there/dist/SHA256SUMS; rm -rf .cache/dist-reproducible
 
 .PHONY: vuln
-vuln: ## known vulnerabilities in what is called; needs the network, for the Go vulnerability database
+vuln: ## known vulnerabilities (govulncheck; needs the network)
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 .PHONY: clean
-clean:
+clean: ## remove what was built
 	rm -rf $(PROGRAMS) .cache dist
