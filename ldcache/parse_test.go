@@ -203,6 +203,16 @@ func TestParseHostile(t *testing.T) {
 	}
 }
 
+// Before glibc 2.33, ldconfig left the byte order unset.
+func TestParseWithoutByteOrder(t *testing.T) {
+	plain := captured(t)["glibc-2.36-plain-new"]
+	want, err := Parse(plain)
+	require.NoError(t, err)
+	got, err := Parse(slices.Concat(plain[:newOffEndian], []byte{0}, plain[newOffEndian+1:]))
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+}
+
 // TestParseEmbedded looks for the new half at both alignments, and nowhere else.
 func TestParseEmbedded(t *testing.T) {
 	half, err := (&Cache{Entries: []Entry{{Name: "libnew.so", Path: "/libnew.so", Flags: FlagX8664}}}).Encode()

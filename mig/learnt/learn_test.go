@@ -151,6 +151,11 @@ func TestLearn(t *testing.T) {
 		},
 		{name: "lines of a later version stay", before: GPU{UUID: gpuA, Unknown: []string{"x y"}}, seen: layout(1), said: told(nil), want: GPU{UUID: gpuA, Address: "0000:07:00.0", Unknown: []string{"x y"}}},
 
+		{
+			name: "-L alone with two UUIDs of one GPU instance", before: proved, seen: layout(1, singles...),
+			said: smi.GPU{UUID: gpuA, Listed: true, Devices: []smi.Device{{Index: 0, UUID: uuids[0]}, {Index: 1, UUID: uuids[1]}}},
+			err:  "two UUIDs of nvidia-smi -L are of one GPU instance",
+		},
 		{name: "fewer than in /proc", seen: layout(1, three...), said: told(singles, uuids[0], uuids[2]), err: "nvidia-smi -L lists 2 MIG devices, /proc/driver/nvidia/capabilities has 3" + changed},
 		{name: "none in /proc", seen: layout(1), said: told(singles, uuids[0], uuids[2]), err: "nvidia-smi -L lists 2 MIG devices, /proc/driver/nvidia/capabilities has 0" + changed},
 		{

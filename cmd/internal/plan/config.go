@@ -46,6 +46,8 @@ type Config struct {
 	DriverRoot        string   // stands for "/" when the driver is looked for; below Sysroot
 	LDCache           string   // ld.so.cache below the driver root
 	LibrarySearchPath []string // below the driver root
+	DataDirs          []string // below the driver root: XDG_DATA_DIRS of the host
+	MPSDirectory      string   // of the multi-process service: CUDA_MPS_PIPE_DIRECTORY of the host
 	LoadKmods         bool     // make missing nodes on the host
 	NoCgroups         bool     // no device rules
 
@@ -101,6 +103,10 @@ func LoadConfig(argv0 string, environ []string) (Config, error) {
 			}
 		}
 	}
+	if dirs := getenv(environ, "XDG_DATA_DIRS"); dirs != "" {
+		c.DataDirs = filepath.SplitList(dirs)
+	}
+	c.MPSDirectory = getenv(environ, "CUDA_MPS_PIPE_DIRECTORY")
 	named := c.File
 	if strings.HasPrefix(filepath.Base(argv0), RegistrationMark) {
 		if !filepath.IsAbs(argv0) {

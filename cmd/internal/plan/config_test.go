@@ -334,6 +334,12 @@ log-level = " "
 			}),
 		},
 		{
+			name: "variables for the driver's files", environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + none, "XDG_DATA_DIRS=/a:/b/share", "CUDA_MPS_PIPE_DIRECTORY=/run/mps"},
+			want: with(func(c *Config) {
+				c.File, c.DataDirs, c.MPSDirectory = none, []string{"/a", "/b/share"}, "/run/mps"
+			}),
+		},
+		{
 			name:    "blanks do not, and the last of a name counts",
 			environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + ctk, "NVIDIA_CONTAINER_RUNTIME_ROOT=/first", "NVIDIA_CONTAINER_RUNTIME_ROOT= ", "NVIDIA_CONTAINER_RUNTIME_PATH= a ", "NVIDIA_CONTAINER_RUNTIME_PATH"},
 			want:    with(func(c *Config) { c.File, c.RuntimePath, c.DriverRoot = ctk, "a", "/file" }),

@@ -443,6 +443,8 @@ func (m *Machine) findFiles(cfg Config, facts spec.Facts, classes driver.Class, 
 		SearchPath:    cfg.LibrarySearchPath,
 		Cache:         cfg.LDCache,
 		Path:          filepath.SplitList(hostPath),
+		DataDirs:      cfg.DataDirs,
+		MPSDirectory:  cfg.MPSDirectory,
 		KernelRelease: strings.TrimSpace(string(release)),
 	})
 	if err != nil {
