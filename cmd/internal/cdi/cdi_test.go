@@ -50,7 +50,7 @@ func parts(t testing.TB, dir string, o Options) (plan.Parts, error) {
 	}
 	classes, err := o.Classes()
 	require.NoError(t, err)
-	return plan.ReadParts(cfg, classes, "")
+	return plan.ReadParts(cfg, classes, "", o.Extras...)
 }
 
 // made is the description of a fixture.

@@ -35,6 +35,7 @@ type Options struct {
 	Class        string   `json:"class"`                // "gpu"
 	Names        []string `json:"names"`                // of the strategies ByIndex, ByUUID, ByType
 	Capabilities []string `json:"capabilities"`         // driver capabilities, as in NVIDIA_DRIVER_CAPABILITIES
+	Extras       []string `json:"extras,omitempty"`     // further devices, of plan.Extras
 	Distribution string   `json:"distribution,omitempty"`
 	LibraryDir   string   `json:"libraryDir,omitempty"`   // in place of the distribution's
 	LibraryDir32 string   `json:"libraryDir32,omitempty"` // for 32-bit libraries, with LibraryDir
@@ -79,6 +80,11 @@ func (o Options) Check() error {
 	}
 	if _, err := o.Classes(); err != nil {
 		return err
+	}
+	for _, name := range o.Extras {
+		if !slices.Contains(plan.Extras, name) {
+			return fmt.Errorf("further devices %.100q are not known: there are %s", name, strings.Join(plan.Extras, ", "))
+		}
 	}
 	if o.Distribution != "" {
 		if o.LibraryDir != "" {
@@ -366,6 +372,9 @@ func (m *maker) mounts() []*specs.Mount {
 			}
 			mount(path.Join(beside, l.Name))
 		}
+	}
+	for _, name := range m.parts.GDS {
+		list = append(list, &specs.Mount{HostPath: m.parts.Root.Path(name), ContainerPath: name, Options: plan.MountOptions(driver.Library)})
 	}
 	if left32 {
 		m.note("32-bit libraries are left out: there is no directory for them")

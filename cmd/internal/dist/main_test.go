@@ -518,6 +518,33 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// systemd finds nothing wrong about the units where the programs are.
+func TestUnitsVerify(t *testing.T) {
+	analyze := need.Program(t, "systemd-analyze")
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "usr/bin/nvsysfs"), []byte("#!/bin/sh\n"), 0o755))
+	units, err := filepath.Glob("systemd/*")
+	require.NoError(t, err)
+	require.NotEmpty(t, units)
+	var copies []string
+	for _, unit := range units {
+		data, err := os.ReadFile(unit)
+		require.NoError(t, err)
+		name := filepath.Join(root, filepath.Base(unit))
+		text := strings.ReplaceAll(string(data), "/usr/bin/nvsysfs", filepath.Join(root, "usr/bin/nvsysfs"))
+		require.NoError(t, os.WriteFile(name, []byte(text), 0o644))
+		copies = append(copies, name)
+	}
+	cmd := exec.Command(analyze, append([]string{"verify", "--man=no"}, copies...)...)
+	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+root+":")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	for line := range strings.Lines(string(out)) {
+		assert.NotContains(t, line, "nvsysfs-", "systemd-analyze verify")
+	}
+}
+
 func TestErrors(t *testing.T) {
 	t.Chdir(repository)
 	good := func(t *testing.T) string {

@@ -42,10 +42,13 @@ type SkippedGPU struct {
 
 // ReadParts reads a machine as [ReadMachine] does for a container that asks
 // for all devices with the driver capabilities classes. A GPU that cannot be
-// given is no error as long as others can.
-func ReadParts(cfg Config, classes driver.Class, hostPath string) (Parts, error) {
+// given is no error as long as others can. extras are further devices, of [Extras].
+func ReadParts(cfg Config, classes driver.Class, hostPath string, extras ...string) (Parts, error) {
 	p := Parts{}
-	var err error
+	request, err := requestExtras(extras)
+	if err != nil {
+		return Parts{}, err
+	}
 	if p.Root, err = sysfs.NewRoot(cfg.Sysroot); err != nil {
 		return Parts{}, fmt.Errorf("sysroot: %w", err)
 	}
@@ -77,7 +80,7 @@ func ReadParts(cfg Config, classes driver.Class, hostPath string) (Parts, error)
 	}
 	all := p.Selection
 	p.Selection = sysfs.Selection{}
-	if err := p.findNodes(spec.Request{}, spec.Facts{}, classes); err != nil {
+	if err := p.findNodes(request, spec.Facts{}, classes); err != nil {
 		return Parts{}, err
 	}
 	p.Selection = all
@@ -95,6 +98,31 @@ func ReadParts(cfg Config, classes driver.Class, hostPath string) (Parts, error)
 		return Parts{}, errors.Join(errs...)
 	}
 	return p, p.findFiles(cfg, spec.Facts{}, classes, hostPath)
+}
+
+// Extras are the devices beside GPUs that a container can ask for by variables of its environment, NVIDIA_GDS=enabled and
+// the like; imex stands for NVIDIA_IMEX_CHANNELS=all.
+var Extras = []string{"gds", "mofed", "gdrcopy", "nvswitch", "imex"}
+
+func requestExtras(extras []string) (spec.Request, error) {
+	var r spec.Request
+	for _, name := range extras {
+		switch name {
+		case "gds":
+			r.GDS = true
+		case "mofed":
+			r.MOFED = true
+		case "gdrcopy":
+			r.GDRCopy = true
+		case "nvswitch":
+			r.NVSwitch = true
+		case "imex":
+			r.IMEXAll = true
+		default:
+			return spec.Request{}, fmt.Errorf("further devices %.100q are not known: there are %s", name, strings.Join(Extras, ", "))
+		}
+	}
+	return r, nil
 }
 
 // partsOf is a GPU and its MIG devices. A MIG device has no graphics.
