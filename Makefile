@@ -79,9 +79,8 @@ $(PROGRAMS):
 
 .PHONY: install
 install: $(PROGRAMS) ## install below $DESTDIR$PREFIX (/usr/local), nothing in /etc
-	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/$(PACKAGE) $(DESTDIR)$(PREFIX)/lib/systemd/system
-	$(INSTALL) -m 755 nvidia-container-runtime.experimental nvsysfs $(DESTDIR)$(PREFIX)/bin
-	$(INSTALL) -m 755 nvidia-container-runtime-hook $(DESTDIR)$(PREFIX)/libexec/$(PACKAGE)
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
+	$(INSTALL) -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
 	$(INSTALL) -D -m 644 -t $(SHARE)/doc/$(PACKAGE) LICENSE README.md CHANGELOG.md SECURITY.md docs/*.md
 	$(INSTALL) -D -m 644 -t $(SHARE)/$(PACKAGE) cmd/internal/dist/config.toml
 	@set -e; for page in cmd/internal/dist/man/*.[1-9]; do \

@@ -133,8 +133,7 @@ func TestMakeInstall(t *testing.T) {
 	const name = "nvidia-container-runtime-experimental"
 	want := map[string]fs.FileMode{
 		"bin/nvidia-container-runtime.experimental": 0o755,
-		"bin/nvsysfs": 0o755,
-		"libexec/" + name + "/nvidia-container-runtime-hook":     0o755,
+		"bin/nvsysfs":                                            0o755,
 		"share/" + name + "/config.toml":                         0o644,
 		"share/bash-completion/completions/nvsysfs":              0o644,
 		"share/fish/vendor_completions.d/nvsysfs.fish":           0o644,
