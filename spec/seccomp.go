@@ -206,7 +206,7 @@ type fencer struct {
 
 	normal  action // of the calls that no rule matches
 	allowed map[string]bool
-	denied  map[string]map[uint64]bool // by call: the values of the denials that are there
+	denied  map[string]map[int64]bool // by call: the majors that the profile denies by itself
 }
 
 func (f *fencer) profile(profile rawjson.Value) error {
@@ -227,10 +227,10 @@ func (f *fencer) profile(profile rawjson.Value) error {
 		return nil
 	}
 	f.allowed = map[string]bool{}
-	f.denied = map[string]map[uint64]bool{}
+	f.denied = map[string]map[int64]bool{}
 	for _, call := range nodeCalls {
 		f.allowed[call] = f.normal.permits()
-		f.denied[call] = map[uint64]bool{}
+		f.denied[call] = map[int64]bool{}
 	}
 	var changes []rawjson.Change
 	for e := range calls.Elements() {
@@ -266,11 +266,10 @@ func (f *fencer) denials() ([][]byte, error) {
 			continue
 		}
 		for _, m := range f.majors {
-			d := denial(call, m)
-			if f.denied[call][d.Args[0].ValueTwo] {
+			if f.denied[call][m] {
 				continue
 			}
-			text, err := encode(d)
+			text, err := encode(denial(call, m))
 			if err != nil {
 				return nil, err
 			}
@@ -312,7 +311,7 @@ func (f *fencer) rule(e rawjson.Value, number int) (rawjson.Change, error) {
 		return unchanged, nil
 	}
 	if !does.permits() {
-		f.note(calls, does, conditions)
+		f.note(calls, conditions)
 		return unchanged, nil
 	}
 
@@ -335,15 +334,23 @@ func (f *fencer) rule(e rawjson.Value, number int) (rawjson.Change, error) {
 	return replacement(e, names, split, parts)
 }
 
-// note remembers a rule that is one of our denials.
-func (f *fencer) note(calls []string, does action, conditions []condition) {
-	if does != (action{specs.ActErrno, 1}) || len(conditions) != 1 {
-		return
-	}
-	c := conditions[0]
+// note remembers which majors a rule denies, in whatever way: one of ours beside it would be needless, and
+// libseccomp takes no two rules of different actions for the same condition. It is enough to know those that
+// deny a whole major, or everything.
+func (f *fencer) note(calls []string, conditions []condition) {
 	for _, call := range calls {
-		if c.Index == deviceArgument[call] && c.Op == maskedEqual && c.Value == majorMask {
-			f.denied[call][c.ValueTwo] = true
+		for _, all := range alternatives(conditions) {
+			switch {
+			case len(all) == 0:
+				f.allowed[call] = false
+			case len(all) > 1 || all[0].Index != deviceArgument[call] || all[0].Op != maskedEqual || all[0].Value&^majorMask != 0:
+			default:
+				for _, m := range f.majors {
+					if (all[0].ValueTwo^uint64(m)<<majorShift)&all[0].Value == 0 && all[0].ValueTwo&^all[0].Value == 0 {
+						f.denied[call][m] = true
+					}
+				}
+			}
 		}
 	}
 }

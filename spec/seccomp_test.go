@@ -153,7 +153,7 @@ func TestFenceDecides(t *testing.T) {
 	const allow, errno, masked = specs.ActAllow, specs.ActErrno, specs.OpMaskedEqual
 	type arg = specs.LinuxSeccompArg
 	nodes := []string{"mknod", "mknodat"}
-	eperm, enosys := uint(1), uint(38)
+	eperm, eacces, enosys := uint(1), uint(13), uint(38)
 	tests := []struct {
 		name    string
 		profile specs.LinuxSeccomp
@@ -169,7 +169,27 @@ func TestFenceDecides(t *testing.T) {
 		{"allows by rule, traps", specs.LinuxSeccomp{DefaultAction: specs.ActTrap, Syscalls: []specs.LinuxSyscall{{Names: nodes, Action: allow}}}, nil, 2 * (17 + 3)},
 		{"allows by default", specs.LinuxSeccomp{DefaultAction: allow}, nil, 2 * 3},
 		{"allows by default and needlessly by rule", specs.LinuxSeccomp{DefaultAction: allow, Syscalls: []specs.LinuxSyscall{{Names: nodes, Action: allow}}}, nil, 1 + 2*3},
-		{"allows by default, one denied", specs.LinuxSeccomp{DefaultAction: allow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mknod"}, Action: errno}}}, nil, 1 + 2*3},
+		{"allows by default, one denied", specs.LinuxSeccomp{DefaultAction: allow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mknod"}, Action: errno}}}, nil, 1 + 3},
+		{
+			"allows by default, some majors denied otherwise", // a rule of ours for the same condition would be an error
+			specs.LinuxSeccomp{DefaultAction: allow, Syscalls: []specs.LinuxSyscall{
+				{Names: []string{"mknod"}, Action: errno, ErrnoRet: &eacces, Args: []arg{{Index: 2, Value: majorMask, ValueTwo: 195 << 8, Op: masked}}},
+				{Names: []string{"mknodat"}, Action: specs.ActKillProcess, Args: []arg{{Index: 3, Value: 0xff000, ValueTwo: 195 << 8 & 0xff000, Op: masked}}},
+				{Names: []string{"mknod"}, Action: errno, ErrnoRet: &eacces, Args: []arg{
+					{Index: 2, Value: majorMask, ValueTwo: 509 << 8, Op: masked}, {Index: 2, Value: majorMask, ValueTwo: 7 << 8, Op: masked},
+				}},
+			}}, nil, 3 + 1 + 2,
+		},
+		{
+			"allows by default, parts of a major denied", // do not suffice
+			specs.LinuxSeccomp{DefaultAction: allow, Syscalls: []specs.LinuxSyscall{
+				{Names: []string{"mknod"}, Action: errno, Args: []arg{{Index: 2, Value: 0xfffff, ValueTwo: 0xc301, Op: masked}}},
+				{Names: []string{"mknod"}, Action: errno, Args: []arg{{Index: 2, Value: 0xff, ValueTwo: 0xc301, Op: masked}}},
+				{Names: []string{"mknod"}, Action: errno, Args: []arg{{Index: 2, Value: majorMask, ValueTwo: 234 << 8, Op: masked}, {Index: 1, Value: 0x2180, Op: specs.OpEqualTo}}},
+				{Names: []string{"mknodat"}, Action: errno, Args: []arg{{Index: 2, Value: majorMask, ValueTwo: 195 << 8, Op: masked}}},
+				{Names: []string{"mknodat"}, Action: errno, Args: []arg{{Index: 3, Value: 0xc300, Op: specs.OpEqualTo}}},
+			}}, nil, 5 + 2*3,
+		},
 		{"logs by default, allows by rule", specs.LinuxSeccomp{DefaultAction: specs.ActLog, Syscalls: []specs.LinuxSyscall{{Names: nodes, Action: allow}}}, nil, 2 * (17 + 3)},
 		{
 			"allows by mode", // conditions on another argument stay with each part
