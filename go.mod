@@ -10,8 +10,9 @@ require (
 	golang.org/x/tools v0.52.0
 )
 
-// Of nvsysfs alone: the command line, and CDI files.
+// Of nvsysfs alone: the command line, processes, and CDI files.
 require (
+	github.com/prometheus/procfs v0.21.1
 	github.com/spf13/cobra v1.10.2
 	go.yaml.in/yaml/v3 v3.0.5
 	tags.cncf.io/container-device-interface v1.1.1
@@ -21,11 +22,11 @@ require (
 // Of tests alone.
 require (
 	github.com/rogpeppe/go-internal v1.16.0
+	github.com/spf13/pflag v1.0.9
 	github.com/stretchr/testify v1.12.1
 )
 
 require (
 	github.com/fsnotify/fsnotify v1.7.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
-	github.com/spf13/pflag v1.0.9 // indirect
 )

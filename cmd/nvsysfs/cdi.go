@@ -125,7 +125,7 @@ func runCDIGenerate(i invocation, g generateOptions) error {
 		o.Names = []string{cdi.ByIndex, cdi.ByUUID}
 	}
 	o.Capabilities = words(g.capabilities)
-	asJSON, err := cdiFormat(g.format, g.output)
+	inJSON, err := cdiFormat(g.format, g.output)
 	if err == nil {
 		err = o.Check()
 	}
@@ -148,7 +148,7 @@ func runCDIGenerate(i invocation, g generateOptions) error {
 	if err != nil {
 		return fmt.Errorf("cdi generate: %w", err)
 	}
-	file.JSON = asJSON
+	file.JSON = inJSON
 	data, err := file.Encode()
 	if err != nil {
 		return fmt.Errorf("cdi generate: %w", err)
@@ -298,12 +298,12 @@ and ignored.`,
 	vendor := cmd.Flags().String("vendor", "", "only devices of vendor `NAME`")
 	class := cmd.Flags().String("class", "", "only devices of class `NAME`")
 	isDirectory(cmd, "spec-dir")
-	dir, asJSON := rootFlag(cmd, "/"), jsonFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return runCDIList(i, *dir, *more, *vendor, *class, *asJSON) }
+	dir, as := rootFlag(cmd, "/"), outputFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return runCDIList(i, *dir, *more, *vendor, *class, *as) }
 	return cmd
 }
 
-func runCDIList(i invocation, dir string, more []string, vendor, class string, asJSON bool) error {
+func runCDIList(i invocation, dir string, more []string, vendor, class string, as outputFormat) error {
 	found, err := readCDI(dir, more)
 	if err != nil {
 		return fmt.Errorf("cdi list: %w", err)
@@ -323,8 +323,8 @@ func runCDIList(i invocation, dir string, more []string, vendor, class string, a
 		}
 	}
 	remark(devices)
-	if asJSON {
-		return writeJSON(i.stdout, struct {
+	if as != asTable {
+		return as.write(i.stdout, struct {
 			Devices   []listedCDI `json:"devices"`
 			LeftAside []leftAside `json:"left_aside"`
 		}{devices, aside})
@@ -423,12 +423,12 @@ fixes it is shown), and 2 if that cannot be told.`,
   nvsysfs cdi check /etc/cdi/nvidia.yaml --json`,
 		Args: cobra.ArbitraryArgs,
 	}
-	dir, asJSON := rootFlag(cmd, ""), jsonFlag(cmd)
-	cmd.RunE = func(_ *cobra.Command, files []string) error { return runCDICheck(i, files, *dir, *asJSON) }
+	dir, as := rootFlag(cmd, ""), outputFlag(cmd)
+	cmd.RunE = func(_ *cobra.Command, files []string) error { return runCDICheck(i, files, *dir, *as) }
 	return cmd
 }
 
-func runCDICheck(i invocation, files []string, dir string, asJSON bool) error {
+func runCDICheck(i invocation, files []string, dir string, as outputFormat) error {
 	checked, aside := []checkedCDI{}, []leftAside{}
 	troubles := 0
 	check := func(name string, f cdi.File) {
@@ -470,7 +470,7 @@ func runCDICheck(i invocation, files []string, dir string, asJSON bool) error {
 		}
 		check(absolute, f)
 	}
-	if err := i.printChecked(checked, aside, asJSON); err != nil {
+	if err := i.printChecked(checked, aside, as); err != nil {
 		return err
 	}
 	drifted := 0
@@ -566,9 +566,9 @@ func shellWord(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-func (i invocation) printChecked(checked []checkedCDI, aside []leftAside, asJSON bool) error {
-	if asJSON {
-		return writeJSON(i.stdout, struct {
+func (i invocation) printChecked(checked []checkedCDI, aside []leftAside, as outputFormat) error {
+	if as != asTable {
+		return as.write(i.stdout, struct {
 			Files     []checkedCDI `json:"files"`
 			LeftAside []leftAside  `json:"left_aside"`
 		}{checked, aside})

@@ -102,12 +102,12 @@ version; everything else is read from files.`,
   nvsysfs doctor --json | jq '.findings[] | select(.state == "wrong")'`,
 		Args: noArguments,
 	}
-	dir, asJSON := rootFlag(cmd, ""), jsonFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return runDoctor(i, *dir, *asJSON) }
+	dir, as := rootFlag(cmd, ""), outputFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return runDoctor(i, *dir, *as) }
 	return cmd
 }
 
-func runDoctor(i invocation, dir string, asJSON bool) error {
+func runDoctor(i invocation, dir string, as outputFormat) error {
 	environ, err := machineEnviron(i.environ, dir)
 	if err != nil {
 		return err
@@ -117,8 +117,8 @@ func runDoctor(i invocation, dir string, asJSON bool) error {
 		return err
 	}
 	findings := diagnose(p)
-	if asJSON {
-		err = writeJSON(i.stdout, struct {
+	if as != asTable {
+		err = as.write(i.stdout, struct {
 			Findings []finding `json:"findings"`
 		}{findings})
 	} else {

@@ -6,9 +6,7 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
@@ -99,12 +97,12 @@ for the runtime; where the runtime would fail, this fails with the same message.
 		"assume the systemd cgroup driver, for which links in /dev/char matter")
 	isDirectory(cmd, "bundle")
 	isFile(cmd, "config")
-	root, asJSON := rootFlag(cmd, ""), jsonFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return runExplain(i, *bundle, *file, *root, *systemd, *asJSON) }
+	root, as := rootFlag(cmd, ""), outputFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return runExplain(i, *bundle, *file, *root, *systemd, *as) }
 	return cmd
 }
 
-func runExplain(i invocation, bundle, file, root string, systemd, asJSON bool) error {
+func runExplain(i invocation, bundle, file, root string, systemd bool, as outputFormat) error {
 	cfg, err := loadConfig(i.environ, root)
 	if err != nil {
 		return err
@@ -113,8 +111,8 @@ func runExplain(i invocation, bundle, file, root string, systemd, asJSON bool) e
 	if err != nil {
 		return err
 	}
-	if asJSON {
-		return writeJSON(i.stdout, e)
+	if as != asTable {
+		return as.write(i.stdout, e)
 	}
 	_, err = i.stdout.Write(e.text())
 	return err
@@ -425,18 +423,6 @@ func trimmed(rows [][]string) [][]string {
 		rows[i] = row
 	}
 	return rows
-}
-
-func writeJSON(w io.Writer, v any) error {
-	var out bytes.Buffer
-	encoder := json.NewEncoder(&out)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(v); err != nil {
-		return err
-	}
-	_, err := w.Write(out.Bytes())
-	return err
 }
 
 // loadConfig reads the configuration as the runtime would; with a root, the one in there, for the machine in there.

@@ -5,7 +5,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -70,12 +69,12 @@ device's index ("0:1"), its name, or MIG-<uuid> if "nvsysfs learn" knows it.`,
   nvsysfs list --json | jq -r '.gpus[].uuid'`,
 		Args: noArguments,
 	}
-	dir, asJSON := rootFlag(cmd, "/"), jsonFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return runList(i, *dir, *asJSON) }
+	dir, as := rootFlag(cmd, "/"), outputFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return runList(i, *dir, *as) }
 	return cmd
 }
 
-func runList(i invocation, dir string, asJSON bool) error {
+func runList(i invocation, dir string, as outputFormat) error {
 	root, err := openRoot(dir)
 	if err != nil {
 		return err
@@ -96,17 +95,11 @@ func runList(i invocation, dir string, asJSON bool) error {
 		}
 	}
 
-	var out bytes.Buffer
-	if asJSON {
-		encoder := json.NewEncoder(&out)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(makeListing(inventory, unbound, uuids)); err != nil {
-			return err
-		}
-	} else {
-		printList(&out, inventory, unbound, uuids)
+	if as != asTable {
+		return as.write(i.stdout, makeListing(inventory, unbound, uuids))
 	}
+	var out bytes.Buffer
+	printList(&out, inventory, unbound, uuids)
 	_, err = i.stdout.Write(out.Bytes())
 	return err
 }

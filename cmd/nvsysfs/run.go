@@ -59,7 +59,7 @@ Docker, containerd, CRI-O and podman.`,
 		id       string
 		commands []*cobra.Command
 	}{
-		{groupLook, []*cobra.Command{newList(i), newInfo(i), newDoctor(i), newExplain(i)}},
+		{groupLook, []*cobra.Command{newList(i), newInfo(i), newDoctor(i), newExplain(i), newPS(i)}},
 		{groupSetUp, []*cobra.Command{newConfigure(i), newCDI(i), newLearn(i)}},
 		{groupTest, []*cobra.Command{newDemo(i), newFixtures(i), newUnpack(i), newCapture(i)}},
 	} {
@@ -181,10 +181,6 @@ func rootFlag(cmd *cobra.Command, value string) *string {
 	root := cmd.Flags().String("root", value, "look at the machine whose root directory is `DIR`")
 	isDirectory(cmd, "root")
 	return root
-}
-
-func jsonFlag(cmd *cobra.Command) *bool {
-	return cmd.Flags().Bool("json", false, "print JSON")
 }
 
 // isDirectory has shells complete directories for the flags.
