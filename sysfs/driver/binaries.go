@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"strings"
 )
 
 // usualPath are the directories of programs after those of the caller's PATH. The last ones are Flatcar's,
@@ -23,6 +24,8 @@ var usualPath = [...]string{
 // a place that the container lacks (Synology).
 //
 // A class brings only its own programs, not those of a class it implies: video gets no MPS daemon.
+//
+// The programs of NixOS and Guix need a loader from the host's store, which is never given: that is noted.
 func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 	var dirs []string
 	add := func(name string) {
@@ -41,6 +44,8 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 		add(dir)
 	}
 	var files []File
+	var loader string
+	var strangers []string // programs that need loader
 	for _, b := range binaries {
 		if b.class&o.Classes == 0 {
 			continue
@@ -66,7 +71,9 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 				}
 				continue
 			}
-			file.Interpreter = p.interpreter
+			if p.interpreter != "" && !strings.HasPrefix(p.interpreter, "/lib") {
+				loader, strangers = p.interpreter, append(strangers, b.name)
+			}
 			files = append(files, file)
 			script = nil
 			break
@@ -74,6 +81,9 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 		if script != nil {
 			files = append(files, *script)
 		}
+	}
+	if strangers != nil {
+		t.note("%s cannot run in images without %s, the loader that the host's programs are built for", strings.Join(strangers, ", "), loader)
 	}
 	return files
 }

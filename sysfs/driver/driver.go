@@ -75,9 +75,6 @@ type File struct {
 	// the container's loader finds the library wherever it is put. Path then tells
 	// what it was made from. Only configuration files have it.
 	Content []byte
-	// Interpreter is the absolute path of the loader (PT_INTERP) that a program needs to be there
-	// in the container, "" for all else and for programs that need none.
-	Interpreter string
 }
 
 // Options say what [Find] looks for. All names are absolute names inside the root; others
