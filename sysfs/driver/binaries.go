@@ -17,6 +17,15 @@ var usualPath = [...]string{
 	"/usr/lib/nvidia/current",
 }
 
+// programDirs are the directories of programs in the order in which they are looked into.
+func programDirs(o Options, libraryDirs []string) []string {
+	dirs := slices.Concat(absolute(o.Path), usualPath[:])
+	for _, dir := range libraryDirs {
+		dirs = append(dirs, path.Join(dir, "..", "bin"), dir)
+	}
+	return dirs
+}
+
 // findBinaries looks for programs in the caller's PATH, in the usual directories, in the bin beside
 // each library directory, which is where the container operating systems have them
 // (/var/lib/nvidia/bin), and among the libraries. The first program of a name counts; in the container it is in
@@ -36,12 +45,8 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 	if !slices.ContainsFunc(binaries[:], func(b namedProgram) bool { return b.class&o.Classes != 0 }) {
 		return nil
 	}
-	for _, name := range slices.Concat(absolute(o.Path), usualPath[:]) {
+	for _, name := range programDirs(o, libraryDirs) {
 		add(name)
-	}
-	for _, dir := range libraryDirs {
-		add(path.Join(dir, "..", "bin"))
-		add(dir)
 	}
 	var files []File
 	var loader string

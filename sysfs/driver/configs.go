@@ -50,6 +50,22 @@ func findConfigs(t *tree, o Options, libs []File) []File {
 	if o.Classes&(Graphics|Display) == 0 {
 		return nil
 	}
+	var files []File
+	for _, c := range configs {
+		names := configNames(c.names, o)
+		found := make(map[string]bool)
+		for _, dir := range configDirs(c.dir, o) {
+			files = append(files, configsIn(t, dir, path.Join(c.base, c.dir), names, found)...)
+		}
+	}
+	for i := range files {
+		localize(t, &files[i], libs)
+	}
+	return files
+}
+
+// configDirs are the places of a directory of configuration files in the order in which they are looked into.
+func configDirs(dir string, o Options) []string {
 	bases := []string{"/etc"}
 	if dirs := absolute(o.DataDirs); len(dirs) > 0 {
 		bases = append(bases, dirs...)
@@ -57,21 +73,13 @@ func findConfigs(t *tree, o Options, libs []File) []File {
 		bases = append(bases, "/usr/local/share", "/usr/share")
 	}
 	bases = append(bases, "/run/opengl-driver/share") // NixOS
-	var files []File
-	for _, c := range configs {
-		names := configNames(c.names, o)
-		found := make(map[string]bool)
-		for _, base := range bases {
-			files = append(files, configsIn(t, path.Join(base, c.dir), path.Join(c.base, c.dir), names, found)...)
-		}
-		if strings.HasPrefix(c.dir, "vulkan/") {
-			files = append(files, configsIn(t, "/"+c.dir, path.Join(c.base, c.dir), names, found)...)
-		}
+	if strings.HasPrefix(dir, "vulkan/") {
+		bases = append(bases, "/")
 	}
-	for i := range files {
-		localize(t, &files[i], libs)
+	for i := range bases {
+		bases[i] = path.Join(bases[i], dir)
 	}
-	return files
+	return bases
 }
 
 // localize gives a manifest content that names libraries as the container's loader finds them. RPM packages and

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
 // firmwarePath is the custom directory of the kernel's firmware loader: one line, empty if there is none.
@@ -20,21 +22,9 @@ const firmwarePath = "sys/module/firmware_class/parameters/path"
 // the kernel (drivers/base/firmware_loader/main.c) looks for it and in the same order. Of two files of a
 // name the first counts. They are at the same place in the container.
 func findFirmware(t *tree, o Options) ([]File, error) {
-	var dirs []string
-	custom, err := t.root.ReadFileMax(firmwarePath, 4096)
-	switch {
-	case err == nil:
-		if dir := strings.TrimSpace(string(custom)); path.IsAbs(dir) {
-			dirs = append(dirs, path.Clean(dir))
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("reading the firmware directory: %w", err)
-	}
-	for _, dir := range []string{"/lib/firmware/updates", "/lib/firmware"} {
-		if validName(o.KernelRelease) {
-			dirs = append(dirs, path.Join(dir, o.KernelRelease))
-		}
-		dirs = append(dirs, dir)
+	dirs, err := firmwareDirs(t.root, o)
+	if err != nil {
+		return nil, err
 	}
 	var files []File
 	seen := make(map[string]bool)
@@ -56,4 +46,25 @@ func findFirmware(t *tree, o Options) ([]File, error) {
 		}
 	}
 	return files, nil
+}
+
+// firmwareDirs are the directories of the kernel's firmware in the order in which they are looked into.
+func firmwareDirs(root sysfs.Root, o Options) ([]string, error) {
+	var dirs []string
+	custom, err := root.ReadFileMax(firmwarePath, 4096)
+	switch {
+	case err == nil:
+		if dir := strings.TrimSpace(string(custom)); path.IsAbs(dir) {
+			dirs = append(dirs, path.Clean(dir))
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("reading the firmware directory: %w", err)
+	}
+	for _, dir := range []string{"/lib/firmware/updates", "/lib/firmware"} {
+		if validName(o.KernelRelease) {
+			dirs = append(dirs, path.Join(dir, o.KernelRelease))
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
 }

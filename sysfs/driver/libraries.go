@@ -89,6 +89,25 @@ type finder struct {
 }
 
 func newFinder(t *tree, o Options) (*finder, error) {
+	abis, err := abisOf(o)
+	if err != nil {
+		return nil, err
+	}
+	return &finder{
+		tree:    t,
+		o:       o,
+		want:    o.Classes.implied(),
+		suffix:  ".so." + o.Version,
+		abis:    abis,
+		index:   make(map[libraryKey]int),
+		elves:   make(map[string]elfInfo),
+		scanned: make(map[string]bool),
+		others:  [2]map[string]string{make(map[string]string), make(map[string]string)},
+	}, nil
+}
+
+// abisOf are the architectures that are wanted, the native one first.
+func abisOf(o Options) ([]abi, error) {
 	native := abi{machine: o.Machine, class: elf.ELFCLASS64, bits: 64}
 	if o.Machine == elf.EM_386 || o.Machine == elf.EM_ARM {
 		native.class, native.bits = elf.ELFCLASS32, 32
@@ -110,17 +129,7 @@ func newFinder(t *tree, o Options) (*finder, error) {
 	if len(abis) == 2 {
 		abis[1].flags, _ = ldcache.Flags(abis[1].machine, abis[1].class)
 	}
-	return &finder{
-		tree:    t,
-		o:       o,
-		want:    o.Classes.implied(),
-		suffix:  ".so." + o.Version,
-		abis:    abis,
-		index:   make(map[libraryKey]int),
-		elves:   make(map[string]elfInfo),
-		scanned: make(map[string]bool),
-		others:  [2]map[string]string{make(map[string]string), make(map[string]string)},
-	}, nil
+	return abis, nil
 }
 
 // find searches the configured directories, those that the cache names, and the usual
@@ -299,25 +308,34 @@ var triplets = [...]struct {
 	{elf.EM_PPC64, "powerpc64le-linux-gnu", "powerpc64le"},
 }
 
-// scanUsual scans the usual directories of one architecture until both anchors are found.
-func (f *finder) scanUsual(which int) {
-	a := f.abis[which]
-	branch, _, _ := strings.Cut(f.o.Version, ".")
-	expand := strings.NewReplacer("T", "unknown", "M", "unknown", "B", branch, "V", f.o.Version)
+// usualDirs are the usual directories of the libraries of one architecture and one version of the driver.
+func usualDirs(machine elf.Machine, bits int, version string) []string {
+	branch, _, _ := strings.Cut(version, ".")
+	triplet, uname := "unknown", "unknown"
 	for _, t := range triplets {
-		if t.machine == a.machine {
-			expand = strings.NewReplacer("T", t.triplet, "M", t.uname, "B", branch, "V", f.o.Version)
+		if t.machine == machine {
+			triplet, uname = t.triplet, t.uname
 		}
 	}
-	dirs := usual64[:]
-	if a.bits == 32 {
-		dirs = usual32[:]
+	expand := strings.NewReplacer("T", triplet, "M", uname, "B", branch, "V", version)
+	patterns := usual64[:]
+	if bits == 32 {
+		patterns = usual32[:]
 	}
-	for _, dir := range dirs {
+	dirs := make([]string, 0, len(patterns))
+	for _, pattern := range patterns {
+		dirs = append(dirs, expand.Replace(pattern))
+	}
+	return dirs
+}
+
+// scanUsual scans the usual directories of one architecture until both anchors are found.
+func (f *finder) scanUsual(which int) {
+	for _, dir := range usualDirs(f.abis[which].machine, f.abis[which].bits, f.o.Version) {
 		if f.complete(which) {
 			break
 		}
-		f.scanName(expand.Replace(dir))
+		f.scanName(dir)
 	}
 }
 

@@ -36,21 +36,33 @@ func findXorg(t *tree, o Options, libraryDirs []string) []File {
 	if o.Classes&(Graphics|Display) == 0 {
 		return nil
 	}
-	for _, tree := range xorgDirs {
-		roots := []string{tree.dir}
-		if !path.IsAbs(tree.dir) {
-			roots = nil
-			for _, dir := range libraryDirs {
-				roots = append(roots, path.Join(dir, tree.dir))
-			}
-		}
-		for _, root := range roots {
-			if files := xorgModules(t, o, path.Join(root, tree.drivers), path.Join(root, tree.extension)); files != nil {
-				return files
-			}
+	for _, tree := range moduleTrees(libraryDirs) {
+		if files := xorgModules(t, o, tree.drivers, tree.extensions); files != nil {
+			return files
 		}
 	}
 	return nil
+}
+
+// moduleTree has the directories of one tree of modules.
+type moduleTree struct{ drivers, extensions string }
+
+// moduleTrees are the trees of modules in the order in which they are looked into.
+func moduleTrees(libraryDirs []string) []moduleTree {
+	var trees []moduleTree
+	for _, x := range xorgDirs {
+		roots := []string{x.dir}
+		if !path.IsAbs(x.dir) {
+			roots = nil
+			for _, dir := range libraryDirs {
+				roots = append(roots, path.Join(dir, x.dir))
+			}
+		}
+		for _, root := range roots {
+			trees = append(trees, moduleTree{path.Join(root, x.drivers), path.Join(root, x.extension)})
+		}
+	}
+	return trees
 }
 
 // xorgModules returns the modules of one tree, nil if it is not of the driver's version.
