@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/elfstub"
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
 func newCapture(i invocation) *cobra.Command {
@@ -86,12 +88,18 @@ func capture(root sysfs.Root) (fixtures.Archive, []string) {
 		inventory = sysfs.Inventory{}
 	}
 	c := &collector{root: root, entries: map[string]fixtures.Entry{}}
+	if inventory.Driver != nil {
+		c.version = inventory.Driver.Version
+	}
+	if release, err := root.ReadFile("proc/sys/kernel/osrelease"); err == nil {
+		c.release = strings.TrimSpace(string(release))
+	}
 	c.proc()
 	c.sys()
 	c.dev()
 	c.driver()
 	if nested, err := sysfs.NewRoot(root.Path(driverContainer)); err == nil {
-		inner := &collector{root: nested, entries: map[string]fixtures.Entry{}}
+		inner := &collector{root: nested, entries: map[string]fixtures.Entry{}, version: c.version, release: c.release}
 		inner.dev()
 		inner.driver()
 		for _, name := range slices.Sorted(maps.Keys(inner.entries)) {
@@ -163,11 +171,14 @@ type collector struct {
 	root     sysfs.Root
 	entries  map[string]fixtures.Entry
 	warnings []string
+	version  string // of the driver, "" if it is not known
+	release  string // of the kernel
 }
 
 func (c *collector) warn(name string, err error) {
-	if !errors.Is(err, fs.ErrNotExist) {
-		c.warnings = append(c.warnings, fmt.Sprintf("leaving out %q: %s", name, err))
+	text := fmt.Sprintf("leaving out %q: %s", name, err)
+	if !errors.Is(err, fs.ErrNotExist) && !slices.Contains(c.warnings, text) {
+		c.warnings = append(c.warnings, text)
 	}
 }
 
@@ -351,7 +362,7 @@ func (c *collector) dev() {
 			for _, node := range c.list("dev/" + base) {
 				c.node(path.Join("dev", base, node))
 			}
-		case strings.HasPrefix(base, "nvidia") || base == "gdrdrv":
+		case strings.HasPrefix(base, "nvidia") || base == "gdrdrv" || base == "dxg":
 			c.node("dev/" + base)
 		}
 	}
@@ -373,79 +384,91 @@ func (c *collector) node(name string) {
 	c.add(fixtures.Device(name, info.Mode().Perm(), uint64(stat.Rdev), stat.Uid, stat.Gid))
 }
 
-// driver keeps the files of the user-mode driver, and the loader's cache with its entries and those of libc.
+// driver keeps the files of the user-mode driver wherever it is looked for, and the loader's cache with its entries and those of libc.
 func (c *collector) driver() {
-	directories := map[string]bool{}
-	for _, dir := range libraryDirectories {
-		directories[dir] = true
+	libraries := c.cache()
+	seen := map[string]bool{}
+	unseen := func(dirs []string) []string {
+		var names []string
+		for _, dir := range dirs {
+			real, err := c.root.Resolve(dir)
+			if err == nil && !seen[real] {
+				seen[real] = true
+				names = append(names, strings.TrimPrefix(dir, "/"))
+			}
+		}
+		return names
 	}
-	c.cache(directories)
-	for _, dir := range slices.Sorted(maps.Keys(directories)) {
-		for _, below := range []string{"", "vdpau", "gbm", "tls"} {
-			for _, base := range c.list(path.Join(dir, below)) {
-				if isDriverLibrary(base) {
-					c.follow(path.Join(dir, below, base), c.stub)
+	for _, machine := range []elf.Machine{elf.EM_X86_64, elf.EM_AARCH64} {
+		places, err := driver.PlacesOf(c.root, driver.Options{
+			Version: c.version, Machine: machine, Classes: driver.All, KernelRelease: c.release,
+		}, libraries...)
+		if err != nil {
+			c.warnings = append(c.warnings, err.Error())
+			continue
+		}
+		clear(seen)
+		for _, dir := range unseen(places.Libraries) {
+			for _, below := range []string{"", "vdpau", "gbm", "tls"} {
+				for _, base := range c.list(path.Join(dir, below)) {
+					if isDriverLibrary(base) {
+						c.follow(path.Join(dir, below, base), c.stub)
+					}
 				}
 			}
 		}
-	}
-	for _, dir := range moduleDirectories {
-		for _, base := range c.list(dir) {
-			if isDriverLibrary(base) || base == "nvidia_drv.so" {
-				c.follow(path.Join(dir, base), c.stub)
-			}
-		}
-	}
-	for _, dir := range []string{"usr/bin", "usr/sbin", "usr/local/bin", "opt/bin", "run/current-system/sw/bin"} {
-		for _, base := range c.list(dir) {
-			if strings.HasPrefix(base, "nvidia-") || base == "nv-fabricmanager" {
-				c.follow(path.Join(dir, base), c.stub)
-			}
-		}
-	}
-	for _, dir := range dataDirectories {
-		for _, base := range c.list(dir) {
-			if strings.Contains(base, "nvidia") {
-				c.follow(path.Join(dir, base), func(name string) { c.text(name, nil) })
-			}
-		}
-	}
-	c.follow("usr/share/nvidia/nvoptix.bin", c.standIn)
-	for _, dir := range []string{"usr/lib/firmware/nvidia", "lib/firmware/nvidia"} {
-		for _, version := range c.list(dir) {
-			for _, base := range c.list(path.Join(dir, version)) {
-				if strings.HasPrefix(base, "gsp") {
-					c.follow(path.Join(dir, version, base), c.standIn)
+		clear(seen)
+		for _, dir := range unseen(places.Modules) {
+			for _, base := range c.list(dir) {
+				if isDriverLibrary(base) || base == "nvidia_drv.so" {
+					c.follow(path.Join(dir, base), c.stub)
 				}
 			}
 		}
-	}
-	for _, name := range []string{"run/nvidia-persistenced/socket", "run/nvidia-fabricmanager/socket"} {
-		info, err := c.root.Lstat(name)
-		if err == nil && info.Mode().Type() == fs.ModeSocket {
-			c.add(fixtures.Entry{Name: name, Kind: fixtures.Socket, Mode: info.Mode().Perm()})
+		clear(seen)
+		for _, dir := range unseen(places.Programs) {
+			for _, base := range c.list(dir) {
+				if strings.HasPrefix(base, "nvidia-") || base == "nv-fabricmanager" {
+					c.follow(path.Join(dir, base), c.stub)
+				}
+			}
+		}
+		clear(seen)
+		for _, dir := range unseen(places.Configs) {
+			for _, base := range c.list(dir) {
+				switch {
+				case base == "nvoptix.bin":
+					c.follow(path.Join(dir, base), c.standIn)
+				case strings.Contains(base, "nvidia"):
+					c.follow(path.Join(dir, base), func(name string) { c.text(name, nil) })
+				}
+			}
+		}
+		var versions []string
+		for _, dir := range places.Firmware {
+			versions = append(versions, path.Dir(dir)) // others than the one that counts tell something, too
+		}
+		clear(seen)
+		for _, dir := range unseen(versions) {
+			for _, version := range c.list(dir) {
+				for _, base := range c.list(path.Join(dir, version)) {
+					if strings.HasPrefix(base, "gsp") {
+						c.follow(path.Join(dir, version, base), c.standIn)
+					}
+				}
+			}
+		}
+		clear(seen)
+		for _, name := range unseen(places.Sockets) {
+			info, err := c.root.Lstat(name)
+			if err == nil && info.Mode().Type() == fs.ModeSocket {
+				c.add(fixtures.Entry{Name: name, Kind: fixtures.Socket, Mode: info.Mode().Perm()})
+			}
 		}
 	}
 	c.follow("etc/os-release", func(name string) { c.text(name, distribution) })
 	c.follow("etc/debian_version", func(name string) { c.text(name, nil) })
-}
-
-// libraryDirectories are looked at beside those that the cache names.
-var libraryDirectories = []string{
-	"usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "usr/lib/i386-linux-gnu", "usr/lib/x86_64-linux-gnu/nvidia/current",
-	"usr/lib64", "usr/lib", "usr/lib32", "run/opengl-driver/lib", "usr/local/glibc/usr/lib", "var/lib/nvidia/lib64",
-	"home/kubernetes/bin/nvidia/lib64", "opt/nvidia/lib64",
-}
-
-var moduleDirectories = []string{
-	"usr/lib/xorg/modules/drivers", "usr/lib/xorg/modules/extensions", "usr/lib64/xorg/modules/drivers", "usr/lib64/xorg/modules/extensions",
-	"usr/lib/x86_64-linux-gnu/nvidia/xorg", "usr/lib/x86_64-linux-gnu/nvidia/xorg/drivers", "usr/lib/x86_64-linux-gnu/nvidia/xorg/extensions",
-	"usr/lib/nvidia/xorg", "usr/lib/nvidia/xorg/drivers", "usr/lib/nvidia/xorg/extensions",
-}
-
-var dataDirectories = []string{
-	"etc/OpenCL/vendors", "etc/vulkan/icd.d", "etc/vulkan/implicit_layer.d", "usr/share/vulkan/icd.d", "usr/share/vulkan/implicit_layer.d",
-	"usr/share/glvnd/egl_vendor.d", "usr/share/egl/egl_external_platform.d", "usr/share/X11/xorg.conf.d",
+	c.follow("etc/nv_tegra_release", func(name string) { c.text(name, nil) })
 }
 
 // isDriverLibrary goes by the names NVIDIA gives its libraries.
@@ -453,26 +476,22 @@ func isDriverLibrary(base string) bool {
 	if !strings.Contains(base, ".so") || strings.HasPrefix(base, "libnvidia-container") {
 		return false
 	}
-	for _, prefix := range []string{"libcuda.so", "libcudadebugger.so", "libnvcuvid.so", "libnvoptix.so", "nvidia-drm_gbm.so"} {
-		if strings.HasPrefix(base, prefix) {
-			return true
-		}
-	}
-	return strings.HasPrefix(base, "lib") && strings.Contains(base, "nvidia")
+	_, known := driver.ClassOf(base)
+	return known || base == "nvidia-drm_gbm.so" || strings.HasPrefix(base, "lib") && strings.Contains(base, "nvidia")
 }
 
-// cache keeps /etc/ld.so.cache with the driver's entries and those of libc alone, and notes the driver's directories.
-func (c *collector) cache(directories map[string]bool) {
+// cache keeps /etc/ld.so.cache with the driver's entries and those of libc alone, and returns the driver's directories.
+func (c *collector) cache() (directories []string) {
 	const name = "etc/ld.so.cache"
 	data, err := c.root.ReadFile(name)
 	if err != nil {
 		c.warn(name, err)
-		return
+		return nil
 	}
 	cache, err := ldcache.Parse(data)
 	if err != nil {
 		c.warn(name, err)
-		return
+		return nil
 	}
 	kept := &ldcache.Cache{Format: cache.Format, Generator: cache.Generator}
 	for _, e := range cache.Entries {
@@ -485,15 +504,16 @@ func (c *collector) cache(directories map[string]bool) {
 		file := strings.TrimPrefix(path.Clean(e.Path), "/")
 		c.follow(file, c.stub)
 		if library {
-			directories[path.Dir(file)] = true
+			directories = append(directories, path.Dir("/"+file))
 		}
 	}
 	encoded, err := kept.Encode()
 	if err != nil {
 		c.warn(name, err)
-		return
+		return nil
 	}
 	c.add(fixtures.FileEntry(name, 0o644, encoded))
+	return directories
 }
 
 // follow keeps every link on the way to a name, then lets keep have the regular file at its end under its real name.

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"debug/elf"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
 // TestCaptureFixtures captures every machine: the capture lists the same GPUs, has no file the machine had not, and captured
@@ -47,6 +49,7 @@ func TestCaptureFixtures(t *testing.T) {
 
 			copied := unpack(t, captured)
 			assert.Equal(t, listed(t, root), listed(t, copied))
+			assert.Equal(t, driverFiles(t, root), driverFiles(t, copied))
 			again, warnings := capture(copied)
 			assert.Empty(t, warnings)
 			assert.Equal(t, format(t, captured), format(t, again))
@@ -60,6 +63,31 @@ func TestCaptureFixtures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// driverFiles are the names of the driver's files that a container would get, or why it would get none.
+func driverFiles(t *testing.T, root sysfs.Root) []string {
+	t.Helper()
+	inv, err := sysfs.Read(root, false)
+	require.NoError(t, err)
+	if inv.Driver == nil {
+		return nil
+	}
+	o := driver.Options{Version: inv.Driver.Version, Machine: elf.EM_X86_64, Classes: driver.All}
+	if inv.Driver.Arch == "aarch64" {
+		o.Machine = elf.EM_AARCH64
+	}
+	files, notes, err := driver.Find(root, o)
+	if err != nil {
+		notes = append(notes, err.Error())
+	}
+	for i := range notes {
+		notes[i] = strings.ReplaceAll(notes[i], string(root), "")
+	}
+	for _, f := range files {
+		notes = append(notes, f.Dest+" "+f.Path)
+	}
+	return notes
 }
 
 func unpack(t *testing.T, machine fixtures.Archive) sysfs.Root {
