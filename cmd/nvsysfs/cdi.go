@@ -54,9 +54,9 @@ func words(list string) []string {
 // generateOptions are the flags of cdi generate.
 type generateOptions struct {
 	cdi.Options
-	root, output, format, capabilities string
-	names                              []string
-	force                              bool
+	root, fixture, output, format, capabilities string
+	names                                       []string
+	force                                       bool
 }
 
 func newCDIGenerate(i invocation) *cobra.Command {
@@ -104,11 +104,13 @@ each boot and after the driver or MIG devices change.`,
 	flags.StringVar(&o.LibraryDir, "library-dir", "", "the images' loader searches `DIR`")
 	flags.StringVar(&o.LibraryDir32, "library-dir32", "", "the same, for 32-bit libraries: `DIR`")
 	flags.StringVar(&o.MaxVersion, "cdi-version", "", "newest `VERSION` of CDI that the engines read (podman 4.3: 0.5.0)")
+	flags.StringVar(&o.fixture, "fixture", "", "the machine `NAME` that \"nvsysfs fixture up\" unpacked, with device nodes that nobody can open")
 	isFile(cmd, "output")
 	isDirectory(cmd, "driver-root")
 	isOneOf(cmd, "format", "yaml", "json")
 	isOneOf(cmd, "name", cdi.ByIndex, cdi.ByUUID, cdi.ByType)
 	root := rootFlag(cmd, "")
+	cmd.MarkFlagsMutuallyExclusive("root", "fixture")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		o.root = *root
 		return runCDIGenerate(i, o)
@@ -134,6 +136,12 @@ func runCDIGenerate(i invocation, g generateOptions) error {
 	}
 	if err != nil {
 		return &usageError{"cdi generate: " + err.Error()}
+	}
+	if g.fixture != "" {
+		if g.root, err = fixtureRoot(i.environ, g.fixture); err != nil {
+			return err
+		}
+		o.ClosedNodes = true
 	}
 	if g.root != "" {
 		dir, err := openRoot(g.root)

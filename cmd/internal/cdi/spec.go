@@ -29,13 +29,14 @@ import (
 // Options say what the description is to be like. They are kept in the file,
 // so that it can be made again.
 type Options struct {
-	Root         string   `json:"root,omitempty"`       // the machine's, if it is not "/"
-	DriverRoot   string   `json:"driverRoot,omitempty"` // of the driver's files, inside Root; "" is what config.toml says
-	Vendor       string   `json:"vendor"`               // "nvidia.com"
-	Class        string   `json:"class"`                // "gpu"
-	Names        []string `json:"names"`                // of the strategies ByIndex, ByUUID, ByType
-	Capabilities []string `json:"capabilities"`         // driver capabilities, as in NVIDIA_DRIVER_CAPABILITIES
-	Extras       []string `json:"extras,omitempty"`     // further devices, of plan.Extras
+	Root         string   `json:"root,omitempty"`        // the machine's, if it is not "/"
+	ClosedNodes  bool     `json:"closedNodes,omitempty"` // nobody can open the device nodes: plan.ClosedNode
+	DriverRoot   string   `json:"driverRoot,omitempty"`  // of the driver's files, inside Root; "" is what config.toml says
+	Vendor       string   `json:"vendor"`                // "nvidia.com"
+	Class        string   `json:"class"`                 // "gpu"
+	Names        []string `json:"names"`                 // of the strategies ByIndex, ByUUID, ByType
+	Capabilities []string `json:"capabilities"`          // driver capabilities, as in NVIDIA_DRIVER_CAPABILITIES
+	Extras       []string `json:"extras,omitempty"`      // further devices, of plan.Extras
 	Distribution string   `json:"distribution,omitempty"`
 	LibraryDir   string   `json:"libraryDir,omitempty"`   // in place of the distribution's
 	LibraryDir32 string   `json:"libraryDir32,omitempty"` // for 32-bit libraries, with LibraryDir
@@ -199,7 +200,7 @@ func Make(parts plan.Parts, o Options) (File, []string, error) {
 		Env:            []string{"NVIDIA_VISIBLE_DEVICES=void"},
 		DeviceNodes:    m.nodes(parts.Nodes),
 		AdditionalGIDs: m.groups(parts.Nodes),
-		Mounts:         m.mounts(),
+		Mounts:         append(m.closed(parts.Nodes), m.mounts()...),
 	}
 	version, err := specs.MinimumRequiredVersion(&spec)
 	if err != nil {
@@ -230,7 +231,7 @@ func (m *maker) devices() []specs.Device {
 			return
 		}
 		taken[name] = true
-		devices = append(devices, specs.Device{Name: name, ContainerEdits: specs.ContainerEdits{DeviceNodes: m.nodes(nodes), AdditionalGIDs: m.groups(nodes)}})
+		devices = append(devices, specs.Device{Name: name, ContainerEdits: m.edits(nodes)})
 	}
 	names := m.options.Names
 	if len(names) == 0 {
@@ -252,7 +253,11 @@ func (m *maker) devices() []specs.Device {
 	}
 	slices.SortStableFunc(all, func(a, b sysfs.Node) int { return strings.Compare(a.Path, b.Path) })
 	all = slices.CompactFunc(all, func(a, b sysfs.Node) bool { return a.Path == b.Path })
-	return append(devices, specs.Device{Name: "all", ContainerEdits: specs.ContainerEdits{DeviceNodes: m.nodes(all), AdditionalGIDs: m.groups(all)}})
+	return append(devices, specs.Device{Name: "all", ContainerEdits: m.edits(all)})
+}
+
+func (m *maker) edits(nodes []sysfs.Node) specs.ContainerEdits {
+	return specs.ContainerEdits{DeviceNodes: m.nodes(nodes), AdditionalGIDs: m.groups(nodes), Mounts: m.closed(nodes)}
 }
 
 // nameOf is a device's name by one strategy; "" if it has none.
@@ -273,7 +278,22 @@ func nameOf(p plan.Part, strategy string) string {
 	return fmt.Sprint(p.GPU.Index)
 }
 
+// closed are the nodes where nobody is to open them.
+func (m *maker) closed(nodes []sysfs.Node) []*specs.Mount {
+	var list []*specs.Mount
+	for _, n := range nodes {
+		if m.options.ClosedNodes {
+			mount := plan.ClosedNode(n, m.parts.DevRoot)
+			list = append(list, &specs.Mount{HostPath: mount.Source, ContainerPath: mount.Destination, Options: mount.Options})
+		}
+	}
+	return list
+}
+
 func (m *maker) nodes(nodes []sysfs.Node) []*specs.DeviceNode {
+	if m.options.ClosedNodes {
+		return nil
+	}
 	var list []*specs.DeviceNode
 	for _, n := range nodes {
 		mode, uid, gid := n.Mode.Perm(), n.UID, n.GID

@@ -166,7 +166,7 @@ func Run(f Flags, stdout, stderr io.Writer) error {
 		return fmt.Errorf("%w: --remove and --set-as-default exclude each other", ErrUsage)
 	}
 	o.gpus = o.gpus || o.hook != ""
-	if err := checkName(o.name); err != nil {
+	if err := CheckName(o.name); err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
 	if class {
@@ -277,8 +277,8 @@ func only(s, letters string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(letters, r) })
 }
 
-// checkName checks the name of a runtime. It becomes part of file names, keys and flags.
-func checkName(name string) error {
+// CheckName checks the name of a runtime. It becomes part of file names, keys and flags.
+func CheckName(name string) error {
 	switch {
 	case !only(name, lower+upper+digits+"-_."), name != "" && !only(name[:1], lower+upper+digits):
 		return fmt.Errorf("--name %s: only letters, digits and, after the first, - _ . may be in it", quote(name))

@@ -29,8 +29,14 @@ type docker struct {
 func newDocker(t *testing.T, setup string, changes func(*ground, map[string]any)) *docker {
 	t.Helper()
 	need.Root(t)
+	return newDockerOn(t, newGround(t, setup), changes)
+}
+
+// newDockerOn is newDocker where something else has been prepared.
+func newDockerOn(t *testing.T, g *ground, changes func(*ground, map[string]any)) *docker {
+	t.Helper()
 	dockerd, containerd := need.Program(t, "dockerd"), need.Program(t, "containerd")
-	d := &docker{ground: newGround(t, setup)}
+	d := &docker{ground: g}
 	// Debian's own client, of the daemon's age, if it is there; another
 	// speaks to older daemons, too.
 	d.client = "/usr/bin/docker"

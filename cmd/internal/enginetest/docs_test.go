@@ -7,14 +7,17 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
 const (
@@ -33,6 +36,7 @@ var docs = script{
 		"kubectl apply -f gpu-pod.yaml": noKubernetes,
 		"nvsysfs learn":                 noMIG,
 		"systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer": noMIG,
+		"CGO_ENABLED=0 go install github.com/nvsysfs/nvidia-container-runtime/cmd/nvsysfs@latest github.com/nvsysfs/nvidia-container-runtime/cmd/nvidia-container-runtime.experimental@latest": "it takes the last release from the network: make is what TestREADME does",
 		"kubectl logs gpu-pod":         noKubernetes,
 		"kubectl describe pod gpu-pod": noKubernetes,
 		"kubectl get events --field-selector involvedObject.name=gpu-pod": noKubernetes,
@@ -59,6 +63,11 @@ var docs = script{
 			assert.Contains(r.t, r.must("docker run --rm --runtime nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=0 -e NVIDIA_DRIVER_CAPABILITIES=compute,utility ubuntu nvidia-smi -L"), t4SMI)
 		},
 		"podman run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all --userns=keep-id ubuntu nvidia-smi -L": rootlessPodman,
+		"docker compose --file gpu-test.yaml up": func(r *reader) {
+			assert.YAMLEq(r.t, `{services: {trainer: {image: ubuntu, runtime: a100-mig, environment: {NVIDIA_VISIBLE_DEVICES: "0:1"}, command: nvidia-smi -L}}}`,
+				r.must("cat gpu-test.yaml"))
+			assert.Contains(r.t, r.must("docker run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=0:1 ubuntu nvidia-smi -L"), upMIG)
+		},
 	},
 	prints: map[string]string{
 		"docker run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L":               t4SMI,
@@ -74,7 +83,15 @@ var docs = script{
 		"podman run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=0 ubuntu nvidia-smi -L": t4SMI,
 		"podman run --rm -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L":                                            t4SMI,
 		"podman run --rm --device nvidia.com/gpu=0 ubuntu nvidia-smi -L":                                                t4SMI,
-		"nvsysfs cdi list":           "nvidia.com/gpu=0",
+		"nvsysfs cdi list": "nvidia.com/gpu=0",
+		"docker run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=0:1 ubuntu nvidia-smi -L":                                                           upMIG,
+		"docker run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=0:1 ubuntu ls -l /dev/nvidia-caps":                                                  "nvidia-cap346",
+		"docker run --rm --runtime t4 -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi --query-gpu=index,uuid,name,pci.bus_id,driver_version --format=csv": "0, " + t4UUID + ", Tesla T4, 00000000:00:1E.0, 550.54.15",
+		"nvsysfs fixture list": "/var/lib/nvsysfs/fixtures/a100-mig/machine",
+		"podman run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L": "GPU 7: ",
+		"podman run --rm --device nvidia.com/gpu=0:1 ubuntu nvidia-smi -L":                      upMIG,
+		"sh gpu-test.sh": "passed",
+		"ctr run --rm --runc-binary /var/lib/nvsysfs/fixtures/t4/nvidia-container-runtime.experimental@t4 --env NVIDIA_VISIBLE_DEVICES=all " + ubuntu + " my-gpu nvidia-smi -L": upT4,
 		"podman build -t with-gpu .": t4SMI,
 		"ctr run --rm --runc-binary " + ourPath + " --env NVIDIA_VISIBLE_DEVICES=all " + ubuntu + " my-gpu nvidia-smi -L": t4SMI,
 	},
@@ -158,4 +175,64 @@ func TestDocs(t *testing.T) {
 	if done == len(texts) { // else a flag has chosen some
 		assert.Empty(t, slices.DeleteFunc(docs.lines(), func(line string) bool { return seen[line] }), "in no page")
 	}
+}
+
+// Each job of the page about CI does what the page's own commands do, which are executed, but for what installs things.
+func TestJobs(t *testing.T) {
+	page := pages(t)["testing-without-gpu.md"]
+	list, _ := readCommands(page, false)
+	known := map[string]bool{}
+	for _, c := range list {
+		known[c.line] = true
+	}
+	jobs := 0
+	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1) {
+		var job map[string]any
+		require.NoError(t, yaml.Unmarshal([]byte(block[1]), &job))
+		var lines []string
+		var collect func(key string, v any)
+		collect = func(key string, v any) {
+			switch v := v.(type) {
+			case map[string]any:
+				for key, value := range v {
+					collect(key, value)
+				}
+			case []any:
+				for _, value := range v {
+					collect(key, value)
+				}
+			case string:
+				if key == "run" || key == "script" || key == "before_script" {
+					lines = append(lines, v)
+				}
+			}
+		}
+		collect("", job)
+		if len(lines) > 0 {
+			jobs++
+		}
+		for _, line := range lines {
+			line = strings.ReplaceAll(strings.TrimPrefix(line, "sudo "), `"$(go env GOPATH)/bin/nvsysfs"`, "nvsysfs")
+			if !strings.HasPrefix(line, "apt-get ") {
+				assert.True(t, known[line], "not among the page's commands: %s", line)
+			}
+		}
+	}
+	assert.Equal(t, 2, jobs)
+}
+
+// The page's table has each machine, and says of it what its own first sentence says.
+func TestMachineTable(t *testing.T) {
+	var want [][]string
+	for _, name := range fixtures.Names() {
+		machine, err := fixtures.Load(name)
+		require.NoError(t, err)
+		line, _, _ := strings.Cut(machine.Comment, "\n")
+		if sentence, _, found := strings.Cut(line, ". "); found {
+			line = sentence + "."
+		}
+		want = append(want, []string{"`" + name + "`", line})
+	}
+	got := rows(sections(pages(t)["testing-without-gpu.md"], "##")["The machines"])
+	assert.Equal(t, want, got[1:])
 }

@@ -219,7 +219,7 @@ var commands = []string{"make", "go", "nvsysfs", "docker", "podman", "ctr", "sud
 // command is a line of an indented block or of one of another kind, the first
 // line of a console block, whose others are what it prints, and, if inline is
 // set, code in the text that begins with a command's name and is more than
-// that. Blocks text, yaml, toml and dockerfile show something, and are a file if
+// that. Blocks text, yaml, toml, dockerfile and go show something, and are a file if
 // their first line is a comment that names it.
 func readCommands(page string, inline bool) (list []command, jsonBlock string) {
 	span, comment, file := regexp.MustCompile("`([^`]+)`"), regexp.MustCompile(`\s+#.*`), regexp.MustCompile(`^# (/?[\w.-]+(?:/[\w.-]+)*)$`)
@@ -255,7 +255,7 @@ func readCommands(page string, inline bool) (list []command, jsonBlock string) {
 				add(strings.TrimPrefix(block[0], "$ "), block[1:])
 			case "json":
 				jsonBlock = strings.Join(block, "\n")
-			case "text", "yaml", "toml", "dockerfile":
+			case "text", "yaml", "toml", "dockerfile", "go":
 				if m := file.FindStringSubmatch(block[0]); m != nil {
 					if fence == "text" { // in which nothing is a comment
 						block = block[1:]

@@ -1,0 +1,120 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package enginetest
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
+)
+
+// closedT4 is what look prints of the fixture t4 where its nodes are closed.
+var closedT4 = strings.ReplaceAll(t4Nodes, "No such device or address", "Permission denied")
+
+const (
+	upT4 = "GPU 0: Tesla T4 (UUID: " + t4UUID + ")\n"
+	// The second MIG device of the first GPU, gi8 and its compute instance, alone: the container counts its own.
+	upMIG = "GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-7fdaf0a5-179b-f636-d15d-daf243e3ff16)\n" +
+		"  MIG 1g.10gb     Device  0: (UUID: MIG-7d3d227e-33cf-5f2c-98cb-f221614e8b4e)\n"
+)
+
+// nvsysfs runs the operator's tool in the namespace.
+func (g *ground) nvsysfs(args ...string) string {
+	g.t.Helper()
+	require.NoError(g.t, programs.shim())
+	if _, err := os.Stat(filepath.Join(programs.dir, "nvsysfs")); err != nil {
+		require.NoError(g.t, build("nvsysfs"))
+	}
+	out, err := g.output(append([]string{filepath.Join(programs.dir, "nvsysfs")}, args...)...)
+	require.NoError(g.t, err, "nvsysfs %q: %s", args, out)
+	return out
+}
+
+// Two fixtures are runtimes of one dockerd at once, and one of them of podman and containerd too.
+func TestFixtureUp(t *testing.T) {
+	need.Root(t)
+	p := newPodman(t, "")
+	d := newDockerOn(t, p.ground, func(*ground, map[string]any) {})
+	config := filepath.Join(d.dir, "daemon.json")
+	before, err := os.ReadFile(config)
+	require.NoError(t, err)
+
+	assert.Contains(t, d.nvsysfs("fixture", "up", "a100-mig", "--engine", "docker", "--config", config), "docker run --rm --runtime=a100-mig ")
+	d.nvsysfs("fixture", "up", "t4", "--engine", "docker", "--config", config, "--name", "my-t4")
+	assert.Contains(t, d.nvsysfs("fixture", "up", "t4", "--engine", "podman", "--name", "my-t4"), "up already")
+	assert.Equal(t, "a100-mig  /var/lib/nvsysfs/fixtures/a100-mig/machine  docker\nmy-t4     /var/lib/nvsysfs/fixtures/my-t4/machine     docker,podman\n",
+		d.nvsysfs("fixture", "list"))
+	d.must(t, "info")
+	_, err = d.output("sh", "-c", `kill -HUP "$(cat "$0")"`, filepath.Join(d.dir, "dockerd.pid"))
+	require.NoError(t, err)
+	require.NoError(t, eventually(func() error {
+		if out := d.must(t, "info", "--format", "{{json .Runtimes}}"); !strings.Contains(out, "my-t4") {
+			return errors.New(out)
+		}
+		return nil
+	}))
+
+	assert.Equal(t, closedT4+libsOf(t, d.run(t, "my-t4", libs, "-e", "NVIDIA_VISIBLE_DEVICES=all"))+upT4,
+		d.run(t, "my-t4", look+libs+"nvidia-smi -L", "-e", "NVIDIA_VISIBLE_DEVICES=all"))
+	assert.Equal(t, upMIG, d.run(t, "a100-mig", "nvidia-smi -L", "-e", "NVIDIA_VISIBLE_DEVICES=0:1"))
+	out, err := d.do("run", "--rm", "--network", "none", "--runtime", "my-t4", "-e", "NVIDIA_VISIBLE_DEVICES=7", imageName, "true")
+	require.Error(t, err)
+	assert.Contains(t, out, `unknown device: no GPU has the index 7`)
+	assert.Equal(t, "sh: nvidia-smi: not found\n", d.run(t, "my-t4", "nvidia-smi -L 2>&1 || true"), "no GPU was asked for")
+
+	p.must(t, "load", "-i", p.image())
+	assert.Equal(t, closedT4+upT4, p.run(t, "my-t4", look+"nvidia-smi -L", "-e", "NVIDIA_VISIBLE_DEVICES=all"))
+	assert.Equal(t, closedT4, p.run(t, "my-t4", look, "-e", "NVIDIA_VISIBLE_DEVICES=all", "--privileged"), "with every privilege")
+
+	d.nvsysfs("fixture", "down", "my-t4")
+	d.nvsysfs("fixture", "down", "a100-mig")
+	after, err := os.ReadFile(config)
+	require.NoError(t, err)
+	assert.JSONEq(t, string(before), string(after))
+	out, err = d.output("sh", "-c", "ls -A /var/lib/nvsysfs/fixtures /etc/containers/containers.conf.d")
+	require.NoError(t, err)
+	assert.Equal(t, "/etc/containers/containers.conf.d:\n\n/var/lib/nvsysfs/fixtures:\n", out)
+}
+
+// libsOf checks that all libraries are found, wherever the driver's files go in a container.
+func libsOf(t *testing.T, printed string) string {
+	t.Helper()
+	assert.NotContains(t, printed, "cannot open shared object file")
+	return printed
+}
+
+// An ordinary user needs no privilege: where nodes cannot be made, /dev/null stands in.
+func TestFixtureUpRootless(t *testing.T) {
+	need.Root(t)
+	need.Program(t, "newuidmap")
+	g := newGround(t, subordinate+"rm -rf /etc/cni\n")
+	image := g.image()
+	require.NoError(t, programs.shim())
+	require.NoError(t, build("nvsysfs"))
+	home := filepath.Join(g.dir, "home")
+	require.NoError(t, os.MkdirAll(filepath.Join(home, "run"), 0o700))
+	require.NoError(t, os.Chown(home, 61111, 61111))
+	require.NoError(t, os.Chown(filepath.Join(home, "run"), 61111, 61111))
+	user := func(script string) string {
+		out, err := g.output("setpriv", "--reuid", "61111", "--regid", "61111", "--clear-groups", "--inh-caps=-all", "env", "--chdir", home, "-i",
+			"HOME="+home, "XDG_RUNTIME_DIR="+home+"/run", "PATH="+programs.dir+":"+os.Getenv("PATH"), "sh", "-c", script)
+		require.NoError(t, err, "%s: %s", script, out)
+		return out
+	}
+	assert.Contains(t, user("nvsysfs fixture up t4 --engine podman"), "note: device nodes cannot be made here, containers get /dev/null in their place")
+	user("podman load -i " + image)
+	defer user("podman system migrate") // it leaves a process that keeps the user's namespaces
+	got := user("podman run --rm --network none --runtime t4 -e NVIDIA_VISIBLE_DEVICES=all --userns=keep-id " + imageName +
+		" sh -c 'id -u; nvidia-smi -L; stat -c \"%n %F %t:%T\" /dev/nvidia0; head -c1 /dev/nvidia0 2>&1'; true")
+	assert.Equal(t, "61111\n"+upT4+"/dev/nvidia0 character special file 1:3\nhead: /dev/nvidia0: Permission denied\n", got)
+	user("nvsysfs fixture down t4")
+	assert.Equal(t, "", user("nvsysfs fixture list; find .config/containers .local/share/nvsysfs -type f"))
+}
