@@ -227,6 +227,18 @@ func TestForms(t *testing.T) {
 	assert.Equal(t, ".ci/run", steps[len(steps)-1].Run)
 }
 
+// TestContributing: what CONTRIBUTING.md names is there.
+func TestContributing(t *testing.T) {
+	text := string(read(t, filepath.Join(repository, "CONTRIBUTING.md")))
+	namesWhatIsThere(t, "CONTRIBUTING.md", text)
+	for folder := range folders {
+		assert.Contains(t, text, "`"+folder+"`")
+	}
+	for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(text, -1) {
+		assert.FileExists(t, filepath.Join(repository, m[1]))
+	}
+}
+
 // toolHelp is what "nvsysfs COMMAND --help" prints.
 func toolHelp(t *testing.T, command string) string {
 	t.Helper()
@@ -246,8 +258,8 @@ var buildTool = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// namesWhatIsThere checks what a text has in backquotes or in indented lines: targets of make, tests, paths with a slash in
-// them, environment variables, and commands of nvsysfs with their flags.
+// namesWhatIsThere checks what a text has in backquotes or in indented lines: targets of make, tests or the beginning of
+// their names, paths with a slash in them, environment variables, and commands of nvsysfs with their flags.
 func namesWhatIsThere(t *testing.T, where, text string) {
 	t.Helper()
 	var sources strings.Builder // all that can have a test, a target or a variable in it
@@ -270,7 +282,7 @@ func namesWhatIsThere(t *testing.T, where, text string) {
 		code, _, _ = strings.Cut(code, "  #")
 		words := strings.Fields(code)
 		for _, name := range test.FindAllString(code, -1) {
-			assert.True(t, strings.Contains(source, "func "+name+"("), "%s: there is no %s", where, name) //nolint:testifylint // or all sources would be printed
+			assert.True(t, strings.Contains(source, "func "+name), "%s: there is no %s", where, name) //nolint:testifylint // or all sources would be printed
 		}
 		for _, name := range variable.FindAllString(code, -1) {
 			assert.True(t, strings.Contains(source, name), "%s: nothing reads %s", where, name) //nolint:testifylint // as above
