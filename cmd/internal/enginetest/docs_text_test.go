@@ -385,7 +385,7 @@ func TestDocsNames(t *testing.T) {
 		for _, m := range span.FindAllStringSubmatch(page, -1) {
 			words := strings.Fields(m[1])[1:]
 			command := words[:1]
-			if words[0] == "cdi" && len(words) > 1 { // which has commands of its own
+			if (words[0] == "cdi" || words[0] == "configure") && len(words) > 1 { // which have commands of their own
 				command = words[:2]
 			}
 			key := strings.Join(command, " ")
