@@ -61,7 +61,7 @@ type check struct {
 // checks are all checks, in the order in which they are printed.
 var checks = []check{
 	{"config", checkConfig},
-	{"wsl2", checkWSL2},
+	{"platform", checkPlatform},
 	{"driver", checkDriver},
 	{"module-uvm", checkUVM},
 	{"gpus", checkGPUs},
@@ -224,6 +224,14 @@ func some(list []string) string {
 
 func (p patient) driverLoaded() bool { return p.surveyErr == nil && p.survey.Inventory.Driver != nil }
 
+// platform is the error of a machine that is not supported.
+func (p patient) platform() error {
+	if p.surveyErr != nil {
+		return nil
+	}
+	return sysfs.CheckPlatform(p.root, p.survey.Inventory.Driver)
+}
+
 func (p patient) exists(name string) bool {
 	_, err := p.root.Stat(strings.TrimPrefix(name, "/"))
 	return err == nil
@@ -252,9 +260,10 @@ func checkConfig(p patient) []finding {
 	return ok("%s", p.cfg.File)
 }
 
-func checkWSL2(p patient) []finding {
-	if p.exists("/dev/dxg") && !p.driverLoaded() {
-		return wrong("", "this is a WSL2 guest (/dev/dxg is there): GPUs of WSL2 are not supported")
+// checkPlatform: a machine whose GPU has another driver stops every container that asks for it.
+func checkPlatform(p patient) []finding {
+	if err := p.platform(); err != nil {
+		return wrong("", "%v", err)
 	}
 	return nil
 }
@@ -264,8 +273,8 @@ func checkDriver(p patient) []finding {
 		return wrong("", "%v", p.surveyErr)
 	}
 	d := p.survey.Inventory.Driver
-	if d == nil && p.exists("/dev/dxg") {
-		return nil // no module of NVIDIA's fits a WSL2 guest
+	if d == nil && p.platform() != nil {
+		return nil // no module of the ordinary driver's fits such a machine
 	}
 	if d == nil {
 		return wrong("modprobe nvidia", "no NVIDIA kernel driver is loaded: neither /proc/driver/nvidia/version nor /sys/module/nvidia/version is there")
@@ -412,12 +421,22 @@ func checkLibraries(p patient) []finding {
 	switch {
 	case errors.As(err, &skew):
 		return wrong("reboot", "%v", err)
+	case p.platform() != nil:
+		return nil // its libraries are other ones
 	case errors.As(err, &none) && p.survey.DriverRoot == p.root && p.exists("/run/nvidia/driver/usr"):
 		return wrong("set root = \"/run/nvidia/driver\" below [nvidia-container-runtime.experimental] in "+p.cfg.File, "%v; there is a driver container at /run/nvidia/driver", err)
 	case err != nil:
 		return wrong("", "%v", err)
 	}
-	return ok("%d files of version %s", len(p.survey.Files), p.survey.Inventory.Driver.Version)
+	findings := ok("%d files of version %s", len(p.survey.Files), p.survey.Inventory.Driver.Version)
+	uvm := (&sysfs.ModuleError{Module: "nvidia-uvm", Name: "nvidia-uvm", Command: "modprobe nvidia-uvm"}).Error()
+	for _, n := range p.survey.Notes {
+		if n == uvm {
+			continue // checkUVM says more
+		}
+		findings = append(findings, note("", "%s", n)...)
+	}
+	return findings
 }
 
 func mknod(n sysfs.Node) string {

@@ -116,11 +116,23 @@ func TestChecks(t *testing.T) {
 			want: ok("version 550.54.15, open modules"),
 		},
 		{
-			name: "WSL2", fixture: "no-nvidia", tree: map[string]string{"dev/dxg": ""}, id: "wsl2",
-			want: wrong("", "this is a WSL2 guest (/dev/dxg is there): GPUs of WSL2 are not supported"),
+			name: "WSL2", fixture: "no-nvidia", tree: map[string]string{"dev/dxg": ""}, id: "platform",
+			want: wrong("", "this machine is a WSL2 guest without an NVIDIA driver (/dev/dxg is there, /usr/lib/wsl/lib/libcuda.so.1 is not): GPUs of WSL2 are not supported"),
+		},
+		{
+			name: "Tegra", fixture: "grace-aarch64", tree: map[string]string{"etc/nv_tegra_release": ""}, id: "platform",
+			want: wrong("", "this machine is a Tegra board (/etc/nv_tegra_release is there): its GPU has another driver than NVIDIA's cards, and is not supported; use NVIDIA's container toolkit there"),
+		},
+		{
+			name: "a damaged library", tree: map[string]string{"usr/lib/x86_64-linux-gnu/libnvidia-encode.so.550.54.15": ""}, id: "libraries",
+			want: append(ok("46 files of version 550.54.15"), note("", `library "$ROOT/usr/lib/x86_64-linux-gnu/libnvidia-encode.so.550.54.15" is left out: an empty file`)...),
+		},
+		{
+			name: "a damaged libcuda", tree: map[string]string{"usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15": "x"}, id: "libraries",
+			want: wrong("", `a library of driver version 550.54.15 is damaged: "$ROOT/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15": offset 0: not an ELF file; install the libraries of version 550.54.15 again`),
 		},
 		{name: "WSL2 has no module to load", fixture: "wsl2", tree: map[string]string{"dev/dxg": ""}, id: "driver"},
-		{name: "no WSL2", tree: map[string]string{"dev/dxg": ""}, id: "wsl2"},
+		{name: "no WSL2", tree: map[string]string{"dev/dxg": ""}, id: "platform"},
 		{
 			name: "majors", tree: map[string]string{"proc/devices": "Character devices:\nnvidia 195\n"}, id: "driver",
 			want: wrong("", `reading major numbers: $ROOT/proc/devices: line 2: "nvidia 195" is not a major number and a name`),
