@@ -82,6 +82,8 @@ const (
 	requireJetPack     = "NVIDIA_REQUIRE_JETPACK" // and all that begin with it: for Tegra boards
 	disableRequire     = "NVIDIA_DISABLE_REQUIRE"
 
+	swarmPrefix = "DOCKER_RESOURCE_" // of Docker's generic resources; the rest of the name is the kind's
+
 	sysAdmin = "CAP_SYS_ADMIN"
 
 	acceptEnv    = "accept-nvidia-visible-devices-envvar-when-unprivileged"
@@ -150,6 +152,14 @@ func newRequest(f Facts, p Policy) (Request, error) {
 	if r.Devices == nil {
 		return r, nil
 	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if err := env.tooLong(name); err != nil {
+			return Request{}, err
+		}
+		if r.Source == SourceEnvironment && r.Devices[0] == "all" && strings.HasPrefix(name, swarmPrefix) && !slices.Contains(swarm, name) {
+			r.note(env.origin(name) + " is not read, and all devices are given: swarm-resource in config.toml does not name this variable")
+		}
+	}
 
 	if r.Capabilities, err = env.capabilities(p.Supported); err != nil {
 		return Request{}, err
@@ -181,7 +191,10 @@ func newRequest(f Facts, p Policy) (Request, error) {
 	} {
 		switch value := env[v.name]; value {
 		case "enabled":
-			*v.into = true
+			if *v.into, note, err = mayAsk("request", v.name, env.origin(v.name), f, p); err != nil {
+				return Request{}, err
+			}
+			r.note(note)
 		case "", "disabled":
 		default:
 			r.note(env.origin(v.name) + ` ignored: the only value with a meaning is "enabled"`)
@@ -221,7 +234,7 @@ func readEnvironment(entries, swarm []string) environment {
 	env := environment{}
 	for _, entry := range entries {
 		name, value, ok := strings.Cut(entry, "=")
-		if ok && (strings.HasPrefix(name, "NVIDIA_") || wanted[name]) {
+		if ok && (strings.HasPrefix(name, "NVIDIA_") || strings.HasPrefix(name, swarmPrefix) || wanted[name]) {
 			env[name] = value
 		}
 	}
@@ -242,12 +255,26 @@ func (env environment) origin(name string) string {
 	return escape(name) + "=" + quoteValue(env[name])
 }
 
-// list splits the value of a variable at commas, trims the items and drops empty ones.
+// maxValue bounds the value of a variable, in bytes. Names of 3,000 replicas have 120 KB.
+const maxValue = 1 << 20
+
+// tooLong is the error for a value that is not read.
+func (env environment) tooLong(name string) error {
+	if n := len(env[name]); n > maxValue {
+		return fmt.Errorf("%s: its value has %d bytes, more than the %d that are read", env.origin(name), n, maxValue)
+	}
+	return nil
+}
+
+// list splits the value of a variable at commas, trims the items and drops empty ones and those that were
+// there before. The items take memory, and there may be very many of few kinds.
 func (env environment) list(name string) []item {
 	var items []item
 	origin := env.origin(name)
+	seen := map[string]bool{}
 	for text := range strings.SplitSeq(env[name], ",") {
-		if text = strings.TrimSpace(text); text != "" {
+		if text = strings.TrimSpace(text); text != "" && !seen[text] {
+			seen[text] = true
 			items = append(items, item{text, origin})
 		}
 	}
@@ -261,8 +288,20 @@ func (env environment) devices(swarm []string, f Facts, p Policy) (asked []item,
 	for _, name := range swarm {
 		if _, ok := env[name]; ok && !slices.Contains(present, name) {
 			present = append(present, name)
-			asked = append(asked, env.list(name)...)
 		}
+	}
+	lists := present
+	if present == nil {
+		lists = []string{visibleDevices}
+	}
+	for _, name := range lists {
+		if tooLong := env.tooLong(name); tooLong != nil {
+			if ok, note, err := mayAsk("device list", name, env.origin(name), f, p); !ok {
+				return nil, "", note, err
+			}
+			return nil, "", "", tooLong
+		}
+		asked = append(asked, env.list(name)...)
 	}
 	_, set := env[visibleDevices]
 	switch {
@@ -273,7 +312,7 @@ func (env environment) devices(swarm []string, f Facts, p Policy) (asked []item,
 		origin := fmt.Sprintf("%s without %s (a legacy image, which means all devices)", env.origin(cudaVersion), requireCUDA)
 		asked, source = []item{{"all", origin}}, SourceEnvironment
 	default:
-		asked, source = env.list(visibleDevices), SourceEnvironment
+		source = SourceEnvironment
 	}
 	if len(asked) == 0 || keyword(asked) == "void" {
 		return nil, "", "", nil
@@ -335,8 +374,19 @@ func resolveDevices(asked []item) ([]string, error) {
 }
 
 // deviceName takes the vendor and class off a CDI name (vendor/class=name) of ours. What is no such
-// name comes back as it is.
+// name comes back as it is, but for what people are known to take for one.
 func deviceName(id string) (string, error) {
+	plain := strings.Trim(id, `"'`)
+	name, replica, _ := strings.Cut(id, "::")
+	switch {
+	case id == markRoot:
+		return "", fmt.Errorf("device %s: unknown device: it says that mounts below that folder name the devices; %s in config.toml must be true for that, and a mount be there",
+			quoteValue(id), acceptMounts)
+	case plain != id:
+		return "", fmt.Errorf("device %s: unknown device: the quotes are part of the value; leave them out", quoteValue(id))
+	case isDigits(replica):
+		return "", fmt.Errorf("device %s: unknown device: \"::%s\" is a replica of Kubernetes' device plugin; ask for %s", quoteValue(id), replica, quoteValue(name))
+	}
 	kind, name, ok := strings.Cut(id, "=")
 	if !ok {
 		return id, nil

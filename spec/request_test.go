@@ -109,7 +109,26 @@ func TestRequestDevices(t *testing.T) {
 		{name: "a name of a megabyte", env: []string{"NVIDIA_VISIBLE_DEVICES=" + long}, want: []string{long}},
 		{name: "100000 times one", env: []string{"NVIDIA_VISIBLE_DEVICES=" + strings.Repeat("7,", 100_000)}, want: []string{"7"}},
 		{
-			name: "messages are quoted and shortened", env: []string{"NVIDIA_VISIBLE_DEVICES=\x1b[31m\n,evil.com/gpu=" + long},
+			name: "more than a megabyte", env: []string{"NVIDIA_VISIBLE_DEVICES=" + strings.Repeat("0,", mib/2) + "0"},
+			err: `NVIDIA_VISIBLE_DEVICES="` + strings.Repeat("0,", 50) + `…": its value has 1048577 bytes, more than the 1048576 that are read`,
+		},
+		{
+			name: "replica of a device plugin", env: []string{"NVIDIA_VISIBLE_DEVICES=0,GPU-fef8089b::12"},
+			err: `NVIDIA_VISIBLE_DEVICES="0,GPU-fef8089b::12": device "GPU-fef8089b::12": unknown device: "::12" is a replica of Kubernetes' device plugin; ask for "GPU-fef8089b"`,
+		},
+		{
+			name: "quotes", env: []string{`NVIDIA_VISIBLE_DEVICES="all"`},
+			err: `NVIDIA_VISIBLE_DEVICES="\"all\"": device "\"all\"": unknown device: the quotes are part of the value; leave them out`,
+		},
+		{name: "carriage return", env: []string{"NVIDIA_VISIBLE_DEVICES=0,1\r"}, want: []string{"0", "1"}},
+		{
+			name: "folder of volume mounts", env: []string{"NVIDIA_VISIBLE_DEVICES=/var/run/nvidia-container-devices"},
+			err: `NVIDIA_VISIBLE_DEVICES="/var/run/nvidia-container-devices": device "/var/run/nvidia-container-devices": unknown device: it says that mounts below that folder ` +
+				`name the devices; accept-nvidia-visible-devices-as-volume-mounts in config.toml must be true for that, and a mount be there`,
+		},
+		{name: "void beside them", env: []string{`NVIDIA_VISIBLE_DEVICES="0",1::2,void`}},
+		{
+			name: "messages are quoted and shortened", env: []string{"NVIDIA_VISIBLE_DEVICES=\x1b[31m\n,evil.com/gpu=" + long[:mib/2]},
 			err: `NVIDIA_VISIBLE_DEVICES="\x1b[31m\n,evil.com/gpu=` + strings.Repeat("x", 80) + `…": device "evil.com/gpu=` + strings.Repeat("x", 87) + `…" is of kind "evil.com/gpu", ` +
 				`and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds`,
 		},
@@ -449,7 +468,7 @@ func TestRequestCapabilities(t *testing.T) {
 			err: `unsupported capabilities found in 'utility,video' (allowed 'compute,utility'): NVIDIA_DRIVER_CAPABILITIES: supported-driver-capabilities in config.toml leaves out "video"`,
 		},
 		{
-			name: "hostile", env: []string{asked + "\x1b[2J\x00" + strings.Repeat("x", 1<<20)},
+			name: "hostile", env: []string{asked + "\x1b[2J\x00" + strings.Repeat("x", 1<<19)},
 			err: `unsupported capabilities found in '\x1b[2J\x00` + strings.Repeat("x", 95) + `…' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: there is no such capability as "\x1b[2J\x00` + strings.Repeat("x", 95) + `…"`,
 		},
 		{name: "configured by a name there is not", supported: []string{"compute,foo"}, err: `supported-driver-capabilities has "foo", want some of ` + seven},
@@ -516,7 +535,7 @@ func TestRequestRequirements(t *testing.T) {
 			err: `requirement error: NVIDIA_REQUIRE_X="os=linux": invalid expression "os=linux": unknown property "os", want cuda, driver, arch or brand` + skip,
 		},
 		{
-			name: "hostile", env: []string{"NVIDIA_REQUIRE_X=\x1b\n" + strings.Repeat("x", 1<<20)},
+			name: "hostile", env: []string{"NVIDIA_REQUIRE_X=\x1b\n" + strings.Repeat("x", 1<<19)},
 			err: `requirement error: NVIDIA_REQUIRE_X="\x1b\n` + strings.Repeat("x", 98) + `…": invalid expression "\x1b\n` + strings.Repeat("x", 98) + `…": no operator, want one of = != < <= > >=` + skip,
 		},
 	} {
@@ -672,6 +691,47 @@ func TestRequestIMEX(t *testing.T) {
 		assert.False(t, ok)
 		assert.Zero(t, got)
 	})
+}
+
+// TestRequestOtherDevicesPolicy has devices granted by a mount: the environment does not thereby get a say.
+func TestRequestOtherDevicesPolicy(t *testing.T) {
+	for _, variable := range []string{"NVIDIA_GDS", "NVIDIA_MOFED", "NVIDIA_GDRCOPY", "NVIDIA_NVSWITCH"} {
+		t.Run(variable, func(t *testing.T) {
+			facts := spec.Facts{Env: []string{variable + "=enabled"}, Mounts: []spec.Mount{mark("0")}}
+			policy := spec.Policy{VolumeMounts: true}
+			got, ok, err := spec.NewRequest(facts, policy)
+			testrequire.NoError(t, err)
+			assert.True(t, ok)
+			const reason = "the container lacks CAP_SYS_ADMIN in its bounding set and accept-nvidia-visible-devices-envvar-when-unprivileged is false"
+			assert.Equal(t, spec.Request{
+				Devices: []string{"0"}, Source: "volume mounts", Capabilities: defaultCaps,
+				Notes: []string{variable + `="enabled" ignored: ` + reason},
+			}, got)
+
+			policy.RefuseUnprivileged = true
+			_, _, err = spec.NewRequest(facts, policy)
+			assert.EqualError(t, err, "insufficient privileges to read request from "+variable+` envvar: `+variable+`="enabled": `+reason)
+
+			facts.Bounding = privileged
+			got, _, err = spec.NewRequest(facts, policy)
+			testrequire.NoError(t, err)
+			assert.Empty(t, got.Notes)
+			assert.True(t, got.GDS || got.MOFED || got.GDRCopy || got.NVSwitch)
+		})
+	}
+}
+
+func TestRequestSwarmNote(t *testing.T) {
+	env := []string{"DOCKER_RESOURCE_GPU=GPU-fef8089b", "DOCKER_RESOURCE_NVIDIA-GPU=1", "NVIDIA_VISIBLE_DEVICES=all"}
+	notes := func(policy spec.Policy, env ...string) []string {
+		got, _, err := spec.NewRequest(spec.Facts{Env: env}, policy)
+		testrequire.NoError(t, err)
+		return got.Notes
+	}
+	const rest = " is not read, and all devices are given: swarm-resource in config.toml does not name this variable"
+	assert.Equal(t, []string{`DOCKER_RESOURCE_GPU="GPU-fef8089b"` + rest, `DOCKER_RESOURCE_NVIDIA-GPU="1"` + rest}, notes(defaultPolicy, env...))
+	assert.Empty(t, notes(defaultPolicy, append(env, "NVIDIA_VISIBLE_DEVICES=0")...))
+	assert.Empty(t, notes(spec.Policy{EnvWhenUnprivileged: true, SwarmResources: []string{"DOCKER_RESOURCE_GPU"}}, env...))
 }
 
 func TestRequestOtherDevices(t *testing.T) {
