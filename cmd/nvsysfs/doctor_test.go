@@ -109,7 +109,7 @@ func TestChecks(t *testing.T) {
 		{name: "configuration", tree: map[string]string{config: "disable-require = true\n"}, id: "config", want: ok("$ROOT/" + config)},
 		{
 			name: "configuration with a wrong value", tree: map[string]string{config: "\ndisable-require = 1\n"}, id: "config",
-			want: wrong("edit the file", "configuration $ROOT/%s: line 2, column 19: disable-require: cannot decode TOML integer as bool", config),
+			want: wrong("edit the file", "configuration $ROOT/%s: line 2, column 1: disable-require is the number 1 where true or false is expected", config),
 		},
 		{
 			name: "the driver is looked at all the same", tree: map[string]string{config: "x"}, id: "driver",
