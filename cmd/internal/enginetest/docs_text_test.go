@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -24,6 +23,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/mig/learnt"
 )
@@ -166,7 +166,7 @@ type provocation struct {
 	linux   object            // linux of config.json
 	mounts  []object          // mounts of config.json
 	runtime string            // the low-level runtime, if not /bin/true
-	bundle  string            // if not that of the test
+	as      string            // the name of a link to the shim by which it is started
 	files   map[string]string // of the machine, beside those of the fixture
 }
 
@@ -213,8 +213,9 @@ var provocations = map[string]provocation{
 		fixture: "a100-mig", env: []string{"NVIDIA_VISIBLE_DEVICES=0:0", "NVIDIA_DRIVER_CAPABILITIES=utility"},
 		linux: object{"namespaces": []object{{"type": "user"}}, "uidMappings": []object{{"containerID": 0, "hostID": 100000, "size": 65536}}},
 	},
-	`IMEX channel …: no character device … at …`: {fixture: "imex-nvswitch", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_IMEX_CHANNELS=2047"}},
-	`configuration …: line …, column …: …`:       {fixture: "t4", config: "disable-require = 1\n"},
+	`IMEX channel …: no character device … at …`:              {fixture: "imex-nvswitch", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_IMEX_CHANNELS=2047"}},
+	`started as "…@…", whose configuration … is not there: …`: {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, as: shimName + "@x"},
+	`configuration …: line …, column …: …`:                    {fixture: "t4", config: "disable-require = 1\n"},
 	`driver root … (nvidia-container-runtime.experimental.root or nvidia-container-cli.root): …`: {
 		fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, config: "nvidia-container-cli.root = \"/run/nvidia/driver\"\n",
 	},
@@ -231,7 +232,6 @@ var provocations = map[string]provocation{
 	`unknown device: no MIG device is known to have this UUID, and those of GPU … have not been learnt or have changed since; run 'nvsysfs learn' as root on the host`: {
 		fixture: "mixed-mig", env: []string{"NVIDIA_VISIBLE_DEVICES=MIG-6f9619ff-8b86-5011-b42d-00c04fc964ff"}, files: map[string]string{learnt.Path: "version 1\n\nend\n"},
 	},
-	`opening …: no such file or directory`: {fixture: "t4", bundle: "nowhere"},
 }
 
 // The messages that docs/troubleshooting.md explains are what the runtime says,
@@ -285,7 +285,13 @@ func (p provocation) provoke(t *testing.T, machines string) string {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), data, 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.toml"), []byte(p.config), 0o644))
 	log := filepath.Join(dir, "log")
-	cmd := exec.Command(filepath.Join(programs.dir, shimName), "create", "--bundle", filepath.Join(dir, p.bundle), "id") //nolint:gosec // the shim
+	shim := filepath.Join(programs.dir, shimName)
+	if p.as != "" {
+		link := filepath.Join(dir, p.as)
+		require.NoError(t, os.Symlink(shim, link))
+		shim = link
+	}
+	cmd := exec.Command(shim, "create", "--bundle", dir, "id") //nolint:gosec // the shim
 	cmd.Env = []string{
 		"PATH=" + programs.dir, "NVIDIA_CTK_CONFIG_FILE_PATH=" + filepath.Join(dir, "config.toml"), "NVIDIA_CONTAINER_RUNTIME_DEBUG=" + log,
 		"NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=" + machine, "NVIDIA_CONTAINER_RUNTIME_PATH=" + cmp.Or(p.runtime, "/bin/true"),
@@ -320,25 +326,9 @@ var toolkitKeys = []string{
 // those that this runtime reads that it does.
 func TestDocsMigration(t *testing.T) {
 	honoured := map[string]bool{}
-	var walk func(prefix string, n *ast.StructType)
-	walk = func(prefix string, n *ast.StructType) {
-		for _, field := range n.Fields.List {
-			tag, err := strconv.Unquote(field.Tag.Value)
-			require.NoError(t, err)
-			key := prefix + reflect.StructTag(tag).Get("toml")
-			if inner, ok := field.Type.(*ast.StructType); ok {
-				walk(key+".", inner)
-			} else {
-				honoured[key] = true
-			}
-		}
+	for _, k := range plan.Keys {
+		honoured[k.Name] = true
 	}
-	ast.Inspect(parseFile(t, "cmd/internal/plan/config.go"), func(n ast.Node) bool {
-		if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name == "configFile" {
-			walk("", spec.Type.(*ast.StructType))
-		}
-		return true
-	})
 	require.NotEmpty(t, honoured)
 
 	var keys []string
