@@ -40,14 +40,14 @@ Read the archive before you publish it.`,
   nvsysfs capture - | less`,
 		Args: arguments("DIR or FILE.txtar"),
 	}
-	dir := rootFlag(cmd, "/")
+	dir := rootFlag(cmd, "")
 	scrub := cmd.Flags().Bool("scrub", false, "replace UUIDs")
 	cmd.RunE = func(_ *cobra.Command, args []string) error { return runCapture(i, *dir, *scrub, args[0]) }
 	return cmd
 }
 
 func runCapture(i invocation, dir string, scrub bool, to string) error {
-	root, err := openRoot(dir)
+	root, err := i.machine(dir)
 	if err != nil {
 		return err
 	}

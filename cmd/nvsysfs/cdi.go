@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,9 +55,9 @@ func words(list string) []string {
 // generateOptions are the flags of cdi generate.
 type generateOptions struct {
 	cdi.Options
-	root, fixture, output, format, capabilities string
-	names                                       []string
-	force                                       bool
+	root, fixture, output, format, capabilities, with string
+	names                                             []string
+	force                                             bool
 }
 
 func newCDIGenerate(i invocation) *cobra.Command {
@@ -99,6 +100,7 @@ each boot and after the driver or MIG devices change.`,
 	flags.StringArrayVar(&o.names, "name", nil, "name devices by `index|uuid|type-index`; repeatable, or comma-separated")
 	flags.StringVar(&o.capabilities, "capabilities", "all",
 		"driver capabilities `LIST`, as in NVIDIA_DRIVER_CAPABILITIES")
+	flags.StringVar(&o.with, "with", "", "further devices `LIST`: gds, mofed, gdrcopy, nvswitch, imex")
 	flags.StringVar(&o.Distribution, "distribution", "", "the images' distribution `NAME`: "+
 		"alpine, amazon, arch, debian, fedora, opensuse, rhel, ubuntu")
 	flags.StringVar(&o.LibraryDir, "library-dir", "", "the images' loader searches `DIR`")
@@ -126,7 +128,7 @@ func runCDIGenerate(i invocation, g generateOptions) error {
 	if len(o.Names) == 0 {
 		o.Names = []string{cdi.ByIndex, cdi.ByUUID}
 	}
-	o.Capabilities = words(g.capabilities)
+	o.Capabilities, o.Extras = words(g.capabilities), words(g.with)
 	inJSON, err := cdiFormat(g.format, g.output)
 	if err == nil {
 		err = o.Check()
@@ -239,7 +241,7 @@ func makeCDI(environ []string, o cdi.Options) (cdi.File, []string, error) {
 	if o.DriverRoot != "" {
 		cfg.DriverRoot = o.DriverRoot
 	}
-	parts, err := plan.ReadParts(cfg, classes, "")
+	parts, err := plan.ReadParts(cfg, classes, "", o.Extras...)
 	if err != nil {
 		return cdi.File{}, nil, err
 	}
@@ -439,6 +441,10 @@ fixes it is shown), and 2 if that cannot be told.`,
 func runCDICheck(i invocation, files []string, dir string, as outputFormat) error {
 	checked, aside := []checkedCDI{}, []leftAside{}
 	troubles := 0
+	found, err := readCDI(orRoot(dir), nil)
+	if err != nil {
+		return cannotTell(err)
+	}
 	check := func(name string, f cdi.File) {
 		c, err := checkCDI(i, name, f, dir)
 		if err != nil {
@@ -446,13 +452,10 @@ func runCDICheck(i invocation, files []string, dir string, as outputFormat) erro
 			troubles++
 			return
 		}
+		c.addTaken(found)
 		checked = append(checked, c)
 	}
 	if len(files) == 0 {
-		found, err := readCDI(orRoot(dir), nil)
-		if err != nil {
-			return cannotTell(err)
-		}
 		for _, f := range found {
 			switch {
 			case f.Err != nil:
@@ -539,6 +542,15 @@ func checkCDI(i invocation, name string, f cdi.File, dir string) (checkedCDI, er
 	return c, nil
 }
 
+// addTaken adds the devices that another file takes away. Writing this one anew does not help.
+func (c *checkedCDI) addTaken(found []cdi.Found) {
+	taken := cdi.Taken(found, c.File)
+	for _, device := range slices.Sorted(maps.Keys(taken)) {
+		c.Differences = append(c.Differences, cdi.Difference{What: "device", Name: device, Reason: taken[device]})
+		c.Drifted = true
+	}
+}
+
 // mendCDI is the command that writes a file anew.
 func mendCDI(o cdi.Options, name string, force bool) string {
 	args := []string{"nvsysfs", "cdi", "generate"}
@@ -549,6 +561,7 @@ func mendCDI(o cdi.Options, name string, force bool) string {
 		{"--class", o.Class, "gpu"},
 		{"--name", strings.Join(o.Names, ","), cdi.ByIndex + "," + cdi.ByUUID},
 		{"--capabilities", strings.Join(o.Capabilities, ","), "all"},
+		{"--with", strings.Join(o.Extras, ","), ""},
 		{"--distribution", o.Distribution, ""},
 		{"--library-dir", o.LibraryDir, ""},
 		{"--library-dir32", o.LibraryDir32, ""},
@@ -605,7 +618,11 @@ func (i invocation) printChecked(checked []checkedCDI, aside []leftAside, as out
 		if err := w.Flush(); err != nil {
 			return err
 		}
-		fmt.Fprintf(&out, "Mend it with: %s\n", c.Mend)
+		if c.Mend != "" {
+			fmt.Fprintf(&out, "Mend it with: %s\n", c.Mend)
+		} else {
+			out.WriteString("Remove one of the files that describe these devices.\n")
+		}
 	}
 	_, err := i.stdout.Write(out.Bytes())
 	return err

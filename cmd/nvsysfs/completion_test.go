@@ -38,7 +38,7 @@ func TestComplete(t *testing.T) {
 		words []string
 		want  string
 	}{
-		{"a command", []string{"co"}, "completion\nconfigure\n:4\n"},
+		{"a command", []string{"co"}, "completion\nconfig\nconfigure\n:4\n"},
 		{"flags", []string{"list", "--j"}, "--json\n:4\n"},
 		{"an engine", []string{"configure", "c"}, "containerd\ncrio\n:4\n"},
 		{"a flag of one engine", []string{"configure", "docker", "--gpus-"}, "--gpus-hook\n:4\n"},

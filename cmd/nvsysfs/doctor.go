@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/cdi"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
@@ -45,6 +47,7 @@ type patient struct {
 	root      sysfs.Root
 	cfg       plan.Config
 	cfgErr    error
+	environ   []string
 	survey    plan.Survey
 	surveyErr error
 	engines   []engine
@@ -81,6 +84,7 @@ var checks = []check{
 	{"cgroup", checkCgroup},
 	{"registered", checkRegistered},
 	{"engine-config", checkEngineConfig},
+	{"cdi", checkCDIFiles},
 	{"docker-gpus", checkDockerGPUs},
 	{"classic-hook", checkClassicHook},
 	{"selinux", checkSELinux},
@@ -144,7 +148,7 @@ func runDoctor(i invocation, dir string, as outputFormat) error {
 
 // examine reads all that the checks look at.
 func examine(environ []string) (patient, error) {
-	var p patient
+	p := patient{environ: environ}
 	if p.cfg, p.cfgErr = plan.LoadConfig("", environ); p.cfgErr != nil {
 		p.cfg = plan.DefaultConfig()
 		if dir := strings.TrimSpace(lookup(environ, "NVIDIA_CONTAINER_RUNTIME_SYSROOT")); dir != "" {
@@ -253,6 +257,17 @@ func (p patient) word(name string) string {
 func checkConfig(p patient) []finding {
 	if p.cfgErr != nil {
 		return wrong("edit the file", "%v", p.cfgErr)
+	}
+	findings, err := p.cfg.Check()
+	if err != nil {
+		return wrong("edit the file", "%v", err)
+	}
+	var found []finding
+	for _, f := range findings {
+		found = append(found, wrong("edit the file", "%s", f)...)
+	}
+	if len(found) > 0 {
+		return found
 	}
 	if _, err := sysfs.Root("/").Stat(strings.TrimPrefix(p.cfg.File, "/")); err != nil {
 		return ok("no file %s: defaults", p.cfg.File)
@@ -667,14 +682,73 @@ func checkRegistered(p patient) []finding {
 		return nil
 	case len(p.engines) == 0:
 		return note("", "no container engine found: looked for dockerd, containerd, crio and podman, and their configuration")
+	case len(places) == 0 && p.describedByCDI():
+		return note("nvsysfs configure "+engineOf(without[0]), "the runtime is registered with none of %s: they can take GPUs from CDI files alone", strings.Join(without, ", "))
 	case len(places) == 0:
-		return wrong("nvsysfs configure "+without[0], "the runtime is registered with none of %s", strings.Join(without, ", "))
+		return wrong("nvsysfs configure "+engineOf(without[0]), "the runtime is registered with none of %s", strings.Join(without, ", "))
+	}
+	for _, name := range without {
+		if engineOf(name) != name {
+			return wrong("nvsysfs configure "+engineOf(name), "the runtime is not registered with %s, which reads files of its own; it is with %s", name, strings.Join(places, "; "))
+		}
 	}
 	text := "with " + strings.Join(places, "; ")
 	if len(without) > 0 {
 		text += "; not with " + strings.Join(without, ", ")
 	}
 	return ok("%s", text)
+}
+
+// engineOf is the argument of nvsysfs configure: "containerd" for "containerd (k3s)".
+func engineOf(name string) string {
+	engine, _, _ := strings.Cut(name, " ")
+	return engine
+}
+
+// describedByCDI tells whether a CDI file describes GPUs for engines.
+func (p patient) describedByCDI() bool {
+	found, err := cdi.ReadDirs(p.root, cdi.Dirs, os.Geteuid())
+	return err == nil && slices.ContainsFunc(found, func(f cdi.Found) bool {
+		return f.Err == nil && strings.HasPrefix(f.File.Kind(), "nvidia.com/")
+	})
+}
+
+// checkCDIFiles: engines give what a CDI file says, though the machine has changed since.
+func checkCDIFiles(p patient) []finding {
+	found, err := cdi.ReadDirs(p.root, cdi.Dirs, os.Geteuid())
+	if err != nil {
+		return wrong("", "%v", err)
+	}
+	var list []finding
+	dir := ""
+	if p.root != "/" {
+		dir = string(p.root)
+	}
+	for _, f := range found {
+		switch {
+		case f.Err != nil:
+			list = append(list, wrong("edit the file, or remove it", "%s: engines leave it aside: %v", f.Path, f.Err)...)
+			continue
+		case !f.File.Ours():
+			continue
+		}
+		c, err := checkCDI(invocation{environ: p.environ}, f.Path, f.File, dir)
+		if err != nil {
+			list = append(list, wrong("nvsysfs cdi check", "%s cannot be compared with the machine: %v", f.Path, err)...)
+			continue
+		}
+		c.addTaken(found)
+		switch {
+		case c.Drifted && c.Mend == "":
+			d := c.Differences[0]
+			list = append(list, wrong("nvsysfs cdi list", "%s: device %s is %s", f.Path, d.Name, d.Reason)...)
+		case c.Drifted:
+			list = append(list, wrong(c.Mend, "%s does not fit the machine any more: %s", f.Path, counted(len(c.Differences), "difference", "differences"))...)
+		default:
+			list = append(list, ok("%s fits the machine", f.Path)...)
+		}
+	}
+	return list
 }
 
 // checkEngineConfig: a wrong path fails with words that do not tell so.
@@ -686,7 +760,7 @@ func checkEngineConfig(p patient) []finding {
 		}
 		for _, r := range e.runtimes {
 			if !filepath.IsAbs(r.program) || !executable(p.root, r.program) {
-				fix := fmt.Sprintf("nvsysfs configure %s --name %s", e.name, r.name)
+				fix := fmt.Sprintf("nvsysfs configure %s --name %s", engineOf(e.name), r.name)
 				found = append(found, wrong(fix, "%s: the runtime %q in %s starts %q, which is no program", e.name, r.name, r.file, r.program)...)
 			}
 		}

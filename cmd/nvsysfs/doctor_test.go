@@ -251,6 +251,39 @@ func TestChecks(t *testing.T) {
 			want: note("", "no container engine found: looked for dockerd, containerd, crio and podman, and their configuration"),
 		},
 		{
+			name: "in a file that the containerd of k3s does not read",
+			tree: map[string]string{
+				"etc/containerd/config.toml": "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.nvidia-experimental.options]\n" +
+					"BinaryName = '/usr/bin/nvidia-container-runtime.experimental'\n",
+				"var/lib/rancher/k3s/agent/etc/containerd/config.toml": "version = 3\n",
+			},
+			id:   "registered",
+			want: wrong("nvsysfs configure containerd", "the runtime is registered with none of containerd (k3s)"),
+		},
+		{
+			name: "in a drop-in of k3s, by a registration of its own",
+			tree: map[string]string{
+				"var/lib/rancher/k3s/agent/etc/containerd/config.toml": "version = 3\n",
+				"var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/x.toml": "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.x.options]\n" +
+					"BinaryName = '/etc/nvidia-container-runtime/nvidia-container-runtime.experimental@x'\n",
+			},
+			id:   "registered",
+			want: ok(`with containerd (k3s) as "x" (/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/x.toml)`),
+		},
+		{
+			name: "keys without effect", tree: map[string]string{config: "refused-request = \"error\"\n"}, id: "config",
+			want: wrong("edit the file", "$ROOT/%s: line 1: refused-request has no effect above the first table: it belongs in [nvidia-container-runtime.experimental]", config),
+		},
+		{
+			name: "a CDI file that is none", tree: map[string]string{"etc/cdi/x.yaml": "["}, id: "cdi",
+			want: wrong("edit the file, or remove it", "$ROOT/etc/cdi/x.yaml: engines leave it aside: failed to unmarshal CDI Spec: yaml: line 1: did not find expected node content"),
+		},
+		{
+			name: "GPUs by CDI alone", id: "registered",
+			tree: map[string]string{"usr/bin/podman": "#!", "etc/cdi/nvidia.yaml": "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices:\n- name: \"0\"\n  containerEdits:\n    env: [A=B]\n"},
+			want: note("nvsysfs configure podman", "the runtime is registered with none of podman: they can take GPUs from CDI files alone"),
+		},
+		{
 			name: "not registered", tree: map[string]string{"usr/bin/podman": "#!", "usr/bin/containerd": "#!"}, id: "registered",
 			want: wrong("nvsysfs configure containerd", "the runtime is registered with none of containerd, podman"),
 		},
@@ -263,7 +296,7 @@ func TestChecks(t *testing.T) {
 				"etc/crio/crio.conf.d/99-y.conf":                         "[crio.runtime.runtimes.y]\nruntime_path = '/usr/bin/nvidia-container-runtime.experimental'\n[crio.runtime]\ndefault_runtime = 'crun'\n",
 				"etc/containers/containers.conf.d/99-z.conf":             "[engine]\nruntime = 'z'\n[engine.runtimes]\nz = ['/usr/bin/nvidia-container-runtime.experimental']\ncrun = ['/usr/bin/crun']\n",
 				"etc/containers/containers.conf.d/README":                "[",
-				"var/lib/rancher/k3s/agent/etc/containerd/config.toml":   "[x.runtimes]\nruntimes = 1\n",
+				"usr/bin/containerd":                                     "#!",
 				"usr/share/containers/containers.conf.d/10-nothing.conf": "",
 			},
 			id: "registered",

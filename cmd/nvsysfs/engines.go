@@ -16,6 +16,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/configure"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
@@ -37,16 +38,11 @@ type registration struct {
 }
 
 // engineFiles are the programs of engines and their configuration files; of a directory all files with the ending.
-var engineFiles = []struct {
-	name, program string
-	files         []string
-	dirs          []string
-	ending        string
-}{
+var engineFiles = []engineRow{
 	{"docker", "dockerd", []string{"/etc/docker/daemon.json"}, nil, ""},
 	{
 		"containerd", "containerd",
-		[]string{"/etc/containerd/config.toml", "/var/lib/rancher/k3s/agent/etc/containerd/config.toml", "/var/lib/rancher/rke2/agent/etc/containerd/config.toml"},
+		[]string{"/etc/containerd/config.toml"},
 		[]string{"/etc/containerd/conf.d"},
 		".toml",
 	},
@@ -59,14 +55,29 @@ var engineFiles = []struct {
 	},
 }
 
+type engineRow struct {
+	name, program string
+	files         []string
+	dirs          []string
+	ending        string
+}
+
 // programDirs are where programs of engines and low-level runtimes are.
 var programDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 
 // findEngines lists the engines of a machine in the order of the table.
 func findEngines(root sysfs.Root) []engine {
 	var engines []engine
-	for _, row := range engineFiles {
+	rows := engineFiles
+	own := configure.FindDistribution(root)
+	if own.Name != "" {
+		rows = append(slices.Clone(rows), engineRow{"containerd (" + own.Name + ")", "", own.Files, own.Dirs, ".toml"})
+	}
+	for _, row := range rows {
 		e := engine{name: row.name, program: findProgram(root, row.program, programDirs)}
+		if row.name == "containerd" && own.Name != "" && e.program == "" {
+			continue // its files are read by nobody
+		}
 		files := slices.Clone(row.files)
 		for _, dir := range row.dirs {
 			entries, err := root.ReadDir(dir[1:])
@@ -79,7 +90,7 @@ func findEngines(root sysfs.Root) []engine {
 				}
 			}
 		}
-		found := e.program != ""
+		found := e.program != "" || row.program == ""
 		names := map[string]bool{} // default runtimes named anywhere
 		for _, file := range files {
 			tree, err := readTree(root, file)
@@ -145,7 +156,7 @@ func (e *engine) collect(file string, v any, name string, defaults map[string]bo
 			e.collect(file, item, name, defaults)
 		}
 	case string:
-		if name != "" && path.Base(v) == theShim {
+		if base := path.Base(v); name != "" && (base == theShim || strings.HasPrefix(base, plan.RegistrationMark)) {
 			e.runtimes = append(e.runtimes, registration{name: name, file: file, program: v})
 		}
 	}
@@ -153,6 +164,9 @@ func (e *engine) collect(file string, v any, name string, defaults map[string]bo
 
 // findProgram returns the path of the first executable of that name, "" if there is none.
 func findProgram(root sysfs.Root, name string, dirs []string) string {
+	if name == "" {
+		return ""
+	}
 	for _, dir := range dirs {
 		if file := path.Join(dir, name); executable(root, file) {
 			return file

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -69,13 +70,13 @@ device's index ("0:1"), its name, or MIG-<uuid> if "nvsysfs learn" knows it.`,
   nvsysfs list --json | jq -r '.gpus[].uuid'`,
 		Args: noArguments,
 	}
-	dir, as := rootFlag(cmd, "/"), outputFlag(cmd)
+	dir, as := rootFlag(cmd, ""), outputFlag(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error { return runList(i, *dir, *as) }
 	return cmd
 }
 
 func runList(i invocation, dir string, as outputFormat) error {
-	root, err := openRoot(dir)
+	root, err := i.machine(dir)
 	if err != nil {
 		return err
 	}
@@ -96,12 +97,36 @@ func runList(i invocation, dir string, as outputFormat) error {
 	}
 
 	if as != asTable {
-		return as.write(i.stdout, makeListing(inventory, unbound, uuids))
+		if err := as.write(i.stdout, makeListing(inventory, unbound, uuids)); err != nil {
+			return err
+		}
+		return withoutDriver(inventory)
 	}
 	var out bytes.Buffer
 	printList(&out, inventory, unbound, uuids)
-	_, err = i.stdout.Write(out.Bytes())
-	return err
+	if _, err := i.stdout.Write(out.Bytes()); err != nil {
+		return err
+	}
+	return withoutDriver(inventory)
+}
+
+// withoutDriver makes the exit status 1 where no GPU can be used.
+func withoutDriver(inventory sysfs.Inventory) error {
+	if inventory.Driver == nil {
+		return errors.New("list: no NVIDIA driver is loaded")
+	}
+	return nil
+}
+
+// machine is the root of the machine to look at: that of the flag, else what config.toml says, if it can be read.
+func (i invocation) machine(dir string) (sysfs.Root, error) {
+	if dir == "" {
+		dir = "/"
+		if cfg, err := plan.LoadConfig("", i.environ); err == nil {
+			dir = cfg.Sysroot
+		}
+	}
+	return openRoot(dir)
 }
 
 // openRoot takes a directory as it may stand on a command line.

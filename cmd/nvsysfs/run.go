@@ -60,7 +60,7 @@ Docker, containerd, CRI-O and podman.`,
 		commands []*cobra.Command
 	}{
 		{groupLook, []*cobra.Command{newList(i), newInfo(i), newDoctor(i), newExplain(i), newPS(i)}},
-		{groupSetUp, []*cobra.Command{newConfigure(i), newCDI(i), newLearn(i)}},
+		{groupSetUp, []*cobra.Command{newConfigure(i), newConfig(i), newCDI(i), newLearn(i)}},
 		{groupTest, []*cobra.Command{newDemo(i), newFixture(i), newFixtures(i), newUnpack(i), newCapture(i)}},
 	} {
 		for _, cmd := range group.commands {
@@ -180,6 +180,12 @@ func arguments(names ...string) cobra.PositionalArgs {
 func rootFlag(cmd *cobra.Command, value string) *string {
 	root := cmd.Flags().String("root", value, "look at the machine whose root directory is `DIR`")
 	isDirectory(cmd, "root")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if *root == "" && cmd.Flags().Changed("root") {
+			return errors.New("--root \"\" is no directory: leave --root out for this machine")
+		}
+		return nil
+	}
 	return root
 }
 

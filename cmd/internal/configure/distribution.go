@@ -6,6 +6,7 @@ package configure
 import (
 	"bytes"
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
@@ -35,11 +36,27 @@ type distribution struct {
 
 const k0sRestart = "systemctl restart k0sworker (on controllers that run pods: systemctl restart k0scontroller)"
 
-// Distribution tells which Kubernetes with a containerd of its own is installed below a root, and the file its containerd
-// is configured by; "" if none.
-func Distribution(root sysfs.Root) (name, config string) {
-	d, _ := findDistribution(root)
-	return d.name, d.config
+// Found is a Kubernetes with a containerd of its own, and the files that this reads.
+type Found struct {
+	Name  string // "" if there is none
+	Files []string
+	Dirs  []string // of whose files those count that end in .toml
+}
+
+// FindDistribution looks for one below a root.
+func FindDistribution(root sysfs.Root) Found {
+	d, ok := findDistribution(root)
+	if !ok {
+		return Found{}
+	}
+	f := Found{Name: d.name, Files: []string{d.config}}
+	switch {
+	case d.dropIns != "":
+		f.Dirs = []string{d.dropIns}
+	case d.template != "":
+		f.Dirs = []string{path.Join(path.Dir(d.config), "config-v3.toml.d")}
+	}
+	return f
 }
 
 func findDistribution(root sysfs.Root) (distribution, bool) {
