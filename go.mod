@@ -1,13 +1,13 @@
 module github.com/nvsysfs/nvidia-container-runtime
 
-go 1.26.0
+go 1.25.0
 
 require (
 	github.com/opencontainers/runtime-spec v1.3.0
 	github.com/pelletier/go-toml/v2 v2.4.3
 	github.com/sirupsen/logrus v1.10.2
-	golang.org/x/sys v0.49.0
-	golang.org/x/tools v0.52.0
+	golang.org/x/sys v0.47.0
+	golang.org/x/tools v0.48.0
 )
 
 // Of nvsysfs alone: the command line, processes, and CDI files.

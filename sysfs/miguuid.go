@@ -128,7 +128,8 @@ func compare(root Root, inv Inventory, store learnt.Store, err error) MIGUUIDs {
 // ReadLearnt reads a file of what was learnt, below root. Its error has the file's name on the host.
 func ReadLearnt(root Root, name string, owners ...int) (learnt.Store, error) {
 	store, err := learnt.Read(root, name, owners...)
-	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
 		return learnt.Store{}, fmt.Errorf("%s: %w", root.Path(name), pathErr.Err)
 	}
 	return store, err

@@ -381,7 +381,8 @@ func (r Root) read(name string, limit int64) ([]byte, error) {
 
 // reason strips the name from an error of package os: ours carries the name already.
 func reason(err error) error {
-	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
 		return pathErr.Err
 	}
 	return err
