@@ -100,6 +100,10 @@ install: $(PROGRAMS) ## install below $DESTDIR$PREFIX (/usr/local), nothing in /
 
 DURATION   ?= 10m
 
+.PHONY: lab
+lab: dist-amd64.deb ## containers on Debian's next release: cgroup v2, systemd, its engines
+	NVCR_LAB=$(abspath $(DISTDIR))/$(PACKAGE)_$(VERSION)_amd64.deb $(GO) test -count 1 -timeout 20m -v ./cmd/internal/lab
+
 .PHONY: soak
 soak: ## many real containers at a time, for DURATION (10m)
 	NVCR_SOAK=$(DURATION) $(GO) test -count 1 -timeout 0 -v -run '^TestSoak$$' ./cmd/internal/trust

@@ -1,0 +1,12 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lab tests the packaged programs on a machine as users have them: cgroup v2, systemd, AppArmor, and the
+// engines of Debian's next release. There is nothing in it but tests.
+//
+//	make lab
+//
+// builds an image of the release once (about 1 GB, kept in the user's cache directory below nvcr-lab), boots it with
+// User Mode Linux, which needs root but no virtualization, installs the .deb, and runs the tests of package inside in
+// it. NVCR_LAB names the .deb; without it nothing is run. At the end it prints a table of what holds.
+package lab

@@ -1,0 +1,190 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package inside
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+)
+
+const (
+	imageName = "nvcr.test/probe:1"
+
+	// patience is how long a condition may take to come true: far longer than any does.
+	patience = time.Minute
+)
+
+// levels are the low-level runtimes.
+var levels = []string{"runc", "crun"}
+
+// tar is the image, for engines to load.
+var tar string
+
+func TestMain(m *testing.M) {
+	if os.Getenv("NVCR_LAB") != "inside" {
+		fmt.Fprintln(os.Stderr, "these tests are run in the machines that 'make lab' boots")
+		return
+	}
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// prepare gives the machine a GPU and a driver, those of the fixture t4, and installs the package.
+func prepare() error {
+	const fixture = "/var/lib/lab/t4"
+	if _, err := os.Stat(fixture); err == nil {
+		return nil // another of these binaries has done so
+	}
+	a, err := fixtures.Load("t4")
+	if err != nil {
+		return err
+	}
+	if _, err := a.Unpack(fixture, fixtures.UnpackOptions{}); err != nil {
+		return err
+	}
+	script := `set -e
+		dpkg -i /host/package.deb
+		cd ` + fixture + `
+		mount --bind proc/devices /proc/devices
+		mount -t tmpfs -o mode=555 tmpfs /proc/driver
+		cp -a proc/driver/. /proc/driver/
+		for d in bus module devices; do
+			[ ! -d sys/$d ] || mount -t overlay -o lowerdir=$PWD/sys/$d:/sys/$d overlay /sys/$d
+		done
+		cp -a usr/lib/x86_64-linux-gnu/libcuda* usr/lib/x86_64-linux-gnu/libnv* /usr/lib/x86_64-linux-gnu/
+		cp -a usr/bin/nvidia* /usr/bin/
+		cp -a dev/nvidia* /dev/
+		ldconfig`
+	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// image makes the image's archive, once.
+func image(t *testing.T) string {
+	t.Helper()
+	if tar == "" {
+		rootfs := filepath.Join(t.TempDir(), "rootfs")
+		testimage.Build(t, rootfs, "debian")
+		tar = "/var/lib/lab/image.tar"
+		testimage.Archive(t, rootfs, imageName, tar)
+	}
+	return tar
+}
+
+// do runs a program, and returns all that it prints. It reads from a file: a container may keep a pipe open.
+func do(args ...string) (string, error) {
+	f, err := os.CreateTemp("", "output-")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = f, f
+	err = cmd.Run()
+	data, readErr := os.ReadFile(f.Name())
+	return string(data), errors.Join(err, readErr)
+}
+
+// must is do for what must succeed.
+func must(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := do(args...)
+	require.NoError(t, err, "%q: %s", args, out)
+	return out
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, condition func() error) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); ; <-tick.C {
+		err := condition()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			require.NoError(t, err)
+		}
+	}
+}
+
+// lowLevel lets the installed runtime use this low-level runtime, as an administrator would.
+func lowLevel(t *testing.T, name string, settings ...string) {
+	t.Helper()
+	const file = "/etc/nvidia-container-runtime/config.toml"
+	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	text := fmt.Sprintf("[nvidia-container-runtime.experimental]\nruntime-path = %q\n%s\n", name, strings.Join(settings, "\n"))
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+}
+
+// look tells of each NVIDIA node whether the device policy lets it be opened: there is no driver behind it, so what
+// is allowed fails with ENXIO, and what is not with EPERM. Then it lets the image's loader load the driver.
+const look = `exec 2>&1
+for n in $(ls -d /dev/nvidia* 2>/dev/null); do
+	[ -c $n ] && echo "$n $( (: <$n) 2>&1 | sed 's/.*: //')"
+done
+probe libcuda.so.1 libnvidia-ml.so.1 | sed 's/ => .*/ loads/'`
+
+// gpu is what look prints in a container with the GPU, gpuless in one without.
+const gpu = `/dev/nvidia-uvm No such device or address
+/dev/nvidia-uvm-tools No such device or address
+/dev/nvidia0 No such device or address
+/dev/nvidiactl No such device or address
+libcuda.so.1 loads
+libnvidia-ml.so.1 loads
+`
+
+const gpuless = `libcuda.so.1: libcuda.so.1: cannot open shared object file: No such file or directory
+libnvidia-ml.so.1: libnvidia-ml.so.1: cannot open shared object file: No such file or directory
+`
+
+// cgroupOf is the directory of the cgroup of the unit that a process is in.
+func cgroupOf(t *testing.T, pid int) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	require.NoError(t, err)
+	// crun makes another cgroup in the unit's own, and the policy is that one's.
+	name := strings.TrimSuffix(strings.TrimSpace(strings.TrimPrefix(string(data), "0::")), "/container")
+	return filepath.Join("/sys/fs/cgroup", name)
+}
+
+// canary is a container that has been robbed of its device policy.
+var canary string
+
+// reload makes systemd apply its rules anew, and waits until it has: the canary's cgroup has a device policy again.
+func reload(t *testing.T, command string) {
+	t.Helper()
+	if canary == "" {
+		must(t, "docker", "load", "-i", image(t))
+		id := strings.TrimSpace(must(t, "docker", "run", "-d", "--network", "none", imageName))
+		canary = cgroupOf(t, dockerPID(t, id))
+	}
+	require.NotEmpty(t, devicePrograms(t, canary))
+	detachDevicePrograms(t, canary)
+	must(t, "systemctl", command)
+	eventually(t, func() error {
+		if len(devicePrograms(t, canary)) == 0 {
+			return fmt.Errorf("systemd has not applied the device policy of %s again", canary)
+		}
+		return nil
+	})
+}

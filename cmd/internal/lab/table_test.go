@@ -1,0 +1,149 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// result is what was tested on a release.
+type result struct {
+	release  string
+	versions map[string]string // of packages, and of the kernel
+	outcomes []*outcome
+}
+
+// upstream is the part of a Debian version that is the program's own.
+var upstream = regexp.MustCompile(`^(?:\d+:)?(\d[\d.]*\d|\d)`)
+
+// versions reads what the machine has told of itself.
+func versions(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	list := map[string]string{}
+	data, err := os.ReadFile(filepath.Join(dir, "packages"))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(data)) {
+		name, version, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if m := upstream.FindStringSubmatch(version); m != nil {
+			list[name] = m[1]
+		}
+	}
+	data, err = os.ReadFile(filepath.Join(dir, "kernel"))
+	require.NoError(t, err)
+	list["linux"] = strings.TrimSpace(string(data))
+	return list
+}
+
+// subjects are what top-level tests are about: the heading, and the package with its version.
+var subjects = []struct{ prefix, heading, pkg string }{
+	{"TestDocker", "Docker", "docker.io"},
+	{"TestPodman", "Podman", "podman"},
+	{"TestContainerd", "containerd", "containerd"},
+	{"TestCRI", "CRI, as the kubelet uses it", "containerd"},
+	{"", "The low-level runtime and systemd by themselves", "systemd"},
+}
+
+// levels are the parts of a test's name that name a low-level runtime.
+var levels = []string{"runc", "crun"}
+
+// table writes the results as Markdown: for each engine the checks, and for each release with which low-level
+// runtimes a check holds.
+func table(results []result) string {
+	var b strings.Builder
+	b.WriteString("| |")
+	for _, r := range results {
+		fmt.Fprintf(&b, " %s |", r.release)
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(results)) + "\n")
+	for _, p := range []struct{ name, pkg string }{
+		{"Linux", "linux"}, {"systemd", "systemd"}, {"Docker", "docker.io"}, {"Compose", "docker-compose"}, {"containerd", "containerd"},
+		{"Podman", "podman"}, {"runc", "runc"}, {"crun", "crun"},
+	} {
+		fmt.Fprintf(&b, "| %s |", p.name)
+		for _, r := range results {
+			fmt.Fprintf(&b, " %s |", r.versions[p.pkg])
+		}
+		b.WriteString("\n")
+	}
+
+	type cell struct{ passed, failed []string }
+	type row struct {
+		subject int
+		check   string
+	}
+	var rows []row
+	cells := map[row][]cell{}
+	for i, r := range results {
+		for _, o := range r.outcomes {
+			subject := slices.IndexFunc(subjects, func(s struct{ prefix, heading, pkg string }) bool { return strings.HasPrefix(o.name, s.prefix) })
+			parts := strings.Split(strings.ReplaceAll(o.name, "_", " "), "/")
+			level := "yes"
+			for j, p := range parts {
+				if slices.Contains(levels, p) {
+					level, parts = p, slices.Delete(parts, j, j+1)
+					break
+				}
+			}
+			if rest := strings.TrimPrefix(parts[0], subjects[subject].prefix); rest != "" {
+				parts[0] = words(strings.TrimPrefix(rest, "Test"))
+			} else {
+				parts = parts[1:]
+			}
+			k := row{subject, strings.Join(parts, ": ")}
+			if cells[k] == nil {
+				rows = append(rows, k)
+				cells[k] = make([]cell, len(results))
+			}
+			c := &cells[k][i]
+			if o.passed {
+				c.passed = append(c.passed, level)
+			} else {
+				c.failed = append(c.failed, level)
+			}
+		}
+	}
+	for i, s := range subjects {
+		if !slices.ContainsFunc(rows, func(k row) bool { return k.subject == i }) {
+			continue
+		}
+		fmt.Fprintf(&b, "\n## %s\n\n| check |", s.heading)
+		for _, r := range results {
+			fmt.Fprintf(&b, " %s |", r.release)
+		}
+		b.WriteString("\n|---|" + strings.Repeat("---|", len(results)) + "\n")
+		for _, k := range rows {
+			if k.subject != i {
+				continue
+			}
+			fmt.Fprintf(&b, "| %s |", k.check)
+			for _, c := range cells[k] {
+				text := strings.Join(c.passed, ", ")
+				if len(c.failed) > 0 {
+					text += " **fails: " + strings.Join(c.failed, ", ") + "**"
+				}
+				fmt.Fprintf(&b, " %s |", text)
+			}
+			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}
+
+// words makes "userns remap" of UsernsRemap.
+func words(name string) string {
+	return strings.TrimSpace(strings.ToLower(regexp.MustCompile(`[A-Z][a-z]`).ReplaceAllString(name, " $0")))
+}
+
+// report prints the table.
+func report(results []result) {
+	fmt.Println(table(results))
+}
