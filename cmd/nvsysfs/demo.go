@@ -5,8 +5,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +13,6 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -36,11 +33,11 @@ beside this program or in PATH, and shows what it got. Where this machine has no
 NVIDIA driver, or with --fixture, a fixture stands in for the machine: the
 container really starts, but its device nodes lead to nothing.
 
-Starting a container takes root and runc or crun; without these the edited
-config.json is shown instead. Everything is made in a temporary directory and
-removed again.`,
+Starting a container takes root and runc or crun; without these a table of
+what it would get is shown instead. Everything is made in a temporary directory
+and removed again.`,
 		Example: `  nvsysfs demo
-  nvsysfs demo --fixture a100-mig`,
+  nvsysfs demo --fixture t4`,
 		Args: noArguments,
 	}
 	fixture := cmd.Flags().String("fixture", "", "the machine: a `NAME` from \"nvsysfs fixtures\"")
@@ -61,142 +58,107 @@ func runDemo(i invocation, fixture string) error {
 	if err != nil {
 		return err
 	}
-	shim := filepath.Join(filepath.Dir(self), theShim)
-	if _, err := os.Stat(shim); err != nil {
-		if shim, err = exec.LookPath(theShim); err != nil {
-			return fmt.Errorf("%s is neither beside %s nor on PATH: run make first", theShim, self)
-		}
-	}
 	dir, err := os.MkdirTemp("", "nvsysfs-demo-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-
-	sysroot, err := demoMachine(i.stdout, fixture, dir)
-	if err != nil {
+	sysroot, devices := filepath.Join(dir, "machine"), "all"
+	if fixture == "" {
+		if inventory, err := sysfs.Read("/", false); err == nil && inventory.Driver != nil && len(inventory.GPUs) > 0 {
+			sysroot = "/"
+			fmt.Fprintln(i.stdout, "This machine:")
+		} else if fixture = "a100-mig"; runtime.GOARCH == "arm64" {
+			fixture = "grace-aarch64"
+		}
+	}
+	if fixture != "" {
+		if err := unpackFixture(fixture, sysroot); err != nil {
+			return err
+		}
+		fmt.Fprintf(i.stdout, "The machine is the fixture %s:\n", fixture)
+	}
+	if fixture == "a100-mig" {
+		devices = "0:1"
+	}
+	if err := printFirstGPU(i.stdout, sysfs.Root(sysroot)); err != nil {
 		return err
 	}
 	bundle := filepath.Join(dir, "bundle")
-	if err := demoBundle(bundle, self); err != nil {
+	environ := []string{"NVIDIA_VISIBLE_DEVICES=" + devices, "NVIDIA_DRIVER_CAPABILITIES=compute,utility"}
+	if err := demoBundle(bundle, self, environ); err != nil {
 		return err
 	}
-	return startDemo(i, shim, sysroot, bundle)
+	fmt.Fprintf(i.stdout, "\nA container has %s.\n", strings.Join(environ, ", "))
+	lowLevel, why := demoRuntime()
+	if lowLevel != "" {
+		err = startDemo(i, self, sysroot, bundle, lowLevel)
+	} else {
+		fmt.Fprintf(i.stdout, "It is not started, as %s. This is what it would get:\n\n", why)
+		err = withoutPaths(i, []string{filepath.Join(dir, "machine")},
+			func(i invocation) error { return runExplain(i, bundle, "", sysroot, false, asTable) })
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(i.stdout, `
+Next:
+  nvsysfs explain -e NVIDIA_VISIBLE_DEVICES=2:0 --fixture a100-mig
+  nvsysfs doctor
+  nvsysfs configure docker --dry-run
+`)
+	return err
 }
 
-// demoMachine returns the directory that stands for "/": this machine's own if it has a GPU, else a fixture's.
-func demoMachine(out io.Writer, name, dir string) (string, error) {
-	sysroot := "/"
-	if name == "" {
-		if inventory, err := sysfs.Read("/", false); err == nil && inventory.Driver != nil && len(inventory.GPUs) > 0 {
-			fmt.Fprintln(out, "This machine:")
-		} else if runtime.GOARCH == "arm64" {
-			name = "grace-aarch64"
-		} else {
-			name = "t4"
-		}
-	}
-	if name != "" {
-		machine, err := loadMachine(name)
-		if err != nil {
-			return "", err
-		}
-		sysroot = filepath.Join(dir, "machine")
-		if _, err := machine.Unpack(sysroot, fixtures.UnpackOptions{NoDevices: true}); err != nil {
-			return "", err
-		}
-		fmt.Fprintf(out, "The machine is the text archive %s:\n", name)
-	}
-	inventory, err := sysfs.Read(sysfs.Root(sysroot), true)
+// printFirstGPU prints the first GPU of a machine as "nvsysfs list" does.
+func printFirstGPU(out io.Writer, root sysfs.Root) error {
+	inventory, err := sysfs.Read(root, true)
 	if err != nil {
-		return "", err
+		return err
 	}
 	var list bytes.Buffer
 	printList(&list, inventory, nil, sysfs.MIGUUIDs{})
+	gpus := 0
 	for line := range strings.Lines(list.String()) {
-		fmt.Fprint(out, "  ", line)
+		if strings.HasPrefix(line, "GPU") {
+			gpus++
+		}
+		if gpus < 2 {
+			fmt.Fprint(out, "  ", line)
+		}
 	}
-	return sysroot, nil
+	if gpus > 1 {
+		fmt.Fprintf(out, "  and %d more\n", gpus-1)
+	}
+	return nil
 }
 
-// demoBundle makes a bundle whose root filesystem is laid out like Debian's and holds nothing but this program.
-func demoBundle(bundle, self string) error {
-	triplet, flags := "x86_64-linux-gnu", ldcache.FlagX8664
-	if runtime.GOARCH == "arm64" {
-		triplet, flags = "aarch64-linux-gnu", ldcache.FlagAArch64
-	}
-	libDir := "/usr/lib/" + triplet
-	cache := ldcache.Cache{Entries: []ldcache.Entry{{Name: "libc.so.6", Path: libDir + "/libc.so.6", Flags: flags}}}
-	cacheData, err := cache.Encode()
-	if err != nil {
+// demoBundle makes a bundle whose root filesystem holds nothing but this program.
+func demoBundle(bundle, self string, environ []string) error {
+	if err := writeBundle(bundle, "", environ); err != nil {
 		return err
 	}
 	program, err := os.ReadFile(self)
 	if err != nil {
 		return err
 	}
-	caps := []string{"CAP_CHOWN", "CAP_KILL", "CAP_MKNOD"}
-	config, err := json.Marshal(specs.Spec{
-		Version: "1.0.2",
-		Root:    &specs.Root{Path: "rootfs"},
-		Process: &specs.Process{
-			Args: []string{"/nvsysfs", "demo", "--inside"}, Cwd: "/",
-			Env:          []string{"PATH=/usr/bin:/bin", "NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"},
-			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
-		},
-		Mounts: []specs.Mount{
-			{Destination: "/proc", Type: "proc", Source: "proc"},
-			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		},
-		Linux: &specs.Linux{
-			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "network"}},
-			Resources:  &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}},
-		},
-	})
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name string
-		data []byte
-		mode os.FileMode
-	}{
-		{"config.json", config, 0o644},
-		{"rootfs/nvsysfs", program, 0o755},
-		{"rootfs/etc/debian_version", []byte("12.11\n"), 0o644},
-		{"rootfs/etc/ld.so.cache", cacheData, 0o644},
-		{"rootfs" + libDir + "/libc.so.6", []byte("stands for the C library\n"), 0o644},
-		{"rootfs/proc/.keep", nil, 0o644},
-		{"rootfs/dev/.keep", nil, 0o644},
-	} {
-		path := filepath.Join(bundle, f.name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, f.data, f.mode); err != nil {
-			return err
-		}
-	}
-	return nil
+	return os.WriteFile(filepath.Join(bundle, "rootfs/nvsysfs"), program, 0o755) //nolint:gosec // a program
 }
 
-// startDemo runs the container, or, where that cannot be, has config.json edited and shows it.
-func startDemo(i invocation, shim, sysroot, bundle string) error {
-	lowLevel, why := demoRuntime()
-	args := []string{"run", "--bundle", bundle, fmt.Sprintf("nvsysfs-demo-%d", os.Getpid())}
-	switch {
-	case lowLevel == "":
-		// Any program that ends well does for a runtime that is to do nothing.
-		nothing, err := exec.LookPath("true")
-		if err != nil {
-			return errors.New("neither a low-level runtime nor true(1) is on PATH")
+// startDemo runs the container.
+func startDemo(i invocation, self, sysroot, bundle, lowLevel string) error {
+	shim := filepath.Join(filepath.Dir(self), theShim)
+	if _, err := os.Stat(shim); err != nil {
+		if shim, err = exec.LookPath(theShim); err != nil {
+			return fmt.Errorf("%s is neither beside %s nor in PATH: run make first", theShim, self)
 		}
-		lowLevel = nothing
-	case filepath.Base(lowLevel) == "crun":
+	}
+	args := []string{"run", "--bundle", bundle, fmt.Sprintf("nvsysfs-demo-%d", os.Getpid())}
+	if filepath.Base(lowLevel) == "crun" {
 		// A cgroup of the container's own may not be had, and shows nothing.
 		args = append([]string{"--cgroup-manager=disabled"}, args...)
 	}
-	fmt.Fprintf(i.stdout, "\n$ NVIDIA_VISIBLE_DEVICES=all, NVIDIA_DRIVER_CAPABILITIES=compute,utility in the container\n$ %s run --bundle … (then: %s)\n\n", theShim, lowLevel)
+	fmt.Fprintf(i.stdout, "$ %s run --bundle … (then: %s)\n\n", theShim, lowLevel)
 	cmd := exec.Command(shim, args...)
 	cmd.Env = append(i.environ,
 		"NVIDIA_CONTAINER_RUNTIME_SYSROOT="+sysroot,
@@ -205,19 +167,6 @@ func startDemo(i invocation, shim, sysroot, bundle string) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", shim, err)
 	}
-	if why == "" {
-		return nil
-	}
-	fmt.Fprintf(i.stdout, "No container is started: %s. This is config.json as the runtime would get it:\n\n", why)
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
-	if err != nil {
-		return err
-	}
-	var out bytes.Buffer
-	if err := json.Indent(&out, data, "", "  "); err != nil {
-		return err
-	}
-	fmt.Fprintln(i.stdout, out.String())
 	return nil
 }
 
@@ -251,7 +200,11 @@ func tellFromInside(out io.Writer) error {
 		for _, name := range names {
 			var st unix.Stat_t
 			if err := unix.Stat(name, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR {
-				fmt.Fprintf(out, "  device   %s (%d:%d)\n", name, unix.Major(st.Rdev), unix.Minor(st.Rdev))
+				number := fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+				if number == "1:3" { // that of /dev/null, see sysroot-nodes
+					number = "closed, being a fixture's"
+				}
+				fmt.Fprintf(out, "  device   %s (%s)\n", name, number)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
@@ -86,19 +88,52 @@ func newExplain(i invocation) *cobra.Command {
 		Long: `Shows what nvidia-container-runtime.experimental would change for the container
 in a bundle, and why. Nothing is changed: neither the bundle, nor its root
 filesystem, nor a device node. Configuration and environment count as they do
-for the runtime; where the runtime would fail, this fails with the same message.`,
-		Example: `  nvsysfs explain --bundle /run/containerd/io.containerd.runtime.v2.task/moby/ID
-  nvsysfs explain --root /mnt/image --json`,
+for the runtime; where the runtime would fail, this fails with the same message.
+
+With --env there need be no bundle: it is as if a container with these variables
+were started. Its image is laid out like Debian's unless --image names another.`,
+		Example: `  nvsysfs explain -e NVIDIA_VISIBLE_DEVICES=0:1 --fixture a100-mig
+  nvsysfs explain --bundle /run/containerd/io.containerd.runtime.v2.task/moby/ID`,
 		Args: noArguments,
 	}
 	bundle := cmd.Flags().String("bundle", ".", "the bundle's directory `DIR`")
 	file := cmd.Flags().String("config", "", "read `FILE` instead of the bundle's config.json")
 	systemd := cmd.Flags().Bool("systemd-cgroup", false,
 		"assume the systemd cgroup driver, for which links in /dev/char matter")
-	isDirectory(cmd, "bundle")
+	variables := cmd.Flags().StringArrayP("env", "e", nil, "explain a container with the variable `NAME=VALUE`; repeatable")
+	image := cmd.Flags().String("image", "", "with --env: `DIR` is the container's root filesystem")
+	fixture := cmd.Flags().String("fixture", "", "look at the machine `NAME` from \"nvsysfs fixtures\"")
+	isDirectory(cmd, "bundle", "image")
+	isOneOf(cmd, "fixture", fixtures.Names()...)
+	must(cmd.RegisterFlagCompletionFunc("env", completeVariable))
+	cmd.MarkFlagsMutuallyExclusive("env", "bundle")
+	cmd.MarkFlagsMutuallyExclusive("env", "config")
 	isFile(cmd, "config")
 	root, as := rootFlag(cmd, ""), outputFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return runExplain(i, *bundle, *file, *root, *systemd, *as) }
+	cmd.MarkFlagsMutuallyExclusive("root", "fixture")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		if *image != "" && len(*variables) == 0 {
+			return &usageError{"explain: --image goes with --env"}
+		}
+		if len(*variables) == 0 && *fixture == "" {
+			return runExplain(i, *bundle, *file, *root, *systemd, *as)
+		}
+		return withScratch(i, func(i invocation, dir string) error {
+			if *fixture != "" {
+				*root = filepath.Join(dir, "machine")
+				if err := unpackFixture(*fixture, *root); err != nil {
+					return err
+				}
+			}
+			if len(*variables) > 0 {
+				*bundle = filepath.Join(dir, "bundle")
+				if err := writeBundle(*bundle, *image, *variables); err != nil {
+					return err
+				}
+			}
+			return runExplain(i, *bundle, *file, *root, *systemd, *as)
+		})
+	}
 	return cmd
 }
 
