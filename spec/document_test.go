@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -183,6 +184,10 @@ func TestSaveRefuses(t *testing.T) {
 		}, "it was changed by somebody else since it was read"},
 		{"written to", func(t *testing.T, name string) {
 			require.NoError(t, os.WriteFile(name, []byte(`{ "a":2}`), 0o600))
+		}, "it was changed by somebody else since it was read"},
+		{"written to, of the same size", func(t *testing.T, name string) {
+			require.NoError(t, os.WriteFile(name, []byte("[]"), 0o600))
+			require.NoError(t, os.Chtimes(name, time.Time{}, time.Unix(1, 1)))
 		}, "it was changed by somebody else since it was read"},
 		{"a link now", func(t *testing.T, name string) {
 			require.NoError(t, os.Rename(name, name+"2"))

@@ -104,6 +104,30 @@ func TestApply(t *testing.T) {
 				`{"allow":true,"type":"c","major":195,"minor":3,"access":"rw"}],"x":1}}}`,
 		},
 		{
+			name:  "rules: everything allowed, then one denied",
+			in:    `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"access":"rwm"},{"allow":false,"type":"c","major":195,"minor":0,"access":"rwm"}]}}}`,
+			edits: Edits{Devices: []specs.LinuxDevice{node("/dev/nvidia0", 195, 0)}},
+			want:  `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"access":"rwm"},{"allow":false,"type":"c","major":195,"minor":0,"access":"rwm"},{"allow":true,"type":"c","major":195,"minor":0,"access":"rw"}]}}}`,
+		},
+		{
+			name:  "rules: all kinds of one major are not everything",
+			in:    `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"type":"a","major":1,"access":"rwm"}]}}}`,
+			edits: Edits{Devices: []specs.LinuxDevice{node("/dev/nvidia0", 195, 0)}},
+			want:  `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"type":"a","major":1,"access":"rwm"},{"allow":true,"type":"c","major":195,"minor":0,"access":"rw"}]}}}`,
+		},
+		{
+			name:  "a device under the other name of its type stays",
+			in:    `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"u","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"access":"rwm"}]}}}`,
+			edits: Edits{Devices: []specs.LinuxDevice{node("/dev/nvidia0", 195, 0)}},
+			want:  `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"u","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"access":"rwm"}]}}}`,
+		},
+		{
+			name:  "a mount of ours that had another type is made anew",
+			in:    `{"mounts":[{"destination":"/a","type":"none","source":"/b","options":["ro"]}]}`,
+			edits: Edits{Mounts: []mount{{Destination: "/a", Type: "bind", Source: "/b", Options: []string{"ro"}}}},
+			want:  `{"mounts":[{"destination":"/a","type":"bind","source":"/b","options":["ro"]}]}`,
+		},
+		{
 			name:  "rules: privileged, everything allowed last",
 			in:    `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0}],"resources":{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"a","major":-1,"minor":-1,"access":"rwm"}]}}}`,
 			edits: Edits{Devices: []specs.LinuxDevice{node("/dev/nvidia0", 195, 0)}},

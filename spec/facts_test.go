@@ -55,6 +55,11 @@ func TestFacts(t *testing.T) {
 			},
 		},
 		{
+			name: "a mapping of nothing",
+			in:   `{"linux":{"uidMappings":[{"containerID":0,"hostID":7,"size":0},{"containerID":0,"hostID":9,"size":1}],"gidMappings":[{"containerID":0,"hostID":7}]}}`,
+			want: Facts{HasLinux: true, ContainerUID: 9},
+		},
+		{
 			name: "capabilities of 1.0.0-rc4",
 			in:   `{"process":{"capabilities":["CAP_SYS_ADMIN"]}}`,
 			want: Facts{Bounding: []string{"CAP_SYS_ADMIN"}},

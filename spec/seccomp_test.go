@@ -244,6 +244,14 @@ func TestFenceDecides(t *testing.T) {
 			2,
 		},
 		{
+			"allows by order, up to the first device of a major",
+			specs.LinuxSeccomp{DefaultAction: errno, Syscalls: []specs.LinuxSyscall{
+				{Names: []string{"mknod"}, Action: allow, Args: []arg{{Index: 2, Value: 195 << 8, Op: specs.OpLessEqual}}},
+			}},
+			[]string{"rule 0 of the seccomp profile allows mknod by comparing the order of device numbers"},
+			1,
+		},
+		{
 			"leaves it to an agent",
 			specs.LinuxSeccomp{DefaultAction: errno, Syscalls: []specs.LinuxSyscall{{Names: nodes, Action: specs.ActNotify}}},
 			[]string{"rule 0 of the seccomp profile leaves mknod to another process (SCMP_ACT_NOTIFY)"},
