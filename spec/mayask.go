@@ -29,16 +29,30 @@ func MayAsk(path string, p Policy) bool {
 		return true
 	}
 	var st unix.Stat_t
-	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if err := unix.Stat(path, &st); err != nil {
+		return !absent(err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return false
 	}
 	// Should another kind of file have come into its place by now: do not wait for it.
 	fd, err := openat(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
-		return false
+		return !absent(err)
 	}
 	defer unix.Close(fd)
 	return w.read(func(p []byte) (int, error) { return unix.Read(fd, p) }, st.Size)
+}
+
+// absent tells whether an error is about what is at a path: the low-level runtime will fail for it too. Any other, a
+// disk that fails for one, may be gone by then, and must not hide a request.
+func absent(err error) bool {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES), errors.Is(err, unix.ELOOP),
+		errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.ENXIO), errors.Is(err, unix.EINVAL):
+		return true
+	}
+	return false
 }
 
 // words are what there is no request without: one of the variables, or the folder of markers.
@@ -96,7 +110,10 @@ func (w *words) read(read func([]byte) (int, error), size int64) bool {
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err != nil || n <= 0 {
+		if err != nil {
+			return true
+		}
+		if n <= 0 {
 			return false
 		}
 		text := window[:kept+n]

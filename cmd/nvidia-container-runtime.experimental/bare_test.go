@@ -259,18 +259,18 @@ func TestBareHost(t *testing.T) {
 /dev/nvidia-uvm-tools f2:1 666 No such device or address
 /dev/nvidia0 c3:0 666 No such device or address
 /dev/nvidiactl c3:ff 666 No such device or address
-libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
-libnvidia-ml.so.1 => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
+libcuda.so.1 => /usr/lib/nvidia-container-driver/libcuda.so.1
+libnvidia-ml.so.1 => /usr/lib/nvidia-container-driver/libnvidia-ml.so.1
 nvidia-smi 550.90.07 (a stub without function)
-libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
-libGLX_nvidia.so.0 => /usr/lib/x86_64-linux-gnu/libGLX_nvidia.so.0
-libnvidia-encode.so.1 => /usr/lib/x86_64-linux-gnu/libnvidia-encode.so.1
+libcuda.so.1 => /usr/lib/nvidia-container-driver/libcuda.so.1
+libGLX_nvidia.so.0 => /usr/lib/nvidia-container-driver/libGLX_nvidia.so.0
+libnvidia-encode.so.1 => /usr/lib/nvidia-container-driver/libnvidia-encode.so.1
 GPU 0: Tesla T4 (UUID: GPU-38ce91b5-6f7d-02ea-b4d3-e91806c57af2) 0000:00:04.0, minor 0
 doctor 0
 /dev/nvidia-modeset /dev/nvidia-uvm /dev/nvidia-uvm-tools /dev/nvidia0 /dev/nvidiactl
 `, got)
 			for file, want := range map[string]string{
-				"explain": "/usr/lib/x86_64-linux-gnu/libcuda.so.550.90.07                       library: compute  " + driver + "/lib64/libcuda.so.550.90.07\n",
+				"explain": "/usr/lib/nvidia-container-driver/libcuda.so.550.90.07",
 				"info":    "Low-level runtime: /bin/" + tt.name + "\n",
 				"doctor":  "ok    libraries          39 files of version 550.90.07\n",
 			} {
@@ -311,6 +311,6 @@ func TestBareHostInUserNamespace(t *testing.T) {
 /dev/nvidia-uvm-tools f2:1 666 No such device or address
 /dev/nvidia0 c3:0 666 No such device or address
 /dev/nvidiactl c3:ff 666 No such device or address
-libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
+libcuda.so.1 => /usr/lib/nvidia-container-driver/libcuda.so.1
 `, after)
 }

@@ -46,9 +46,9 @@ func TestContainerOnEveryHost(t *testing.T) {
 /dev/nvidia-uvm-tools %[1]s:1 666 No such device or address
 /dev/nvidia0 c3:0 666 No such device or address
 /dev/nvidiactl c3:ff 666 No such device or address
-libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
-libnvidia-ml.so.1 => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
-/usr/lib/x86_64-linux-gnu/libcuda.so.%[2]s
+libcuda.so.1 => /usr/lib/nvidia-container-driver/libcuda.so.1
+libnvidia-ml.so.1 => /usr/lib/nvidia-container-driver/libnvidia-ml.so.1
+/usr/lib/nvidia-container-driver/libcuda.so.%[2]s
 nvidia-smi %[2]s (a stub without function)
 `, tt.uvm, tt.version), got)
 			})

@@ -96,7 +96,7 @@ doctor 0
 /dev/nvidia-uvm-tools 1fe:1 666 No such device or address
 /dev/nvidia5 c3:5 666 No such device or address
 /dev/nvidiactl c3:ff 666 No such device or address
-libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
+libcuda.so.1 => /usr/lib/nvidia-container-driver/libcuda.so.1
 nvidia-smi 535.129.03 (a stub without function)
 `
 

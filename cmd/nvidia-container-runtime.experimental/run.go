@@ -101,36 +101,21 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 		}
 	}
 
-	machine, err := plan.ReadMachine(cfg, request, facts, lookup(environ, "PATH"))
+	container := plan.Container{
+		Request: request, Facts: facts, Bundle: inv.bundle, Path: lookup(environ, "PATH"), SystemdCgroup: inv.systemdCgroup,
+	}
+	p, err := plan.New(cfg, container)
 	if err != nil {
 		return err
 	}
-	if err := checkRestore(inv, machine.Inventory.Driver.Version); err != nil {
+	if err := checkRestore(inv, p.Inventory.Driver.Version); err != nil {
 		return err
 	}
-	image, err := plan.ReadImage(cfg, inv.bundle, facts, machine)
-	if err != nil {
-		return err
-	}
-	defer image.Close()
-	machine.LinkFiles(cfg, facts, image, true)
-
-	changes := plan.Make(cfg, request, facts, machine, image)
-	if err := machine.MakeNodes(); err != nil {
-		log.Warn(err)
-	}
-	for _, note := range machine.MakeCharLinks(cfg, inv.systemdCgroup) {
-		log.Warn(note)
-	}
-	image.Write(&changes)
-	report, err := doc.Apply(changes.Edits)
-	if err != nil {
-		return err
-	}
-	for _, note := range slices.Concat(machine.Notes, image.Notes, changes.Notes, plan.Notes(report)) {
+	notes, err := p.Carry(doc)
+	for _, note := range notes {
 		log.Info(note)
 	}
-	return doc.Save()
+	return err
 }
 
 // lookup returns the value that environ, a list of name=value, gives name.

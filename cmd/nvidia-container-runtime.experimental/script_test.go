@@ -7,10 +7,13 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
@@ -56,11 +60,14 @@ func (t tidy) Run() int {
 //	                     line is on stderr and config.json as it was
 //	nodes [NAME…]        checks which nodes of GPUs (0 is /dev/nvidia0) and MIG
 //	                     capabilities (cap3) b/config.json has
-//	devices, rules, mounts, masked, libs, what  print linux.devices, the rules about
+//	devices, rules, mounts, masked  print linux.devices, the rules about
 //	                     them, mounts and linux.maskedPaths of b/config.json,
-//	                     one item a line; libs prints base names of mounts
-//	                     whose file is a library, what those and the other
-//	                     destinations and the devices
+//	                     one item a line
+//	driver               prints what the container will see in the directory of
+//	                     the driver, whichever way it comes there: files with
+//	                     the machine's file that each is, links with their target
+//	libs, what           print base names of the libraries among those files; all
+//	                     of the files but firmware, devices and other mounts
 //	pick NAME.NAME…      prints a part of b/config.json, or null
 //	stamp FILE           prints what changes when a file is written or replaced
 //	mkdev PATH MAJ:MIN MODE GID  makes a character device; needs root
@@ -74,7 +81,7 @@ func (t tidy) Run() int {
 //
 // The low-level runtime is a shell script on PATH that prints how it
 // was called. In what is printed, paths of the script's own directory begin
-// with $WORK.
+// with $WORK, and a directory of hard links ends in "boot-ID/550.54.15-KEY".
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
@@ -115,6 +122,7 @@ func TestScripts(t *testing.T) {
 			"devices":  printer(devices),
 			"rules":    printer(rules),
 			"mounts":   printer(mounts),
+			"driver":   printer(driverFiles),
 			"libs":     printer(libs),
 			"masked":   printer(masked),
 			"what":     printer(what),
@@ -357,9 +365,13 @@ func ldconfigCommand(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func printHidingWork(ts *testscript.TestScript, text string) {
-	_, err := fmt.Fprint(ts.Stdout(), strings.ReplaceAll(text, ts.Getenv("WORK"), "$WORK"))
+	text = strings.ReplaceAll(text, ts.Getenv("WORK"), "$WORK")
+	_, err := fmt.Fprint(ts.Stdout(), directoryName.ReplaceAllString(text, "/boot-ID/$1-KEY"))
 	ts.Check(err)
 }
+
+// directoryName is the end of the name of a directory of hard links.
+var directoryName = regexp.MustCompile(`/boot-[-0-9a-f]{36}/([0-9.]+)-[0-9a-f]{32}`)
 
 // testingT is the key of the test in a script's values.
 type testingT struct{}
@@ -396,6 +408,7 @@ func createCommand(ts *testscript.TestScript, neg bool, args []string) {
 
 // configJSON is what the scripts look at in a config.json.
 type configJSON struct {
+	Root   struct{ Path string }
 	Mounts []struct {
 		Destination, Source string
 		Options             []string
@@ -418,11 +431,11 @@ type configJSON struct {
 	}
 }
 
-func printer(text func(c configJSON) []string) func(*testscript.TestScript, bool, []string) {
+func printer(text func(ts *testscript.TestScript, c configJSON) []string) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		var c configJSON
 		ts.Check(json.Unmarshal([]byte(ts.ReadFile("b/config.json")), &c))
-		out := strings.Join(text(c), "\n")
+		out := strings.Join(text(ts, c), "\n")
 		if out != "" {
 			out += "\n"
 		}
@@ -430,7 +443,7 @@ func printer(text func(c configJSON) []string) func(*testscript.TestScript, bool
 	}
 }
 
-func devices(c configJSON) []string {
+func devices(_ *testscript.TestScript, c configJSON) []string {
 	var out []string
 	for _, d := range c.Linux.Devices {
 		line := fmt.Sprintf("%s %s %d:%d", d.Path, d.Type, d.Major, d.Minor)
@@ -442,7 +455,7 @@ func devices(c configJSON) []string {
 	return out
 }
 
-func rules(c configJSON) []string {
+func rules(_ *testscript.TestScript, c configJSON) []string {
 	number := func(n *int) string {
 		if n == nil {
 			return "*"
@@ -460,7 +473,7 @@ func rules(c configJSON) []string {
 	return out
 }
 
-func mounts(c configJSON) []string {
+func mounts(_ *testscript.TestScript, c configJSON) []string {
 	var out []string
 	for _, m := range c.Mounts {
 		line := m.Destination + " <- " + m.Source
@@ -472,37 +485,106 @@ func mounts(c configJSON) []string {
 	return out
 }
 
-func libs(c configJSON) []string {
+// driverFiles lists what the container will see in plan.Dir.
+func driverFiles(ts *testscript.TestScript, c configJSON) []string {
 	var out []string
+	directory := ""
 	for _, m := range c.Mounts {
-		if name := filepath.Base(m.Destination); strings.Contains(name, ".so.") {
+		if name, ok := strings.CutPrefix(m.Destination, plan.Dir+"/"); ok {
+			out = append(out, name+" <- "+m.Source)
+		}
+		if m.Destination == plan.Dir {
+			directory = m.Source
+		}
+	}
+	links := filepath.Join(ts.MkAbs("b"), c.Root.Path)
+	if filepath.IsAbs(c.Root.Path) {
+		links = c.Root.Path
+	}
+	below(ts, cmp.Or(directory, filepath.Join(links, plan.Dir)), func(name, path string, st unix.Stat_t) {
+		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			target, err := os.Readlink(path)
+			ts.Check(err)
+			out = append(out, name+" -> "+target)
+		} else if directory != "" {
+			out = append(out, name+" <- "+path)
+		}
+	})
+	// Hard links tell what they are links to by their number.
+	inodes := map[uint64]string{}
+	below(ts, ts.Getenv("NVIDIA_CONTAINER_RUNTIME_SYSROOT"), func(_, path string, st unix.Stat_t) {
+		if !strings.Contains(path, "/boot-") {
+			inodes[st.Ino] = path
+		}
+	})
+	for i, line := range out {
+		name, source, file := strings.Cut(line, " <- ")
+		var st unix.Stat_t
+		if !file || unix.Lstat(source, &st) != nil {
+			continue
+		}
+		if out[i] = name; inodes[st.Ino] != "" {
+			out[i] += " <- " + inodes[st.Ino]
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// below calls do for everything but directories in dir, which may be missing.
+func below(ts *testscript.TestScript, dir string, do func(name, path string, st unix.Stat_t)) {
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		do(name, path, st)
+		return nil
+	})
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		ts.Check(err)
+	}
+}
+
+func libs(ts *testscript.TestScript, c configJSON) []string {
+	var out []string
+	for _, line := range driverFiles(ts, c) {
+		if strings.Contains(line, " -> ") {
+			continue
+		}
+		if name := filepath.Base(strings.Fields(line)[0]); strings.Contains(name, ".so.") {
 			out = append(out, name)
 		}
 	}
 	return out
 }
 
-func what(c configJSON) []string {
+func what(ts *testscript.TestScript, c configJSON) []string {
 	var out []string
 	for _, d := range c.Linux.Devices {
 		out = append(out, d.Path)
 	}
 	for _, m := range c.Mounts {
-		switch dir, name := filepath.Split(m.Destination); dir {
-		case "/usr/lib/x86_64-linux-gnu/":
+		if !strings.HasPrefix(m.Destination, plan.Dir) && m.Source != "proc" {
+			out = append(out, m.Destination)
+		}
+	}
+	for _, line := range driverFiles(ts, c) {
+		if name := strings.Fields(line)[0]; !strings.Contains(line, " -> ") && !strings.HasPrefix(name, "firmware/") {
 			out = append(out, name)
-		case "/usr/lib/i386-linux-gnu/", "/usr/lib/":
-			out = append(out, "32-bit "+name)
-		default:
-			if m.Source != "proc" && !strings.HasPrefix(m.Destination, "/lib/firmware") {
-				out = append(out, m.Destination)
-			}
 		}
 	}
 	return out
 }
 
-func masked(c configJSON) []string { return c.Linux.MaskedPaths }
+func masked(_ *testscript.TestScript, c configJSON) []string { return c.Linux.MaskedPaths }
 
 func nodesCommand(ts *testscript.TestScript, neg bool, args []string) {
 	var c configJSON

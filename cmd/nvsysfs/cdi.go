@@ -241,7 +241,10 @@ func makeCDI(environ []string, o cdi.Options) (cdi.File, []string, error) {
 	if o.DriverRoot != "" {
 		cfg.DriverRoot = o.DriverRoot
 	}
-	parts, err := plan.ReadParts(cfg, classes, "", o.Extras...)
+	parts, err := plan.ReadSurvey(cfg, classes, "", o.Extras...)
+	if err == nil {
+		err = parts.Err()
+	}
 	if err != nil {
 		return cdi.File{}, nil, err
 	}

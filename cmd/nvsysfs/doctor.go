@@ -160,7 +160,7 @@ func examine(environ []string) (patient, error) {
 		return patient{}, err
 	}
 	pathVar := lookup(environ, "PATH")
-	p.survey, p.surveyErr = plan.ReadSurvey(p.cfg, pathVar)
+	p.survey, p.surveyErr = plan.ReadSurvey(p.cfg, driver.All, pathVar)
 	p.engines = findEngines(p.root)
 	if p.lowLevel = findLowLevel(p.root, p.cfg, pathVar); p.lowLevel != "" && p.root == "/" {
 		p.version = askVersion(p.lowLevel)
@@ -475,7 +475,7 @@ func checkNodes(p patient) []finding {
 	}
 	var found []finding
 	var missing, commands []string
-	for _, n := range p.survey.Nodes {
+	for _, n := range p.survey.AllNodes() {
 		switch {
 		case n.Instead != "":
 			fix := fmt.Sprintf("rm -r %s && %s", n.Path, mknod(n))
@@ -497,7 +497,7 @@ func checkNodes(p patient) []finding {
 		found = append(found, note(fix, "the host lacks %s: %s", some(missing), text)...)
 	}
 	if len(found) == 0 {
-		return ok("all %d are there", len(p.survey.Nodes))
+		return ok("all %d are there", len(p.survey.AllNodes()))
 	}
 	return found
 }
@@ -508,7 +508,7 @@ func checkPermissions(p patient) []finding {
 	}
 	var closed []string
 	groups := map[uint32]bool{}
-	for _, n := range p.survey.Nodes {
+	for _, n := range p.survey.AllNodes() {
 		need := fs.FileMode(0o006)
 		if strings.HasPrefix(n.Path, "/dev/nvidia-caps/") {
 			need = 0o004

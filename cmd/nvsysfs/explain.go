@@ -13,7 +13,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
@@ -30,7 +29,6 @@ type explanation struct {
 	Why       string            `json:"why"`     // who asks for what, or why nothing is done
 	Changes   bool              `json:"changes"` // config.json would be another one
 	Driver    *listedDriver     `json:"driver,omitempty"`
-	LibDir    string            `json:"library_directory,omitempty"` // in the container
 	GPUs      []explainedGPU    `json:"gpus,omitempty"`
 	Devices   []explainedDevice `json:"devices,omitempty"`
 	Mounts    []explainedMount  `json:"mounts,omitempty"`
@@ -173,48 +171,34 @@ func explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string
 		e.Why = whyNothing(cfg, request, facts)
 		return e, nil
 	}
-	machine, err := plan.ReadMachine(cfg, request, facts, hostPath)
+	p, err := plan.New(cfg, plan.Container{Request: request, Facts: facts, Bundle: bundle, Path: hostPath, SystemdCgroup: systemd})
 	if err != nil {
 		return explanation{}, err
 	}
-	image, err := plan.ReadImage(cfg, bundle, facts, machine)
-	if err != nil {
-		return explanation{}, err
-	}
-	defer image.Close()
-	machine.LinkFiles(cfg, facts, image, false)
-
-	changes := plan.Make(cfg, request, facts, machine, image)
-	if image.FS == nil {
-		image.Write(&changes) // there is nothing to write to: it turns the links into mounts
-	}
-	report, err := doc.Apply(changes.Edits)
+	report, err := doc.Apply(p.Edits)
 	if err != nil {
 		return explanation{}, err
 	}
 
 	e.Asks, e.Changes = true, doc.Changed()
 	e.Why = fmt.Sprintf("asked for by %s: %.200q with driver capabilities %s", request.Source, strings.Join(request.Devices, ","), strings.Join(request.Capabilities, ","))
-	d := machine.Inventory.Driver
+	d := p.Inventory.Driver
 	e.Driver = &listedDriver{d.Version, d.Open, d.Arch}
-	e.LibDir = image.Layout.LibDir
-	e.explainDevices(machine)
-	e.explainFiles(request, machine, changes)
-	e.Masked, e.Groups = changes.Edits.MaskedPaths, changes.Edits.AdditionalGIDs
-	e.Fence = whatFence(cfg, facts, changes.Edits, report)
+	e.explainDevices(p)
+	e.explainFiles(p)
+	e.Masked, e.Groups = p.Edits.MaskedPaths, p.Edits.AdditionalGIDs
+	e.Fence = whatFence(cfg, facts, p.Edits, report)
 	e.Hooks, e.Kept = report.RemovedHooks, report.KeptMounts
-	if cfg.CharLinksMatter(systemd) {
-		for _, l := range machine.CharLinks() {
-			why := "an administrator has to make it: " + l.Command()
-			if machine.MayMakeCharLinks(cfg) && (l.Found == "" || l.Dead) {
-				why = "would be made on the host"
-			}
-			e.CharLinks = append(e.CharLinks, explainedLink{l.Name, l.Target, why})
+	for _, l := range p.CharLinks {
+		why := "an administrator has to make it: " + l.Command()
+		if cfg.MayMakeCharLinks(p.Root) && (l.Found == "" || l.Dead) {
+			why = "would be made on the host"
 		}
+		e.CharLinks = append(e.CharLinks, explainedLink{l.Name, l.Target, why})
 	}
 	e.Mounts = slices.DeleteFunc(e.Mounts, func(m explainedMount) bool { return slices.Contains(e.Kept, m.Path) })
 	report.RemovedHooks, report.KeptMounts = nil, nil // these have been told
-	e.Notes = slices.Concat(request.Notes, machine.Notes, image.Notes, changes.Notes, plan.Notes(report))
+	e.Notes = slices.Concat(request.Notes, p.Notes, plan.Notes(report))
 	return e, nil
 }
 
@@ -241,14 +225,14 @@ func whyNothing(cfg plan.Config, request spec.Request, facts spec.Facts) string 
 	return "its environment has no " + strings.Join(names, " and no ")
 }
 
-func (e *explanation) explainDevices(m plan.Machine) {
+func (e *explanation) explainDevices(p plan.Plan) {
 	why := map[string]string{
 		"/dev/nvidiactl":        "every program that uses the driver",
 		"/dev/nvidia-uvm":       "driver capability compute or video",
 		"/dev/nvidia-uvm-tools": "driver capability compute or video",
 		"/dev/nvidia-modeset":   "driver capability graphics or display",
 	}
-	for _, g := range m.Selection.GPUs {
+	for _, g := range p.Selection.GPUs {
 		name := fmt.Sprintf("GPU %d, %s", g.GPU.Index, g.GPU.Address)
 		gpu := explainedGPU{Index: g.GPU.Index, Address: g.GPU.Address.String(), Model: g.GPU.Model, UUID: g.GPU.UUID}
 		why[fmt.Sprintf("/dev/nvidia%d", g.GPU.Minor)] = name
@@ -258,16 +242,16 @@ func (e *explanation) explainDevices(m plan.Machine) {
 			why[capPath(instance.CICap.Minor)] = fmt.Sprintf("MIG: compute instance %d of GPU instance %d of %s", instance.CI, instance.GI, name)
 		}
 		// What cannot be read now has been read before, or would have been an error.
-		nodes, _ := sysfs.DRMNodes(m.Root, m.Root, g.GPU)
+		nodes, _ := sysfs.DRMNodes(p.Root, p.Root, g.GPU)
 		for _, n := range nodes {
 			why[n.Path] = "driver capability graphics or display, " + name
 		}
 		e.GPUs = append(e.GPUs, gpu)
 	}
-	for _, n := range m.Nodes {
+	for _, n := range p.Nodes {
 		host := "there"
 		switch {
-		case slices.ContainsFunc(m.Missing, func(missing sysfs.Node) bool { return missing.Path == n.Path }) && n.Instead == "":
+		case slices.ContainsFunc(p.Missing, func(missing sysfs.Node) bool { return missing.Path == n.Path }) && n.Instead == "":
 			host = "missing, would be made"
 		case n.Instead != "":
 			host = n.Instead + " instead"
@@ -300,52 +284,45 @@ func whyNode(name string) string {
 	return ""
 }
 
-func (e *explanation) explainFiles(request spec.Request, m plan.Machine, changes plan.Changes) {
-	files := map[string]driver.File{}
-	for _, f := range m.Files {
-		files[m.DriverRoot.Path(f.Path)] = f
-	}
-	linked := map[string]bool{}
-	for _, l := range changes.Links {
-		linked[path.Join(l.Dir, l.Name)] = true
-		e.Links = append(e.Links, explainedLink{Path: path.Join(l.Dir, l.Name), Target: l.Target})
-	}
-	if !slices.ContainsFunc(changes.Edits.Mounts, func(mount specs.Mount) bool { return linked[mount.Destination] }) {
-		linked = nil
-	} else {
-		e.Links = nil // they have become mounts
-	}
-	for _, mount := range changes.Edits.Mounts {
-		why := "NVIDIA_GDS"
-		f, ok := files[mount.Source]
-		switch {
-		case ok:
-			why = fmt.Sprintf("%s: %s", f.Kind, whichClasses(f, request))
-		case mount.Source == m.Linked:
-			why = "all files below, as hard links in one directory of the host"
-			e.explainLinked(request, m)
+func (e *explanation) explainFiles(p plan.Plan) {
+	files := map[string]plan.File{}
+	for _, f := range p.Files {
+		files[f.Source] = f
+		if p.Directory != "" && f.Place != "" {
+			e.Linked = append(e.Linked, explainedMount{path.Join(plan.Dir, f.Place), f.Source, whyFile(f, p)})
 		}
-		if linked[mount.Destination] {
-			why += ", in the place of a link"
+	}
+	for _, mount := range p.Edits.Mounts {
+		why := "all files below, as hard links in one directory of the host"
+		if mount.Destination != plan.Dir {
+			why = whyFile(files[mount.Source], p)
 		}
 		e.Mounts = append(e.Mounts, explainedMount{mount.Destination, mount.Source, why})
 	}
-	for _, f := range changes.Files {
-		why := "loader cache with the driver's libraries"
-		if strings.HasPrefix(f.Path, "/etc/nvidia/") {
-			why = "keeps EGL and Vulkan to the container's GPUs"
+	for _, l := range p.Links {
+		e.Links = append(e.Links, explainedLink{Path: l.Path, Target: l.Target})
+	}
+	for _, u := range p.Updates {
+		why := "ldconfig in the container keeps them"
+		switch {
+		case u.Entries != nil:
+			why = "loader cache with the driver's libraries"
+		case u.Last:
+			why = "musl's search path"
 		}
-		e.Files = append(e.Files, explainedFile{f.Path, len(f.Data), why})
+		e.Files = append(e.Files, explainedFile{u.Path, len(u.New), why})
 	}
 }
 
-// explainLinked lists the files that have no mount of their own.
-func (e *explanation) explainLinked(request spec.Request, m plan.Machine) {
-	for i, f := range m.Files {
-		if m.LinkNames[i] != "" {
-			e.Linked = append(e.Linked, explainedMount{m.LinkNames[i], m.DriverRoot.Path(f.Path), fmt.Sprintf("%s: %s", f.Kind, whichClasses(f, request))})
-		}
+// whyFile tells what a file is and which driver capability wants it.
+func whyFile(f plan.File, p plan.Plan) string {
+	switch {
+	case f.Path == "" && f.Data != nil:
+		return "keeps EGL and Vulkan to the container's GPUs"
+	case slices.Contains(p.GDS, f.Dest):
+		return "NVIDIA_GDS"
 	}
+	return fmt.Sprintf("%s: %s", f.Kind, whichClasses(f.File, p.Request()))
 }
 
 // whichClasses are the driver capabilities asked for that want the file.
@@ -427,8 +404,8 @@ func (e *explanation) text() []byte {
 	}
 	section("GPUs", trimmed(gpus)...)
 	section("Device nodes, each with a rule that allows it", devices...)
-	section("Mounts of the driver's files; "+e.LibDir+" is where the image's loader finds libraries", mounts...)
-	section("Files that come by one of these mounts", libraries...)
+	section("Mounts", mounts...)
+	section("Files in "+plan.Dir+", which comes by one mount", libraries...)
 	section("Links in the root filesystem; what cannot be written there is mounted instead", links...)
 	section("Files in the root filesystem", files...)
 	section("Masked, as they tell about other GPUs", column(e.Masked)...)

@@ -48,7 +48,7 @@ func runInfo(i invocation, dir string) error {
 		return err
 	}
 	pathVar := lookup(environ, "PATH")
-	survey, err := plan.ReadSurvey(cfg, pathVar)
+	survey, err := plan.ReadSurvey(cfg, driver.All, pathVar)
 	if err != nil {
 		return err
 	}
@@ -139,12 +139,12 @@ func printNodes(out *bytes.Buffer, s plan.Survey) {
 		fmt.Fprintf(out, "\nDevice nodes: %v\n", s.NodesErr)
 		return
 	}
-	if len(s.Nodes) == 0 {
+	if len(s.AllNodes()) == 0 {
 		return
 	}
 	out.WriteString("\nDevice nodes:\n")
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for _, n := range s.Nodes {
+	for _, n := range s.AllNodes() {
 		host := "on the host"
 		switch {
 		case n.Instead != "":

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -309,3 +310,26 @@ func parseCompatNote(data []byte, order binary.ByteOrder) (CompatNote, error) {
 }
 
 func align4(n uint64) uint64 { return (n + 3) &^ 3 }
+
+// placeable reports whether a name that an image chose may be used as a directory in the container:
+// absolute, clean, short, of harmless characters, and no place where the kernel's or the runtime's
+// own file systems are mounted.
+func placeable(dir string) bool {
+	const most = 255
+	if len(dir) < 2 || len(dir) > most || dir[0] != '/' || path.Clean(dir) != dir {
+		return false
+	}
+	for _, c := range []byte(dir) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case strings.IndexByte("/._+-~@=", c) >= 0:
+		default:
+			return false
+		}
+	}
+	switch first, _, _ := strings.Cut(dir[1:], "/"); first {
+	case "proc", "sys", "dev":
+		return false
+	}
+	return true
+}

@@ -79,6 +79,28 @@ func (f *FS) IsDir(name string) bool {
 	return true
 }
 
+// Kind returns the type and permissions of what the name stands for, links resolved in the root. There is false if
+// there is nothing, or nothing that can be looked at.
+func (f *FS) Kind(name string) (_ fs.FileMode, there bool) {
+	handle, err := f.open(name, 0, false)
+	if err != nil {
+		return 0, false
+	}
+	defer unix.Close(handle)
+	var st unix.Stat_t
+	if err := unix.Fstat(handle, &st); err != nil {
+		f.blame(err)
+		return 0, false
+	}
+	return fileMode(st.Mode), true
+}
+
+// ReadOnly reports whether the file system of the root is mounted read-only.
+func (f *FS) ReadOnly() bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(f.root, &st) == nil && st.Flags&unix.ST_RDONLY != 0
+}
+
 // Size returns the size of a regular file without opening it. Links are resolved in the root. As with
 // [FS.ReadFile] every error is an [fs.ErrNotExist].
 func (f *FS) Size(name string) (int64, error) {
@@ -98,8 +120,9 @@ func (f *FS) Size(name string) (int64, error) {
 	return st.Size, nil
 }
 
-// isRegular reports whether the name stands for a regular file, without opening it for reading.
-func (f *FS) isRegular(name string) bool {
+// IsRegular reports whether the name stands for a regular file, without opening it for reading. Links are resolved
+// in the root.
+func (f *FS) IsRegular(name string) bool {
 	_, err := f.Size(name)
 	return err == nil
 }

@@ -5,8 +5,8 @@
 //
 // Every byte of such a tree comes from an image, and another container may be changing the tree
 // while we look. So the root is opened once, as a handle, by [Open]; every name is resolved by the
-// kernel below that handle; and what was opened is what is used. Two methods are most of it:
-// [FS.ReadFile] and [FS.Symlink]. [FS.Layout] says where libraries belong.
+// kernel below that handle; and what was opened is what is used. Three methods are most of it:
+// [FS.ReadFile], [FS.Link] and [FS.Update].
 //
 // # What is guaranteed
 //
@@ -15,9 +15,9 @@
 //   - Nothing but a regular file is ever opened for reading: the object is first held by a handle
 //     that opens nothing (O_PATH), examined, and then that same object is reopened. A FIFO does not
 //     block, a device is not touched, and a size over the cap is not read.
-//   - Written are new names only, created exclusively in a directory that is held open, or moved
-//     there by rename. No existing object is truncated, or has its mode or owner changed. The last
-//     component of a name is never followed.
+//   - Written are new names only, created exclusively in a directory that is held open, or put in the
+//     place of another by rename. No existing object is truncated, or has its mode or owner changed.
+//     The last component of a name is never followed.
 //   - Nothing is written when the root is the machine's own "/", nor into another file system that
 //     is mounted somewhere below the root: a bind mount there may be a directory of the host.
 //   - All descriptors are closed on exec.

@@ -42,6 +42,16 @@ var hostTree = tree{
 // self makes what a test creates belong to whoever runs it.
 func self() Owner { return Owner{UID: os.Geteuid(), GID: os.Getegid()} }
 
+// link makes a link as Link does for a caller that would replace every link.
+func link(f *FS, dir, name, target string, o Owner) (bool, error) {
+	return f.Link(dir, name, target, o, func(string) bool { return true })
+}
+
+// write makes a file with Update whatever it had.
+func write(f *FS, name string, data []byte, perm fs.FileMode, o Owner) error {
+	return f.Update(name, 1<<20, perm, o, func([]byte, bool) ([]byte, error) { return data, nil })
+}
+
 // machine builds HOST and the root filesystem beside it, and checks at the end that HOST is what it
 // was.
 func machine(t *testing.T, content tree) (root, host string) {

@@ -4,25 +4,23 @@
 package rootfs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
+	"math"
 	"path"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// Symlink makes dir/name a link to target, and reports whether that changed anything. The
-// directory must exist ([FS.MkdirAll]). A link to another target is replaced, by rename; anything
-// else that has the name is left alone, and the error is an [*OccupiedError]. Whatever the error,
-// nothing was written, and a mount can serve instead.
+// Link makes dir/name a symbolic link to target, in a directory that must exist ([FS.MkdirAll]), and reports
+// whether that changed anything. Of what has the name already, only a link of which ours, given its target, says
+// that it is ours is replaced. Everything else is left alone, and the error is an [*OccupiedError].
 //
 // The handle of the directory is kept for the next call, so that a link that is there already, as at
 // every start but a container's first, costs one system call, and a new one two.
-func (f *FS) Symlink(dir, name, target string, o Owner) (changed bool, err error) {
+func (f *FS) Link(dir, name, target string, o Owner, ours func(target string) bool) (changed bool, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("making link %s: %w", quote(path.Join("/", dir, name)), err)
@@ -37,66 +35,46 @@ func (f *FS) Symlink(dir, name, target string, o Owner) (changed bool, err error
 	}
 	switch old, err := readlink(d, name); {
 	case err == unix.ENOENT:
-		if err := uninterrupted(func() error { return unix.Symlinkat(target, d, name) }); err != nil {
-			return false, err
-		}
-		if err := f.own(d, name, o); err != nil {
-			unix.Unlinkat(d, name, 0)
-			return false, err
-		}
-		return true, nil
 	case err == unix.EINVAL:
 		return false, occupied(d, dir, name)
 	case err != nil:
 		return false, err
 	case old == target:
 		return false, nil
+	case !ours(old):
+		return false, occupied(d, dir, name)
+	default:
+		// Not in one step: that would take a temporary name, which a run that is killed leaves behind.
+		if err := unix.Unlinkat(d, name, 0); err != nil && err != unix.ENOENT {
+			return false, err
+		}
 	}
-	tmp, err := create(func(tmp string) error {
-		return uninterrupted(func() error { return unix.Symlinkat(target, d, tmp) })
-	})
+	err = uninterrupted(func() error { return unix.Symlinkat(target, d, name) })
+	if err == unix.EEXIST { // by somebody else just now: perhaps another start, on the same root filesystem
+		if now, err := readlink(d, name); err == nil && now == target {
+			return false, nil
+		}
+		return false, occupied(d, dir, name)
+	}
 	if err != nil {
 		return false, err
 	}
-	if err = f.own(d, tmp, o); err == nil {
-		err = uninterrupted(func() error { return unix.Renameat(d, tmp, d, name) })
-	}
-	if err != nil {
-		unix.Unlinkat(d, tmp, 0)
-		if err == unix.EISDIR {
-			err = occupied(d, dir, name)
-		}
+	if err := f.own(d, name, o); err != nil {
+		unix.Unlinkat(d, name, 0)
 		return false, err
 	}
 	return true, nil
 }
 
-// Symlinks makes names, in one directory, links to target as [FS.Symlink] does, each with an error
-// of its own. Links that are missing become one inode with several names: on ext4 a name more
-// costs 8 µs, where an inode more costs 15 to 200.
-func (f *FS) Symlinks(dir string, names []string, target string, o Owner) []error {
-	errs := make([]error, len(names))
-	made := ""
-	for i, name := range names {
-		if made != "" && base(name) == nil {
-			if d, err := f.writeDir(dir); err == nil && unix.Linkat(d, made, d, name, 0) == nil {
-				continue
-			}
-		}
-		var changed bool
-		if changed, errs[i] = f.Symlink(dir, name, target, o); changed {
-			made = name
-		}
-	}
-	return errs
-}
-
-// WriteFile makes name a regular file with the content, the permissions and the owner given,
-// whatever the umask is: a new file beside it, on disk before it takes the name by rename. Missing
-// directories are made, as [FS.MkdirAll] does. A regular file or a link of that name is replaced,
-// the link not followed; anything else is left alone, and the error is an [*OccupiedError]. A file
-// that is all of this already stays.
-func (f *FS) WriteFile(name string, data []byte, perm fs.FileMode, o Owner) (err error) {
+// Update changes the content of a file, or makes it: change is given what the file has, nothing if it is no regular
+// file of at most max bytes that can be read, and whether it is one. The new content comes in a new file, with the
+// permissions and the owner given whatever the umask is, that takes the name by rename. Who does the same to this file
+// at the same time waits, so what neither of them takes away is there in the end; change may be called more than once.
+// Missing directories are made, as [FS.MkdirAll] does. A link of that name is replaced, not followed when written; what
+// is neither a link nor a regular file is left alone, and the error is an [*OccupiedError].
+//
+// A run that is killed may leave a file of a temporary name behind; the next one in this directory removes it.
+func (f *FS) Update(name string, max int64, perm fs.FileMode, o Owner, change func(old []byte, there bool) ([]byte, error)) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("writing %s: %w", quote(path.Join("/", name)), err)
@@ -113,53 +91,100 @@ func (f *FS) WriteFile(name string, data []byte, perm fs.FileMode, o Owner) (err
 	if err != nil {
 		return err
 	}
-	var st unix.Stat_t
-	switch err := unix.Fstatat(d, last, &st, unix.AT_SYMLINK_NOFOLLOW); {
-	case err == unix.ENOENT:
-	case err != nil:
-		return err
-	case st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFLNK:
-		return occupied(d, dir, last)
-	case st.Mode == unix.S_IFREG|uint32(perm.Perm()) && st.Size == int64(len(data)) && (Owner{UID: int(st.Uid), GID: int(st.Gid)}) == o && f.has(d, last, data):
-		return nil
+	for range attempts {
+		err = f.update(d, dir, last, name, max, perm, o, change)
+		if err != errAgain {
+			return err
+		}
+		// Another start writes it at this moment, for less than a millisecond if it is not held up. The image can
+		// lock a file for ever, so there is an end.
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: 200_000}, nil)
 	}
-
-	var fd int
-	tmp, err := create(func(tmp string) (err error) {
-		fd, err = openat(d, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	err = f.fill(fd, data, perm, o)
-	if e := unix.Close(fd); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = uninterrupted(func() error { return unix.Renameat(d, tmp, d, last) })
-	}
-	if err != nil {
-		unix.Unlinkat(d, tmp, 0)
-	}
-	return err
+	return f.write(d, dir, last, name, max, perm, o, false, change)
 }
 
-// has reports whether a regular file has exactly this content.
-func (f *FS) has(dir int, name string, data []byte) bool {
-	handle, err := openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+// attempts bounds how long others are waited for: 50 ms.
+const attempts = 250
+
+var errAgain = errors.New("somebody else is writing it")
+
+// update writes a file of which nobody else holds the lock.
+func (f *FS) update(d int, dir, last, name string, max int64, perm fs.FileMode, o Owner, change func([]byte, bool) ([]byte, error)) error {
+	handle, err := openat(d, last, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err == unix.ENOENT {
+		return f.write(d, dir, last, name, max, perm, o, true, change)
+	}
 	if err != nil {
-		return false
+		return err
 	}
 	defer unix.Close(handle)
-	file, size, err := f.reopen(handle, int64(len(data)))
-	if err != nil {
-		return false
+	var held, now unix.Stat_t
+	if err := unix.Fstat(handle, &held); err != nil {
+		return err
 	}
-	defer unix.Close(int(file))
-	have := make([]byte, size)
-	n, err := file.ReadAt(have, 0)
-	return err == nil && bytes.Equal(have[:n], data)
+	switch held.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFLNK:
+		return f.write(d, dir, last, name, max, perm, o, false, change)
+	default:
+		return occupied(d, dir, last)
+	}
+	if lock, _, err := f.reopen(handle, math.MaxInt64); err == nil {
+		defer unix.Close(int(lock))
+		if unix.Flock(int(lock), unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK {
+			return errAgain
+		}
+		if err := unix.Fstatat(d, last, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil || now.Ino != held.Ino || now.Dev != held.Dev {
+			return errAgain // replaced before it was locked
+		}
+	}
+	return f.write(d, dir, last, name, max, perm, o, false, change)
+}
+
+// write gives a name a new file; fresh is one that did not exist.
+func (f *FS) write(d int, dir, last, name string, max int64, perm fs.FileMode, o Owner, fresh bool, change func([]byte, bool) ([]byte, error)) error {
+	var old []byte
+	there := false
+	if !fresh {
+		if data, err := f.readFile(name, max); err == nil {
+			old, there = data, true
+		} else if f.fault != nil {
+			return f.fault // it may well have something that must not be lost
+		}
+	}
+	data, err := change(old, there)
+	if err != nil {
+		return err
+	}
+	tmp, fd, err := f.temporary(d)
+	if err == unix.EEXIST {
+		return errAgain
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) // until then it is locked
+	if err = f.fill(fd, data, perm, o); err == nil {
+		err = uninterrupted(func() error {
+			if fresh {
+				if err := unix.Renameat2(d, tmp, d, last, unix.RENAME_NOREPLACE); err != unix.EINVAL && err != unix.ENOSYS {
+					return err
+				}
+			}
+			return unix.Renameat(d, tmp, d, last)
+		})
+	}
+	if err == nil {
+		return nil
+	}
+	unix.Unlinkat(d, tmp, 0)
+	switch {
+	case fresh && err == unix.EEXIST:
+		return errAgain
+	case err == unix.EISDIR:
+		return occupied(d, dir, last)
+	}
+	return err
 }
 
 // fill writes a file that was just created.
@@ -179,10 +204,7 @@ func (f *FS) fill(fd int, data []byte, perm fs.FileMode, o Owner) error {
 			return err
 		}
 	}
-	if err := unix.Fchmod(fd, uint32(perm.Perm())); err != nil {
-		return err
-	}
-	return uninterrupted(func() error { return unix.Fsync(fd) })
+	return unix.Fchmod(fd, uint32(perm.Perm()))
 }
 
 // MkdirAll makes a directory, and those above it, with permissions 0755. Links on the way are
@@ -254,46 +276,6 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 	return err
 }
 
-// mostEntries bounds the directories that are searched for links.
-const mostEntries = 1 << 16
-
-// RemoveLinks removes stale links that lie directly in the directory, and returns their names,
-// sorted. Only links are considered, and of these only the ones that candidate accepts by name are
-// read, since a library directory holds thousands; stale then decides by name and target. A
-// directory that is not there has no links.
-func (f *FS) RemoveLinks(dir string, candidate func(name string) bool, stale func(name, target string) bool) (removed []string, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("removing links in %s: %w", quote(path.Join("/", dir)), err)
-		}
-	}()
-	d, err := f.writeDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	entries, err := readDir(d, mostEntries)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		if e.kind != unix.DT_LNK && e.kind != unix.DT_UNKNOWN || !candidate(e.name) {
-			continue
-		}
-		target, err := readlink(d, e.name)
-		if err != nil || !stale(e.name, target) {
-			continue // No link, or gone.
-		}
-		if err := unix.Unlinkat(d, e.name, 0); err != nil && err != unix.ENOENT {
-			return removed, err
-		}
-		removed = append(removed, e.name)
-	}
-	return removed, nil
-}
-
 // writeDir returns the handle of a directory to write in. It belongs to f, and is good until the
 // next call for another directory.
 func (f *FS) writeDir(dir string) (int, error) {
@@ -327,19 +309,51 @@ func (f *FS) forget() {
 	f.dir, f.dirName = -1, ""
 }
 
-// create finds a free temporary name: attempt must fail with EEXIST if the name is taken. The names
-// are few, so that runs that were killed cannot fill a disk with leftovers.
-func create(attempt func(tmp string) error) (string, error) {
-	const names = 64
-	err := error(unix.EEXIST)
-	for first, i := rand.IntN(names), 0; i < names && err == unix.EEXIST; i++ {
-		tmp := ".nvidia-container-runtime-" + strconv.Itoa((first+i)%names)
-		if err = attempt(tmp); err == nil {
-			return tmp, nil
+// temporary makes a file of a temporary name, locked as long as it is open. The names are few, and one whose file
+// nobody has locked is left from a run that was killed: it goes away.
+func (f *FS) temporary(dir int) (name string, fd int, err error) {
+	const names = 4
+	for i := range names {
+		leftover := temporaryPrefix + strconv.Itoa(i)
+		handle, err := openat(dir, leftover, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue
 		}
+		if old, _, err := f.reopen(handle, math.MaxInt64); err == nil {
+			if unix.Flock(int(old), unix.LOCK_EX|unix.LOCK_NB) == nil {
+				unix.Unlinkat(dir, leftover, 0)
+			}
+			unix.Close(int(old))
+		}
+		unix.Close(handle)
 	}
-	return "", fmt.Errorf("making a temporary name: %w", err)
+	err = unix.EEXIST
+	for i := 0; i < names && err == unix.EEXIST; i++ {
+		name = temporaryPrefix + strconv.Itoa(i)
+		fd, err = openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			continue
+		}
+		// Between these two calls another start may take it for a leftover. A file system without locks does without.
+		var made, there unix.Stat_t
+		locked := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err = unix.Fstat(fd, &made); err == nil {
+			err = unix.Fstatat(dir, name, &there, unix.AT_SYMLINK_NOFOLLOW)
+		}
+		switch {
+		case err == nil && locked != unix.EWOULDBLOCK && made.Ino == there.Ino && made.Dev == there.Dev:
+			return name, fd, nil
+		case err != nil && err != unix.ENOENT:
+			unix.Unlinkat(dir, name, 0)
+		default:
+			err = unix.EEXIST // somebody took it for a leftover
+		}
+		unix.Close(fd)
+	}
+	return "", -1, err
 }
+
+const temporaryPrefix = ".nvidia-container-runtime-"
 
 // own gives a link that was just created its owner, through a handle: so the name cannot be made to
 // stand for another object in between.

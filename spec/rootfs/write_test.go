@@ -4,18 +4,19 @@
 package rootfs
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -132,7 +133,7 @@ func TestSymlink(t *testing.T) {
 				root, _ := machine(t, tt.content)
 				want := dump(t, root).with(tt.changes)
 				f := open(root)
-				changed, err := f.Symlink(tt.dir, tt.link, tt.target, self())
+				changed, err := link(f, tt.dir, tt.link, tt.target, self())
 				assert.Equal(t, tt.changes != nil, changed)
 				assert.Equal(t, want, dump(t, root))
 				var occupied *OccupiedError
@@ -163,7 +164,7 @@ func TestSymlinkTwice(t *testing.T) {
 	defer f.Close()
 	for _, want := range []bool{true, false} {
 		for _, dir := range []string{"a", "b", "a"} {
-			changed, err := f.Symlink(dir, "of-"+dir, "new", self())
+			changed, err := link(f, dir, "of-"+dir, "new", self())
 			require.NoError(t, err)
 			assert.Equal(t, want, changed)
 			want = want && dir != "b"
@@ -173,33 +174,6 @@ func TestSymlinkTwice(t *testing.T) {
 }
 
 // Names of one link are one inode, if they are new.
-func TestSymlinks(t *testing.T) {
-	root, _ := machine(t, tree{"d/there": "-> new", "d/old": "-> other", "d/file": "x"})
-	f, err := Open(root)
-	require.NoError(t, err)
-	defer f.Close()
-	errs := f.Symlinks("d", []string{"there", "old", "a", "file", "b", "../c", "c"}, "new", self())
-	var occupied *OccupiedError
-	require.ErrorAs(t, errs[3], &occupied)
-	require.Error(t, errs[5], "no name in a directory")
-	errs[3], errs[5] = nil, nil
-	assert.Equal(t, make([]error, 7), errs)
-	assert.Equal(t, tree{"d/there": "-> new", "d/old": "-> new", "d/a": "-> new", "d/file": "x", "d/b": "-> new", "d/c": "-> new"}, dump(t, root))
-	inode := func(name string) uint64 {
-		var st unix.Stat_t
-		require.NoError(t, unix.Lstat(filepath.Join(root, "d", name), &st))
-		return st.Ino
-	}
-	for _, name := range []string{"a", "b", "c"} {
-		assert.Equal(t, inode("old"), inode(name), name)
-	}
-	assert.NotEqual(t, inode("there"), inode("a"))
-
-	errs = f.Symlinks("nowhere", []string{"a", "b"}, "new", self())
-	assert.ErrorIs(t, errs[0], fs.ErrNotExist)
-	assert.ErrorIs(t, errs[1], fs.ErrNotExist)
-}
-
 func TestWriteFile(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -239,7 +213,7 @@ func TestWriteFile(t *testing.T) {
 				root, _ := machine(t, tt.content)
 				want := dump(t, root).with(tt.changes)
 				old := syscall.Umask(0o077)
-				err := open(root).WriteFile(tt.file, []byte("new"), tt.perm, self())
+				err := write(open(root), tt.file, []byte("new"), tt.perm, self())
 				syscall.Umask(old)
 				assert.Equal(t, want, dump(t, root))
 				var occupied *OccupiedError
@@ -298,90 +272,121 @@ func TestMkdirAll(t *testing.T) {
 	}
 }
 
-func TestRemoveLinks(t *testing.T) {
-	content := tree{
-		"lib/libcuda.so.1":         "-> libcuda.so.470.1",
-		"lib/libcuda.so":           "-> libcuda.so.1",
-		"lib/libnvidia-ml.so.1":    "-> libnvidia-ml.so.550.1",
-		"lib/libcuda.so.470.1":     "", // a file
-		"lib/libnvidia-x.so.470.1": "fifo",
-		"lib/libcuda.so.d/x":       "-> libcuda.so.470.1",
-		"lib/libc.so.6":            "-> libc.so.470.1",
-		"lib/host":                 "-> HOST/etc/libcuda.so.470.1",
-		"out":                      "-> HOST/lib",
-		"file":                     "x",
-	}
-	candidate := func(name string) bool { return name != "libc.so.6" }
-	stale := func(_, target string) bool { return strings.HasSuffix(target, ".so.470.1") }
-	for _, tt := range []struct {
-		name, dir string
-		want      []string
-		changes   tree
-		is        error
-	}{
-		{
-			name: "links of an older driver", dir: "/lib", want: []string{"host", "libcuda.so.1"},
-			changes: tree{"lib/host": "gone", "lib/libcuda.so.1": "gone"},
-		},
-		{name: "missing directory", dir: "/lib64"},
-		{name: "directory is a link to the host", dir: "/out"},
-		{name: "directory is a file", dir: "/file", is: unix.ENOTDIR},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			bothWays(t, func(t *testing.T, open func(string) *FS) {
-				root, _ := machine(t, content)
-				want := dump(t, root).with(tt.changes)
-				got, err := open(root).RemoveLinks(tt.dir, candidate, stale)
-				assert.ErrorIs(t, err, tt.is)
-				assert.Equal(t, tt.want, got)
-				assert.Equal(t, want, dump(t, root))
-			})
-		})
-	}
-}
-
-// TestTemporaryNames: leftovers of runs that were killed are passed by, and cannot become more
-// than there are names.
-func TestTemporaryNames(t *testing.T) {
-	content := tree{"d/l": "-> old", "d/f": "old"}
-	for i := range 64 {
-		content["d/.nvidia-container-runtime-"+strconv.Itoa(i)] = "-> leftover"
-	}
-	root, _ := machine(t, content)
+// TestLinkOfOthers: a link is replaced only if its target says that it is ours.
+func TestLinkOfOthers(t *testing.T) {
+	root, _ := machine(t, tree{"d/ours": "-> ours", "d/theirs": "-> theirs"})
 	f, err := Open(root)
 	require.NoError(t, err)
 	defer f.Close()
-	before := dump(t, root)
-	_, err = f.Symlink("d", "l", "new", self())
-	assert.ErrorIs(t, err, fs.ErrExist)
-	assert.ErrorIs(t, f.WriteFile("d/f", []byte("new"), 0o644, self()), fs.ErrExist)
-	assert.Equal(t, before, dump(t, root))
-
-	require.NoError(t, os.Remove(filepath.Join(root, "d/.nvidia-container-runtime-17")))
-	want := dump(t, root).with(tree{"d/l": "-> new", "d/f": "new"})
-	_, err = f.Symlink("d", "l", "new", self())
+	ours := func(target string) bool { return target == "ours" }
+	changed, err := f.Link("d", "ours", "new", self(), ours)
 	require.NoError(t, err)
-	require.NoError(t, f.WriteFile("d/f", []byte("new"), 0o644, self()))
-	assert.Equal(t, want, dump(t, root))
+	assert.True(t, changed)
+	var occupied *OccupiedError
+	_, err = f.Link("d", "theirs", "new", self(), ours)
+	require.ErrorAs(t, err, &occupied)
+	assert.Equal(t, tree{"d/ours": "-> new", "d/theirs": "-> theirs"}, dump(t, root))
 }
 
-// TestOwner: what is created belongs to the owner asked for. Who may not do that creates nothing.
+// TestUpdateAtOnce: what each of many adds to one file at the same time is there in the end.
+func TestUpdateAtOnce(t *testing.T) {
+	for _, content := range []tree{{"etc/x": "x"}, {"etc/x": "x", "etc/f": "old\n"}} {
+		root, _ := machine(t, content)
+		const writers, lines = 8, 20
+		var group sync.WaitGroup
+		for w := range writers {
+			group.Go(func() {
+				f, err := Open(root)
+				if !assert.NoError(t, err) {
+					return
+				}
+				defer f.Close()
+				for i := range lines {
+					assert.NoError(t, f.Update("etc/f", 1<<20, 0o644, self(), func(old []byte, _ bool) ([]byte, error) {
+						return fmt.Appendf(old, "%d.%d\n", w, i), nil
+					}))
+				}
+			})
+		}
+		group.Wait()
+		data, err := os.ReadFile(filepath.Join(root, "etc/f"))
+		require.NoError(t, err)
+		assert.Len(t, strings.Fields(string(data)), writers*lines+len(content)-1)
+		assert.Len(t, dump(t, root), 2, "nothing else is left")
+	}
+}
+
+// TestUpdateLocked: whoever holds the lock of a file for ever keeps nobody from writing.
+func TestUpdateLocked(t *testing.T) {
+	root, _ := machine(t, tree{"etc/f": "old"})
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+	holder, err := os.Open(filepath.Join(root, "etc/f"))
+	require.NoError(t, err)
+	defer holder.Close()
+	require.NoError(t, unix.Flock(int(holder.Fd()), unix.LOCK_EX))
+	require.NoError(t, write(f, "etc/f", []byte("new"), 0o644, self()))
+	assert.Equal(t, tree{"etc/f": "new"}, dump(t, root))
+}
+
+// TestUpdateGivesUp: an error of the caller's leaves everything as it was.
+func TestUpdateGivesUp(t *testing.T) {
+	root, _ := machine(t, tree{"etc/f": "old"})
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+	err = f.Update("etc/f", 1<<20, 0o644, self(), func(old []byte, there bool) ([]byte, error) {
+		assert.Equal(t, "old", string(old))
+		assert.True(t, there)
+		return nil, fs.ErrInvalid
+	})
+	require.ErrorIs(t, err, fs.ErrInvalid)
+	assert.Equal(t, tree{"etc/f": "old"}, dump(t, root))
+}
+
+// TestLeftovers: what a run that was killed has left goes away, unless somebody is still writing it. What is no regular
+// file is not opened, and when all names are taken nothing is written.
+func TestLeftovers(t *testing.T) {
+	root, _ := machine(t, tree{
+		"d/f": "old", "d/.nvidia-container-runtime-0": "fifo", "d/.nvidia-container-runtime-1": "killed",
+		"d/.nvidia-container-runtime-2": "writing", "d/.nvidia-container-runtime-3": "killed",
+	})
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+	writing, err := os.Open(filepath.Join(root, "d/.nvidia-container-runtime-2"))
+	require.NoError(t, err)
+	require.NoError(t, unix.Flock(int(writing.Fd()), unix.LOCK_EX))
+	require.NoError(t, write(f, "d/f", []byte("new"), 0o644, self()))
+	assert.Equal(t, tree{"d/f": "new", "d/.nvidia-container-runtime-0": "fifo", "d/.nvidia-container-runtime-2": "writing"}, dump(t, root))
+
+	for _, name := range []string{"1", "3"} {
+		require.NoError(t, unix.Mkfifo(filepath.Join(root, "d/.nvidia-container-runtime-"+name), 0o644))
+	}
+	before := dump(t, root)
+	assert.ErrorIs(t, write(f, "d/f", []byte("newer"), 0o644, self()), errAgain)
+	assert.Equal(t, before, dump(t, root))
+	require.NoError(t, writing.Close())
+	require.NoError(t, write(f, "d/f", []byte("newer"), 0o644, self()))
+}
+
+// TestOwner: what is created belongs to the owner asked for. Who may not do that creates nothing, and may lose a link of ours.
 func TestOwner(t *testing.T) {
 	o := Owner{UID: 100000, GID: 100001}
 	root, _ := machine(t, tree{"d/old": "-> old", "d/f": "old"})
-	before := dump(t, root)
 	f, err := Open(root)
 	require.NoError(t, err)
 	defer f.Close()
 
-	_, new := f.Symlink("d", "new", "target", o)
-	_, replaced := f.Symlink("d", "old", "target", o)
-	written := f.WriteFile("d/f", []byte("new"), 0o640, o)
+	_, new := link(f, "d", "new", "target", o)
+	_, replaced := link(f, "d", "old", "target", o)
+	written := write(f, "d/f", []byte("new"), 0o640, o)
 	if os.Geteuid() != 0 {
 		for _, err := range []error{new, replaced, written} {
 			assert.ErrorIs(t, err, fs.ErrPermission)
 		}
-		assert.Equal(t, before, dump(t, root))
+		assert.Equal(t, tree{"d/f": "old"}, dump(t, root))
 		return
 	}
 	for _, err := range []error{new, replaced, written, f.MkdirAll("d/a/b", o)} {
@@ -419,14 +424,12 @@ func refused(t *testing.T, root string, reason error) {
 	require.NoError(t, err)
 	defer f.Close()
 	for range 2 {
-		_, err = f.Symlink("d", "new", "target", self())
+		_, err = link(f, "d", "new", "target", self())
 		assert.ErrorIs(t, err, reason)
-		_, err = f.Symlink("d", "l", "target", self())
+		_, err = link(f, "d", "l", "target", self())
 		assert.ErrorIs(t, err, reason)
-		assert.ErrorIs(t, f.WriteFile("d/f", []byte("new"), 0o644, self()), reason)
+		assert.ErrorIs(t, write(f, "d/f", []byte("new"), 0o644, self()), reason)
 		assert.ErrorIs(t, f.MkdirAll("d/dir", self()), reason)
-		_, err = f.RemoveLinks("d", yes, func(string, string) bool { return true })
-		assert.ErrorIs(t, err, reason)
 		f.forget()
 		f.walkOnly = true
 	}
@@ -458,7 +461,7 @@ func TestImmutable(t *testing.T) {
 	require.NoError(t, err)
 	defer f.Close()
 	before := dump(t, root)
-	assert.ErrorIs(t, f.WriteFile("d/f", []byte("new"), 0o644, self()), fs.ErrPermission)
+	assert.ErrorIs(t, write(f, "d/f", []byte("new"), 0o644, self()), fs.ErrPermission)
 	assert.Equal(t, before, dump(t, root))
 }
 
@@ -503,7 +506,7 @@ func BenchmarkSymlinks(b *testing.B) {
 			b.Fatal(err)
 		}
 		for i := range 60 {
-			if _, err := f.Symlink("/lib", "libnvidia-"+strconv.Itoa(i)+".so.1", "libnvidia.so.550.54.15", self()); err != nil {
+			if _, err := link(f, "/lib", "libnvidia-"+strconv.Itoa(i)+".so.1", "libnvidia.so.550.54.15", self()); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -68,8 +68,14 @@ func (t *tree) blame(err error) {
 	}
 }
 
-// note keeps a sentence for the operator, once.
+// note keeps a sentence for the operator, once. If it is about an error of the machine, that is blamed.
 func (t *tree) note(format string, args ...any) {
+	for _, arg := range args {
+		var errno syscall.Errno
+		if err, ok := arg.(error); ok && errors.As(err, &errno) {
+			t.blame(err)
+		}
+	}
 	if text := fmt.Sprintf(format, args...); !slices.Contains(t.notes, text) {
 		t.notes = append(t.notes, text)
 	}

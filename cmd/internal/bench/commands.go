@@ -156,7 +156,7 @@ func commands(g *ground, o options, out io.Writer) error {
 			s.prepare = b.afresh
 		}
 		if c.one {
-			if s.env, err = g.oneMount(c.machine, g.stub); err != nil {
+			if s.env, err = g.oneByOne(c.machine, g.stub); err != nil {
 				return err
 			}
 		}

@@ -99,15 +99,15 @@ func build(path, pkg string) error {
 	return nil
 }
 
-// oneMount is the environment of a machine on which many files of the driver
-// come by one mount.
-func (g *ground) oneMount(machine, lowLevel string) ([]string, error) {
-	home := filepath.Join(g.dir, "onemount")
+// oneByOne is the environment of a machine on which each file of the driver
+// has a mount of its own.
+func (g *ground) oneByOne(machine, lowLevel string) ([]string, error) {
+	home := filepath.Join(g.dir, "onebyone")
 	dir := filepath.Join(home, "nvidia-container-runtime")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	text := "[nvidia-container-runtime.experimental]\ndriver-directory = \"auto\"\n"
+	text := "[nvidia-container-runtime.experimental]\ndriver-directory = \"off\"\n"
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text), 0o644); err != nil {
 		return nil, err
 	}

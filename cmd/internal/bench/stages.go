@@ -17,7 +17,7 @@ import (
 )
 
 // stageNames are the stages of a create, as run.go of the runtime has them.
-var stageNames = []string{"config.toml", "config.json: read, request", "machine and driver's files", "image", "changes and root filesystem", "config.json: edit, write"}
+var stageNames = []string{"config.toml", "config.json: read, request", "plan: machine, driver's files, image", "carry: image, config.json"}
 
 // stages tells where a create spends its time. Each is measured in a process
 // of its own that does it once, as the runtime does: what a stage costs the first time is
@@ -104,25 +104,12 @@ func stagesAlone(bundle string, environ []string, out io.Writer) error {
 		return err
 	}
 	lap()
-	machine, err := plan.ReadMachine(cfg, request, facts, "/usr/bin")
+	p, err := plan.New(cfg, plan.Container{Request: request, Facts: facts, Bundle: bundle, Path: "/usr/bin"})
 	if err != nil {
 		return err
 	}
 	lap()
-	image, err := plan.ReadImage(cfg, bundle, facts, machine)
-	if err != nil {
-		return err
-	}
-	defer image.Close()
-	lap()
-	machine.LinkFiles(cfg, facts, image, true)
-	changes := plan.Make(cfg, request, facts, machine, image)
-	image.Write(&changes)
-	lap()
-	if _, err := doc.Apply(changes.Edits); err != nil {
-		return err
-	}
-	if err := doc.Save(); err != nil {
+	if _, err := p.Carry(doc); err != nil {
 		return err
 	}
 	lap()

@@ -17,13 +17,16 @@ func targets(g *ground, _ options, out io.Writer) error {
 		aim                float64
 	}{
 		{"pass-through", "`state`", "× floor", 1.25},
-		{"create with one GPU, links in place", "`create`, one GPU", "× floor", 2},
+		{"create with one GPU", "`create`, one GPU", "× floor", 2.2},
 		{"create on the largest machine, one GPU", "`create`, largest machine, one GPU", "× floor", 3},
-		{"create on the largest machine, all GPUs", "`create`, largest machine, all 8 GPUs", "× floor", 3},
-		{"whole life, all driver capabilities, runc", "runc, one GPU, all driver capabilities", "× plain", 1.2},
-		{"the same with driver-directory", "runc, the same with driver-directory", "× plain", 1.2},
-		{"whole life, all driver capabilities, crun", "crun, one GPU, all driver capabilities", "× plain", 1.35},
-		{"the same with driver-directory", "crun, the same with driver-directory", "× plain", 1.35},
+		{"whole life, nothing asked, runc", "runc, nothing asked", "× (floor × 3)", 1.03},
+		{"whole life, compute and utility, runc", "runc, compute and utility", "× (floor × 3)", 1.15},
+		{"whole life, all driver capabilities, runc", "runc, all driver capabilities", "× (floor × 3)", 1.2},
+		{"whole life, nothing asked, crun", "crun, nothing asked", "× (floor × 3)", 1.03},
+		{"whole life, compute and utility, crun", "crun, compute and utility", "× (floor × 3)", 1.25},
+		{"whole life, all driver capabilities, crun", "crun, all driver capabilities", "× (floor × 3)", 1.35},
+		{"the same on a new ext4, runc", "runc, all driver capabilities, ext4", "× (floor × 3)", 1.2},
+		{"the same on a new ext4, crun", "crun, all driver capabilities, ext4", "× (floor × 3)", 1.35},
 		{"most memory of any create above, MiB", "memory", "", 12},
 		{"binary, MiB", shimName, "", 6},
 	} {

@@ -41,7 +41,7 @@ func unpacked(t testing.TB, fixture string) string {
 	return dir
 }
 
-func parts(t testing.TB, dir string, o Options) (plan.Parts, error) {
+func parts(t testing.TB, dir string, o Options) (plan.Survey, error) {
 	t.Helper()
 	cfg := plan.DefaultConfig()
 	cfg.Sysroot = dir
@@ -50,7 +50,11 @@ func parts(t testing.TB, dir string, o Options) (plan.Parts, error) {
 	}
 	classes, err := o.Classes()
 	require.NoError(t, err)
-	return plan.ReadParts(cfg, classes, "", o.Extras...)
+	p, err := plan.ReadSurvey(cfg, classes, "", o.Extras...)
+	if err == nil {
+		err = p.Err()
+	}
+	return p, err
 }
 
 // made is the description of a fixture.
@@ -121,7 +125,7 @@ func TestEveryMachine(t *testing.T) {
 // checkContainer lets the engines' library give a container all devices. It
 // must have the device nodes that the runtime would give it, and the driver's
 // files; a directory of the host never.
-func checkContainer(t *testing.T, p plan.Parts, spec *cdi.Spec) {
+func checkContainer(t *testing.T, p plan.Survey, spec *cdi.Spec) {
 	t.Helper()
 	container := &oci.Spec{Process: &oci.Process{Env: []string{"NVIDIA_VISIBLE_DEVICES=all"}}}
 	require.NoError(t, spec.ApplyEdits(container))
@@ -131,10 +135,10 @@ func checkContainer(t *testing.T, p plan.Parts, spec *cdi.Spec) {
 
 	cfg := plan.DefaultConfig()
 	cfg.Sysroot = string(p.Root)
-	survey, err := plan.ReadSurvey(cfg, "")
+	survey, err := plan.ReadSurvey(cfg, driver.All, "")
 	require.NoError(t, err)
 	var want, got []string
-	for _, n := range survey.Nodes {
+	for _, n := range survey.AllNodes() {
 		want = append(want, nodeText(&specs.DeviceNode{Path: n.Path, Type: "c", Major: int64(n.Major), Minor: int64(n.Minor)}).text+n.Path)
 	}
 	for _, d := range container.Linux.Devices {
@@ -234,7 +238,7 @@ func TestDriverContainer(t *testing.T) {
 func TestHostNodes(t *testing.T) {
 	p, err := parts(t, unpacked(t, "t4"), usual)
 	require.NoError(t, err)
-	p.Nodes[1].Instead = "regular file"
+	p.Common[1].Instead = "regular file"
 	p.Devices[0].Nodes[0].Instead = "character device 1:2"
 	_, notes, err := Make(p, usual)
 	require.NoError(t, err)
@@ -249,7 +253,7 @@ func TestHostPaths(t *testing.T) {
 	p, err := parts(t, unpacked(t, "t4"), usual)
 	require.NoError(t, err)
 	p.DevRoot = "/run/nvidia/driver"
-	p.Nodes[0].OnHost = true
+	p.Common[0].OnHost = true
 	f, _, err := Make(p, usual)
 	require.NoError(t, err)
 	assert.Equal(t, "/run/nvidia/driver/dev/nvidia-modeset", f.Spec.ContainerEdits.DeviceNodes[0].HostPath)

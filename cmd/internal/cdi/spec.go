@@ -172,7 +172,7 @@ func (o Options) libraryDirs(machine elf.Machine) (dir, dir32 string) {
 // maker collects what is worth a warning.
 type maker struct {
 	options Options
-	parts   plan.Parts
+	parts   plan.Survey
 	notes   []string
 	gids    bool // supplementary groups may be given
 }
@@ -183,7 +183,7 @@ func (m *maker) note(format string, args ...any) {
 
 // Make describes a machine, and tells what of it is left out. It reads
 // nothing; the same arguments give the same description.
-func Make(parts plan.Parts, o Options) (File, []string, error) {
+func Make(parts plan.Survey, o Options) (File, []string, error) {
 	if err := o.Check(); err != nil {
 		return File{}, nil, err
 	}
@@ -198,9 +198,9 @@ func Make(parts plan.Parts, o Options) (File, []string, error) {
 		// Images for CUDA ask for all GPUs in their environment. Where the engine's
 		// runtime is ours or NVIDIA's, it is to add nothing.
 		Env:            []string{"NVIDIA_VISIBLE_DEVICES=void"},
-		DeviceNodes:    m.nodes(parts.Nodes),
-		AdditionalGIDs: m.groups(parts.Nodes),
-		Mounts:         append(m.closed(parts.Nodes), m.mounts()...),
+		DeviceNodes:    m.nodes(parts.Common),
+		AdditionalGIDs: m.groups(parts.Common),
+		Mounts:         append(m.closed(parts.Common), m.mounts()...),
 	}
 	version, err := specs.MinimumRequiredVersion(&spec)
 	if err != nil {
@@ -314,7 +314,7 @@ func (m *maker) nodes(nodes []sysfs.Node) []*specs.DeviceNode {
 // containers with a user namespace are given the host's own.
 func (m *maker) noteHostNodes() {
 	told := map[string]bool{}
-	nodes := slices.Clone(m.parts.Nodes)
+	nodes := slices.Clone(m.parts.Common)
 	for _, p := range m.parts.Devices {
 		nodes = append(nodes, p.Nodes...)
 	}
@@ -346,7 +346,7 @@ func (m *maker) groups(nodes []sysfs.Node) []uint32 {
 }
 
 func (m *maker) allGroups() []uint32 {
-	nodes := slices.Clone(m.parts.Nodes)
+	nodes := slices.Clone(m.parts.Common)
 	for _, p := range m.parts.Devices {
 		nodes = append(nodes, p.Nodes...)
 	}

@@ -45,11 +45,11 @@ func (l CharLink) Command() string {
 	return fmt.Sprintf("ln -sfn %s %s", l.Target, l.Name)
 }
 
-// CharLinks returns the links for the container's nodes that are missing or lead elsewhere.
-func (m *Machine) CharLinks() []CharLink {
+// charLinks returns the links for nodes that are missing or lead elsewhere.
+func (m *Machine) charLinks(nodes []sysfs.Node) []CharLink {
 	var bad []CharLink
 	seen := map[string]bool{}
-	for _, n := range m.Nodes {
+	for _, n := range nodes {
 		l := CharLink{Name: fmt.Sprintf("/dev/char/%d:%d", n.Major, n.Minor), Target: ".." + strings.TrimPrefix(n.Path, "/dev")}
 		// Nodes by-path are the same devices again. What has another number gets no second name for it.
 		if strings.Contains(n.Path, "/by-path/") || n.Instead != "" || seen[l.Name] {
@@ -97,27 +97,15 @@ func (c Config) CharLinksMatter(systemdCgroup bool) bool {
 
 // MayMakeCharLinks tells whether links that are missing are made: on the
 // machine itself, by root, if the configuration does not forbid it.
-func (m *Machine) MayMakeCharLinks(cfg Config) bool {
-	return m.Root == "/" && os.Geteuid() == 0 && cfg.DevCharLinks != CharLinksNever
+func (c Config) MayMakeCharLinks(root sysfs.Root) bool {
+	return root == "/" && os.Geteuid() == 0 && c.DevCharLinks != CharLinksNever
 }
 
-// MakeCharLinks makes the links below /dev/char that the container's nodes
-// lack, if they matter. It returns what the operator may want to know. No
+// makeCharLinks makes links below /dev/char. It returns what the operator may want to know. No
 // container fails for want of a link.
-func (m *Machine) MakeCharLinks(cfg Config, systemdCgroup bool) []string {
-	if !cfg.CharLinksMatter(systemdCgroup) {
-		return nil
-	}
-	bad := m.CharLinks()
-	if len(bad) == 0 {
-		return nil
-	}
-	// A user namespace's containers have no device rules that could be lost.
-	if inside, err := inUserNamespace(); err != nil || inside {
-		return nil
-	}
+func makeCharLinks(cfg Config, root sysfs.Root, bad []CharLink) []string {
 	var notes, commands []string
-	may := m.MayMakeCharLinks(cfg)
+	may := cfg.MayMakeCharLinks(root)
 	for _, l := range bad {
 		reason := "missing"
 		if l.Found != "" {

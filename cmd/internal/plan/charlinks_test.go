@@ -76,8 +76,8 @@ func TestCharLinks(t *testing.T) {
 			if tt.there != nil {
 				tt.there(t, filepath.Join(dir, "dev/char/195:0"))
 			}
-			m := Machine{Root: sysfs.Root(dir), DriverRoot: sysfs.Root(dir), Nodes: tt.nodes}
-			assert.Equal(t, tt.want, m.CharLinks())
+			m := Machine{Root: sysfs.Root(dir), DriverRoot: sysfs.Root(dir)}
+			assert.Equal(t, tt.want, m.charLinks(tt.nodes))
 		})
 	}
 }
@@ -88,17 +88,15 @@ func TestCharLinksDriverContainer(t *testing.T) {
 	device := filepath.Join(dir, "run/nvidia/driver/dev/nvidiactl")
 	require.NoError(t, os.MkdirAll(filepath.Dir(device), 0o755))
 	require.NoError(t, os.WriteFile(device, nil, 0o600))
-	m := Machine{
-		Root: sysfs.Root(dir), DriverRoot: sysfs.Root(filepath.Join(dir, "run/nvidia/driver")),
-		Nodes: []sysfs.Node{
-			{Path: "/dev/nvidia0", Major: 195, Minor: 0, OnHost: true},
-			{Path: "/dev/nvidia1", Major: 195, Minor: 1},
-		},
+	m := Machine{Root: sysfs.Root(dir), DriverRoot: sysfs.Root(filepath.Join(dir, "run/nvidia/driver"))}
+	nodes := []sysfs.Node{
+		{Path: "/dev/nvidia0", Major: 195, Minor: 0, OnHost: true},
+		{Path: "/dev/nvidia1", Major: 195, Minor: 1},
 	}
 	assert.Equal(t, []CharLink{
 		{Name: "/dev/char/195:0", Target: "/run/nvidia/driver/dev/nvidia0"},
 		{Name: "/dev/char/195:1", Target: "../nvidia1"},
-	}, m.CharLinks())
+	}, m.charLinks(nodes))
 }
 
 // TestMakeCharLinksElsewhere never writes below another root, and tells what to type.
@@ -121,12 +119,14 @@ func TestMakeCharLinksElsewhere(t *testing.T) {
 			dir := machine(t, "t4")
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "dev/char"), 0o755))
 			require.NoError(t, os.Symlink("../nvidia9", filepath.Join(dir, "dev/char/195:255")))
-			m := Machine{
-				Root: sysfs.Root(dir), DriverRoot: sysfs.Root(dir),
-				Nodes: []sysfs.Node{{Path: "/dev/nvidia0", Major: 195}, {Path: "/dev/nvidiactl", Major: 195, Minor: 255}},
+			m := Machine{Root: sysfs.Root(dir), DriverRoot: sysfs.Root(dir)}
+			cfg := Config{DevCharLinks: tt.mode}
+			var bad []CharLink
+			if cfg.CharLinksMatter(tt.systemd) {
+				bad = m.charLinks([]sysfs.Node{{Path: "/dev/nvidia0", Major: 195}, {Path: "/dev/nvidiactl", Major: 195, Minor: 255}})
 			}
 			before := listing(t, dir)
-			assert.Equal(t, tt.want, m.MakeCharLinks(Config{DevCharLinks: tt.mode}, tt.systemd))
+			assert.Equal(t, tt.want, makeCharLinks(cfg, m.Root, bad))
 			assert.Equal(t, before, listing(t, dir))
 		})
 	}
@@ -147,14 +147,14 @@ func TestHost(t *testing.T) {
 
 	cfg := DefaultConfig()
 	cfg.DriverRoot = dir
-	read := func() Machine {
-		m, err := ReadMachine(cfg, spec.Request{Devices: []string{"all"}, Source: "test", Capabilities: []string{"compute", "utility"}}, spec.Facts{}, "")
+	read := func() Plan {
+		m, err := New(cfg, Container{Request: spec.Request{Devices: []string{"all"}, Source: "test", Capabilities: []string{"compute", "utility"}}})
 		require.NoError(t, err)
 		return m
 	}
 	m := read()
 	assert.Equal(t, []string{"/dev/nvidia-uvm-tools", "/dev/nvidia0", "/dev/nvidiactl"}, paths(m.Missing))
-	require.NoError(t, m.MakeNodes())
+	require.NoError(t, makeNodes(m.Missing))
 	wantNodes := []string{
 		"dev/char/",
 		"dev/char/195:0 -> ../gone",
@@ -168,16 +168,15 @@ func TestHost(t *testing.T) {
 	assert.Equal(t, wantNodes, devices(t))
 
 	// Nothing is done without the systemd driver, nor where it is forbidden.
-	assert.Nil(t, m.MakeCharLinks(cfg, false))
 	cfg.DevCharLinks = CharLinksNever
-	assert.Len(t, m.MakeCharLinks(cfg, true), 1)
+	assert.Len(t, makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes)), 1)
 	assert.Equal(t, wantNodes, devices(t))
 
 	// What is missing or leads nowhere is made; what leads elsewhere stays.
 	cfg.DevCharLinks = CharLinksAuto
 	note := "links to device nodes are not right: /dev/char/195:255 (a link to \"../null\"); with the systemd cgroup driver the container may lose these devices at the next 'systemctl daemon-reload'; " +
 		"make them with 'mkdir -p /dev/char && ln -sfn ../nvidiactl /dev/char/195:255'"
-	assert.Equal(t, []string{note}, m.MakeCharLinks(cfg, true))
+	assert.Equal(t, []string{note}, makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes)))
 	want := append([]string{
 		"dev/char/",
 		"dev/char/195:0 -> ../nvidia0",
@@ -190,27 +189,27 @@ func TestHost(t *testing.T) {
 	// A second container finds all as it should be.
 	m = read()
 	assert.Empty(t, m.Missing)
-	require.NoError(t, m.MakeNodes())
-	assert.Equal(t, []string{note}, m.MakeCharLinks(cfg, true))
+	require.NoError(t, makeNodes(m.Missing))
+	assert.Equal(t, []string{note}, makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes)))
 	assert.Equal(t, want, devices(t))
 
 	// Another start may be faster.
 	late := CharLink{Name: "/dev/char/195:0", Target: "../nvidia0"}
 	require.NoError(t, late.make())
 	m.Missing = m.Nodes
-	require.NoError(t, m.MakeNodes())
+	require.NoError(t, makeNodes(m.Missing))
 	assert.Equal(t, want, devices(t))
 
 	// No links can be made: a note, nothing else.
 	require.NoError(t, os.RemoveAll("/dev/char"))
 	require.NoError(t, os.WriteFile("/dev/char", nil, 0o600))
-	notes := m.MakeCharLinks(cfg, true)
+	notes := makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes))
 	require.Len(t, notes, 1)
 	assert.Contains(t, notes[0], "/dev/char/195:0 (symlink ../nvidia0 /dev/char/195:0: not a directory)")
 
 	// The directory is made too.
 	require.NoError(t, os.Remove("/dev/char"))
-	assert.Nil(t, m.MakeCharLinks(cfg, true))
+	assert.Nil(t, makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes)))
 	assert.Contains(t, devices(t), "dev/char/195:255 -> ../nvidiactl")
 }
 

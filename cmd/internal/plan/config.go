@@ -204,7 +204,7 @@ func DefaultConfig() Config {
 		CUDACompat:            true,
 		Fence:                 FenceProfile,
 		DevCharLinks:          CharLinksAuto,
-		DriverDirectory:       DirectoryOff,
+		DriverDirectory:       DirectoryAuto,
 	}
 }
 

@@ -30,7 +30,7 @@ func defaults() Config {
 		CUDACompat:            true,
 		Fence:                 FenceProfile,
 		DevCharLinks:          CharLinksAuto,
-		DriverDirectory:       DirectoryOff,
+		DriverDirectory:       DirectoryAuto,
 	}
 }
 
@@ -131,7 +131,7 @@ func TestConfig(t *testing.T) {
 			SupportedCapabilities: []string{"compute", "utility"},
 			Fence:                 FenceProfile,
 			DevCharLinks:          CharLinksAuto,
-			DriverDirectory:       DirectoryOff,
+			DriverDirectory:       DirectoryAuto,
 			IgnoreIMEX:            true, NoAdditionalGIDs: true,
 		}},
 		{

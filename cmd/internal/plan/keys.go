@@ -146,10 +146,10 @@ var Keys = []Key{
 			"`always`, `never`.",
 	},
 	{
-		Name: ours + "driver-directory", Default: `"off"`, field: func(c *Config) any { return &c.DriverDirectory },
-		Doc: "Give the driver's files by one mount of a directory of hard links, kept in `/usr/lib/nvidia-container-runtime` " +
-			"or in `/var/lib`: `auto` where they are many (graphics, all), `always`, `off`; or the path of the directory " +
-			"to keep it in. Not for containers that share a root filesystem.",
+		Name: ours + "driver-directory", Default: `"auto"`, field: func(c *Config) any { return &c.DriverDirectory },
+		Doc: "Give the driver by one mount of a directory of hard links, kept in `/usr/lib/nvidia-container-runtime` " +
+			"or in `/var/lib` (`auto`, and `always`), or in the directory of this path; `off` mounts each file. A container " +
+			"sees the same either way.",
 	},
 	{
 		Name: "features.ignore-imex-channel-requests", Default: "false", field: func(c *Config) any { return &c.IgnoreIMEX },

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
 // TestSurveyAgrees compares a survey with what a container gets that asks
@@ -23,13 +24,13 @@ func TestSurveyAgrees(t *testing.T) {
 			if name == "driver-container" {
 				cfg.DriverRoot = "/run/nvidia/driver"
 			}
-			survey, err := ReadSurvey(cfg, "/usr/bin")
+			survey, err := ReadSurvey(cfg, driver.All, "/usr/bin")
 			require.NoError(t, err)
-			m, err := ReadMachine(cfg, spec.Request{Devices: []string{"all"}, Source: "test", Capabilities: DriverCapabilities}, spec.Facts{}, "/usr/bin")
+			p, err := New(cfg, Container{Request: spec.Request{Devices: []string{"all"}, Source: "test", Capabilities: DriverCapabilities}, Path: "/usr/bin"})
 			switch {
 			case survey.Inventory.Driver == nil:
 				require.ErrorContains(t, err, "no NVIDIA kernel driver is loaded")
-				assert.Empty(t, survey.Nodes)
+				assert.Empty(t, survey.AllNodes())
 				assert.Empty(t, survey.Files)
 			case err != nil:
 				require.NoError(t, survey.NodesErr)
@@ -37,8 +38,14 @@ func TestSurveyAgrees(t *testing.T) {
 			default:
 				require.NoError(t, survey.NodesErr)
 				require.NoError(t, survey.FilesErr)
-				assert.Equal(t, m.Nodes, survey.Nodes)
-				assert.Equal(t, m.Files, survey.Files)
+				assert.Equal(t, p.Nodes, survey.AllNodes())
+				var files []driver.File
+				for _, f := range p.Files {
+					if f.Path != "" {
+						files = append(files, f.File)
+					}
+				}
+				assert.Equal(t, survey.Files, files)
 				assert.NotEmpty(t, survey.Files)
 			}
 		})

@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
@@ -285,9 +286,12 @@ func config(env ...string) []byte {
 // gpu0 asks for one GPU.
 const gpu0 = "NVIDIA_VISIBLE_DEVICES=0"
 
-// libcuda is where a config.json mounts the driver's main library, or "".
+// libcuda is where a config.json mounts the driver, or its main library, or "".
 func libcuda(spec *specs.Spec) string {
 	for _, m := range spec.Mounts {
+		if m.Destination == plan.Dir {
+			return plan.Dir
+		}
 		if strings.HasPrefix(filepath.Base(m.Destination), "libcuda.so.") {
 			return filepath.Dir(m.Destination)
 		}

@@ -1,74 +1,61 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package linkdir keeps directories of hard links to the driver's files, so that a container gets
-// them by one mount instead of one mount a file. [Make] is nearly all of it.
+// Package linkdir keeps directories of hard links to the driver's files, so that a container gets the
+// whole driver by one mount instead of one mount a file. [Make] is nearly all of it.
 //
 // # What lies where
 //
 //	/usr/lib/nvidia-container-runtime/             the base, 0755 root:root
 //	  boot-4d7a…-8c1e/                             one directory for each boot of the machine
 //	    550.54.15-9f86d081884c7d65…/               one for each set of files, made once, never changed
-//	      64/libcuda.so.550.54.15                  hard links
-//	      32/libcuda.so.550.54.15
-//	      bin/nvidia-smi
+//	      libcuda.so.550.54.15                     hard link
+//	      libcuda.so.1 -> libcuda.so.550.54.15     symbolic link
+//	      bin/nvidia-smi                           hard link
+//	      share/10-container.conf                  file of our own
 //	    .new-5577006791947779410/                  one that is being made
 //
-// A directory holds exactly the files that were asked for: two containers share one only if they get
-// the same files, so a container never sees a file of a driver capability that it did not get. Its
-// name is the driver's version and a hash over name, device, inode, size and time of change of
-// each file: when a package replaces a file, the next container gets another directory.
+// A directory holds exactly what was asked for: two containers share one only if they get the same
+// files, so a container never sees a file of a driver capability that it did not get. Its name is the
+// driver's version and a hash over the name of each file and its device, inode, size and time of
+// change, its target or its content: when a package replaces a file, the next container gets another
+// directory.
 //
 // # How one is made
 //
-// Under a temporary name, beside its place; it is looked at once more, and then renamed. Who comes
-// second removes what it has made and takes the other's. There is no lock, so no start waits for
+// Under a temporary name beside its place. It is checked against its sources, sealed, and renamed. Who
+// comes second removes what it has made and takes the other's. There is no lock, so no start waits for
 // another. Nothing has to reach the disk: after a crash no directory is used that was there before.
 //
 // # How one is checked
 //
 // At every call, also when it was there already: each directory from "/" down belongs to root (or to
 // the user that we run as) and can be written by nobody else, a sticky one like /tmp excepted above
-// the base; the base and all below have the permissions 0755; and each link is the same file as its
-// source is at this moment. That is one stat of each file, one of each link and about fifteen system
-// calls besides: no directory is listed and no file is opened. A directory that does not pass is an error, and
-// is left alone: containers may use it.
+// the base; the base and all below have the permissions 0755; and each directory of the set still has
+// the time of change that sealed it, so nothing was added, removed or renamed in it. What its links
+// lead to was the source when it was made, and sources are part of its name. That is one stat of each
+// source and about a dozen system calls besides. A directory that does not pass is an error, and is
+// left alone: containers may use it.
 //
 // # When one goes away
 //
 // No container outlives a reboot. So when a directory is made, those of other boots are removed, if
-// they were also last changed before this boot by the clock: a system that systemd-nspawn
-// starts has another boot's number, and the host's clock. Until then the links keep the files of a
-// driver that was uninstalled: its disk space is free again after the next reboot and the
-// next start of a container. An operator may remove the base at any time when no container with a GPU is there.
+// they were also last changed before this boot by the clock: a system that systemd-nspawn starts has
+// another boot's number, and the host's clock. Until then the links keep the files of a driver that
+// was uninstalled: its disk space is free again after the next reboot and the next start of a
+// container. An operator may remove the base at any time when no container with a GPU is there.
 //
 // # What is refused
 //
 // File systems other than those of [fileSystems]: overlayfs would copy a library for each link. Files
 // with a set-user-ID or set-group-ID bit, which a link would keep alive after an update. Files on
-// another file system than the base. More than [mostDirs] directories in one boot. In each case,
-// and where the kernel refuses (a read-only file system, a full one, a file of another user under
-// fs.protected_hardlinks), [Make] returns an error, removes what it has made, and files can be mounted one by one.
-//
-// # What it is worth
-//
-// A mount of a file costs runc 0.4 ms on ext4, most of it the file that it makes in the overlay to mount
-// upon; the symbolic link that takes its place costs the inode only, and that is 15 µs on a new ext4 and 0.1
-// to 0.3 ms on an old one. BENCHMARKS.md has whole lives of containers with and without: with the 46
-// files of all driver capabilities a sixth is saved, with the 18 of compute and utility nothing that could
-// be measured.
-//
-// It is off by default all the same. Containers that share a root filesystem share the links in it, and those
-// of the last start count: a container that got the libraries by a directory loses them when
-// another one starts that gets them by mounts. Mounts of one version get along with each other.
-//
-// # What was not done
-//
-// Mounting a directory of the driver's own, such as Debian's /usr/lib/x86_64-linux-gnu/nvidia/current or one
-// of the Nix store: it has the libraries of every capability, and most containers get some of them only.
+// another file system than the base. More than [mostDirs] directories in one boot. In each case, and
+// where the kernel refuses (a read-only file system, a full one, a file of another user under
+// fs.protected_hardlinks), [Make] returns an error and removes what it has made.
 package linkdir
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -77,6 +64,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -97,10 +85,12 @@ var fileSystems = [...]int64{
 	0x2fc12fc1, // ZFS
 }
 
-// File is one file of a directory.
+// File is one name in a directory: a hard link to Source, a symbolic link to Target, or a file with Data.
 type File struct {
-	Name   string // in the directory: "64/libcuda.so.550.54.15"
+	Name   string // "libcuda.so.550.54.15", "bin/nvidia-smi"
 	Source string // absolute path on the host, free of links
+	Target string // "libcuda.so.550.54.15", in the same directory
+	Data   []byte
 }
 
 // Boot is one boot of the machine.
@@ -216,24 +206,28 @@ func about(name string, err error) error {
 type set struct {
 	name   string // of the directory
 	files  []File
-	stats  []unix.Stat_t
-	dirs   []string // directories in the directory
+	stats  []unix.Stat_t // of the sources
+	dirs   []string      // directories in the directory
 	device uint64
 }
 
 func newSet(version string, files []File) (set, error) {
-	if len(files) == 0 {
-		return set{}, errors.New("no files")
-	}
 	s := set{files: files, stats: make([]unix.Stat_t, len(files))}
-	hash := fnv.New128a()
+	var key []byte
+	first := ""
 	for i, f := range files {
-		dir, base, ok := strings.Cut(f.Name, "/")
-		if !ok || !fs.ValidPath(f.Name) || strings.HasPrefix(dir, ".") || strings.ContainsAny(base, "/\x00") {
+		dir, base, below := strings.Cut(f.Name, "/")
+		if !fs.ValidPath(f.Name) || f.Name == "." || strings.HasPrefix(f.Name, ".") || strings.ContainsAny(base, "/") ||
+			strings.Contains(f.Name+f.Target, "\x00") || strings.Contains(f.Target, "/") {
 			return set{}, fmt.Errorf("%.100q is no name in a directory", f.Name)
 		}
-		if len(s.dirs) == 0 || s.dirs[len(s.dirs)-1] != dir {
+		if below && !slices.Contains(s.dirs, dir) {
 			s.dirs = append(s.dirs, dir)
+		}
+		key = append(append(append(key, f.Name...), 0), f.Target...)
+		key = append(append(append(key, 0), f.Data...), 0)
+		if f.Source == "" {
+			continue
 		}
 		st := &s.stats[i]
 		if err := unix.Lstat(f.Source, st); err != nil {
@@ -244,12 +238,19 @@ func newSet(version string, files []File) (set, error) {
 			return set{}, fmt.Errorf("%q is not a regular file", f.Source)
 		case st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0:
 			return set{}, fmt.Errorf("%q is set-user-ID or set-group-ID", f.Source)
-		case i > 0 && st.Dev != s.device:
-			return set{}, fmt.Errorf("%q is on another file system than %q", f.Source, files[0].Source)
+		case first != "" && st.Dev != s.device:
+			return set{}, fmt.Errorf("%q is on another file system than %q", f.Source, first)
 		}
-		s.device = st.Dev
-		fmt.Fprintf(hash, "%s\x00%d %d %d %d\x00", f.Name, st.Dev, st.Ino, st.Size, st.Mtim.Nano())
+		first, s.device = f.Source, st.Dev
+		for _, n := range []uint64{st.Dev, st.Ino, uint64(st.Size), uint64(st.Mtim.Sec), uint64(st.Mtim.Nsec)} {
+			key = binary.LittleEndian.AppendUint64(key, n)
+		}
 	}
+	if first == "" {
+		return set{}, errors.New("no files")
+	}
+	hash := fnv.New128a()
+	hash.Write(key)
 	s.name = fmt.Sprintf("%s-%x", version, hash.Sum(nil))
 	return s, nil
 }
@@ -297,28 +298,35 @@ func checkOwn(st *unix.Stat_t) error {
 
 func trusted(uid uint32) bool { return uid == 0 || uid == uint32(os.Geteuid()) }
 
-// verify checks that a directory holds the files.
-func (s set) verify(dir string) error {
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer done(fd)
-	return s.verifyAt(fd)
-}
+// sealed is the time of change that each directory of a set has from when it is complete: adding, removing or
+// renaming anything in it gives it another.
+var sealed = unix.Timespec{Sec: 1}
 
-func (s set) verifyAt(fd int) error {
-	var st unix.Stat_t
-	for _, d := range s.dirs {
-		err := unix.Fstatat(fd, d, &st, unix.AT_SYMLINK_NOFOLLOW)
+// verify checks that the directory of a set is as it was when it was made.
+func (s set) verify(dir string) error {
+	for _, d := range append([]string{"."}, s.dirs...) {
+		var st unix.Stat_t
+		err := unix.Lstat(path.Join(dir, d), &st)
 		if err == nil {
 			err = checkOwn(&st)
 		}
+		if err == nil && st.Mtim != sealed {
+			err = errors.New("was changed after it was made")
+		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", d, err)
+			return about(path.Join(dir, d), err)
 		}
 	}
+	return nil
+}
+
+// check compares what was put into a directory with the sources.
+func (s set) check(fd int) error {
+	var st unix.Stat_t
 	for i, f := range s.files {
+		if f.Source == "" {
+			continue
+		}
 		if err := unix.Fstatat(fd, f.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("%s: %w", f.Name, err)
 		}
@@ -406,11 +414,42 @@ func (s set) fill(parent int, name string) error {
 		done(sub)
 	}
 	for _, f := range s.files {
-		if err := unix.Linkat(unix.AT_FDCWD, f.Source, fd, f.Name, 0); err != nil {
-			return &fs.PathError{Op: "link", Path: f.Source, Err: err}
+		switch {
+		case f.Source != "":
+			err = unix.Linkat(unix.AT_FDCWD, f.Source, fd, f.Name, 0)
+		case f.Target != "":
+			err = unix.Symlinkat(f.Target, fd, f.Name)
+		default:
+			err = writeFile(fd, f.Name, f.Data)
+		}
+		if err != nil {
+			return &fs.PathError{Op: "link", Path: f.Name, Err: err}
 		}
 	}
-	return s.verifyAt(fd)
+	if err := s.check(fd); err != nil {
+		return err
+	}
+	for _, d := range append(s.dirs, ".") {
+		if err := unix.UtimesNanoAt(fd, d, []unix.Timespec{sealed, sealed}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return about(d, err)
+		}
+	}
+	return nil
+}
+
+// writeFile makes a file that everybody may read, whatever the umask is.
+func writeFile(dir int, name string, data []byte) error {
+	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return err
 }
 
 // mkdir makes a directory, whatever the umask is, or takes the one that is there, if it is good.

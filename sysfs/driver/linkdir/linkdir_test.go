@@ -131,6 +131,36 @@ func TestMake(t *testing.T) {
 	assert.NotEqual(t, dir, h.make("libcuda"))
 }
 
+// Symbolic links and files of our own are part of a directory, and of its name.
+func TestMakeLinksAndFiles(t *testing.T) {
+	h := newHost(t)
+	files := append(h.files("libcuda"),
+		File{Name: "libcuda.so.1", Target: "libcuda.so." + version},
+		File{Name: "share/profile", Data: []byte("{}")})
+	dir, err := Make(h.base, boot, version, files)
+	require.NoError(t, err)
+	target, err := os.Readlink(filepath.Join(dir, "libcuda.so.1"))
+	require.NoError(t, err)
+	assert.Equal(t, "libcuda.so."+version, target)
+	data, err := os.ReadFile(filepath.Join(dir, "share/profile"))
+	require.NoError(t, err)
+	assert.Equal(t, "{}", string(data))
+
+	again, err := Make(h.base, boot, version, files)
+	require.NoError(t, err)
+	assert.Equal(t, dir, again)
+	for _, change := range []func(){
+		func() { files[1].Target = "x" },
+		func() { files[2].Data = []byte("{ }") },
+	} {
+		change()
+		other, err := Make(h.base, boot, version, files)
+		require.NoError(t, err)
+		assert.NotEqual(t, again, other)
+		again = other
+	}
+}
+
 // stamps are the times of change of all there is.
 func stamps(t *testing.T, dir string) map[string]unix.Timespec {
 	t.Helper()
@@ -187,9 +217,10 @@ func TestMakeRefusesFiles(t *testing.T) {
 		want  string
 	}{
 		{name: "none", want: "no files"},
-		{name: "not in a directory", files: name("libcuda.so.1"), want: "is no name in a directory"},
 		{name: "too deep", files: name("64/a/b"), want: "is no name in a directory"},
 		{name: "leading out", files: name("64/../../x"), want: "is no name in a directory"},
+		{name: "link out", files: []File{good, {Name: "x", Target: "../x"}}, want: "is no name in a directory"},
+		{name: "links alone", files: []File{{Name: "x", Target: "y"}}, want: "no files"},
 		{name: "hidden directory", files: name(".new-1/x"), want: "is no name in a directory"},
 		{name: "absolute", files: name("/etc/passwd"), want: "is no name in a directory"},
 		{name: "NUL", files: name("64/a\x00b"), want: "is no name in a directory"},
@@ -292,27 +323,30 @@ func TestMakeRefusesChangedDirectories(t *testing.T) {
 		change func(t *testing.T, dir string)
 		want   string
 	}{
-		{name: "link missing", want: "no such file or directory", change: func(t *testing.T, dir string) {
+		{name: "link missing", want: "was changed after it was made", change: func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, "64/libcuda.so.550.54.15")))
 		}},
-		{name: "a copy in its place", want: "64/libcuda.so.550.54.15 is not ", change: func(t *testing.T, dir string) {
+		{name: "a copy in its place", want: "was changed after it was made", change: func(t *testing.T, dir string) {
 			name := filepath.Join(dir, "64/libcuda.so.550.54.15")
 			require.NoError(t, os.Remove(name))
 			require.NoError(t, os.WriteFile(name, []byte("libcuda"), 0o644))
 		}},
-		{name: "another library in its place", want: "64/libcuda.so.550.54.15 is not ", change: func(t *testing.T, dir string) {
+		{name: "another library in its place", want: "was changed after it was made", change: func(t *testing.T, dir string) {
 			name := filepath.Join(dir, "64/libcuda.so.550.54.15")
 			require.NoError(t, os.Remove(name))
 			require.NoError(t, os.Link(filepath.Join(dir, "64/libnvidia-ml.so.550.54.15"), name))
 		}},
-		{name: "a symbolic link in its place", want: "64/libcuda.so.550.54.15 is not ", change: func(t *testing.T, dir string) {
+		{name: "a symbolic link in its place", want: "was changed after it was made", change: func(t *testing.T, dir string) {
 			name := filepath.Join(dir, "64/libcuda.so.550.54.15")
 			require.NoError(t, os.Rename(name, name+".real"))
 			require.NoError(t, os.Symlink(name+".real", name))
 		}},
-		{name: "libraries elsewhere", want: "64: not a directory", change: func(t *testing.T, dir string) {
+		{name: "libraries elsewhere", want: "was changed after it was made", change: func(t *testing.T, dir string) {
 			require.NoError(t, os.Rename(filepath.Join(dir, "64"), filepath.Join(dir, "x")))
 			require.NoError(t, os.Symlink("x", filepath.Join(dir, "64")))
+		}},
+		{name: "something added", want: "was changed after it was made", change: func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "libcuda.so.1"), nil, 0o644))
 		}},
 		{name: "others may write", want: "64: has permissions 0777, not 0755", change: func(t *testing.T, dir string) {
 			require.NoError(t, os.Chmod(filepath.Join(dir, "64"), 0o777))

@@ -1,0 +1,156 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nvsysfs/nvidia-container-runtime/spec"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver/linkdir"
+)
+
+// Carry does what the plan says: on the host, in the image, and in doc, the config.json that the plan was made from,
+// which it saves. What it returns besides an error is for the operator.
+func (p Plan) Carry(doc *spec.Document) ([]string, error) {
+	if err := makeNodes(p.Missing); err != nil {
+		p.note(err.Error())
+	}
+	p.note(makeCharLinks(p.config, p.Root, p.CharLinks)...)
+	if p.Directory != "" {
+		var err error
+		p.Directory, err = p.inDirectories(func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error) {
+			dir, err := linkdir.Make(base, boot, version, files)
+			return dir, err == nil, err
+		})
+		if err != nil {
+			p.notef("the driver's files are mounted one by one: %v", err)
+		}
+		p.place()
+	}
+	if p.Directory == "" {
+		if err := p.bringData(doc); err != nil {
+			return p.Notes, err
+		}
+	}
+	if err := p.writeImage(doc); err != nil {
+		return p.Notes, err
+	}
+	report, err := doc.Apply(p.Edits)
+	if err != nil {
+		return p.Notes, err
+	}
+	p.note(Notes(report)...)
+	return p.Notes, doc.Save()
+}
+
+// bringData puts files that the host does not have beside config.json, to be mounted from there.
+func (p *Plan) bringData(doc *spec.Document) error {
+	for i, f := range p.Files {
+		if f.Source != "" {
+			continue
+		}
+		source, err := doc.WriteBeside("nvidia-"+path.Base(f.Place), f.Data)
+		if err != nil {
+			return err
+		}
+		p.Files[i].Source = source
+	}
+	p.place()
+	return nil
+}
+
+// writeImage makes the links and updates in the image. A link that cannot be made becomes one more mount, and so does a
+// loader's cache; nothing here fails a container but the bundle.
+func (p *Plan) writeImage(doc *spec.Document) error {
+	var image *rootfs.FS
+	err := errors.New("there is no root filesystem")
+	if p.Image.Root != "" {
+		if image, err = rootfs.Open(p.Image.Root); err == nil {
+			defer image.Close()
+		}
+	}
+	dirs := map[string]error{}
+	for _, l := range p.Links {
+		dir, name := path.Split(l.Path)
+		failed, known := dirs[dir]
+		if !known {
+			if failed = err; image != nil {
+				failed = image.MkdirAll(dir, p.Image.Owner)
+			}
+			dirs[dir] = failed
+		}
+		if failed == nil {
+			_, failed = image.Link(dir, name, l.Target, p.Image.Owner, func(target string) bool { return madeByUs(image, dir, target) })
+		}
+		var taken *rootfs.OccupiedError
+		switch {
+		case failed == nil:
+		case l.Source == "" || errors.As(failed, &taken) && taken.Mode.IsDir() != isDir(l.Source):
+			p.notef("%s is left out: %v", l.Path, failed)
+		default:
+			p.notef("%s is mounted instead of linked: %v", l.Path, failed)
+			p.Edits.Mounts = append(p.Edits.Mounts, bindMount(l.Source, l.Path, fileOptions))
+		}
+	}
+	for _, u := range p.Updates {
+		failed := err
+		if u.Covered {
+			failed = errors.New("a mount of the container is above it")
+		} else if image != nil {
+			failed = p.update(image, u)
+		}
+		var taken *rootfs.OccupiedError
+		switch cover, _ := p.cover(u.Path); {
+		case failed == nil:
+		case u.Entries == nil || errors.As(failed, &taken) && taken.Mode.IsDir() || cover != nil && !mountable(*cover, u.Path):
+			p.notef("%s is not written: %v", u.Path, failed)
+		default:
+			source, err := doc.WriteBeside("nvidia-"+path.Base(u.Path), u.New)
+			if err != nil {
+				return err
+			}
+			p.notef("%s is mounted instead of written: %v", u.Path, failed)
+			p.Edits.Mounts = append(p.Edits.Mounts, bindMount(source, u.Path, fileOptions))
+		}
+	}
+	slices.SortStableFunc(p.Edits.Mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+	return nil
+}
+
+// madeByUs tells whether a link in a directory of the image was made by this program: it leads to the driver, or, as an
+// earlier version made them, to a library beside it that is gone, or is the empty file that a mount left.
+func madeByUs(image *rootfs.FS, dir, target string) bool {
+	if strings.HasPrefix(target, Dir+"/") {
+		return true
+	}
+	if strings.Contains(target, "/") || !ofDriver(target) {
+		return false
+	}
+	size, err := image.Size(path.Join(dir, target))
+	return err != nil || size == 0
+}
+
+// update writes an update. What another start on the same root filesystem has written meanwhile is merged.
+func (p *Plan) update(image *rootfs.FS, u Update) error {
+	return image.Update(u.Path, maxCacheSize, 0o644, p.Image.Owner, func(old []byte, there bool) ([]byte, error) {
+		if there == (u.Old != nil) && bytes.Equal(old, u.Old) {
+			return u.New, nil
+		}
+		return u.merge(old, p.Inventory.Driver.Version)
+	})
+}
+
+// isDir tells whether a file of the host is a directory.
+func isDir(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}

@@ -1,0 +1,232 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"bytes"
+	"debug/elf"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
+)
+
+// Update is a file of the image that is changed, or made, so that a loader finds [Dir]: either a loader's cache, which
+// gets Entries, or a list of directories, which gets Lines.
+type Update struct {
+	Path    string
+	Entries []ldcache.Entry // in the place of those of the same name
+	Lines   []string
+	Last    bool   // Lines go behind what is there, not before it
+	Old     []byte // what the file has now, nil for none
+	New     []byte // what it will have
+	Covered bool   // a mount of the container is above it: what is in the image would not be seen
+}
+
+// Bounds on what is read of an image. The ld.so.cache of a large desktop has 250 KiB.
+const (
+	maxCacheSize = 16 << 20
+	maxListSize  = 64 << 10
+)
+
+// glibc is one GNU C library that an image may have: its loader, and the directory of its cache and ld.so.conf.
+type glibc struct{ loader, etc string }
+
+// glibcs are, after the usual one, that of the glibc packages for Alpine.
+var glibcs = map[elf.Machine][]glibc{
+	elf.EM_X86_64:  {{"/lib64/ld-linux-x86-64.so.2", "/etc"}, {"/usr/glibc-compat/lib/ld-linux-x86-64.so.2", "/usr/glibc-compat/etc"}},
+	elf.EM_AARCH64: {{"/lib/ld-linux-aarch64.so.1", "/etc"}, {"/usr/glibc-compat/lib/ld-linux-aarch64.so.1", "/usr/glibc-compat/etc"}},
+	elf.EM_386:     {{"/lib/ld-linux.so.2", "/etc"}},
+	elf.EM_PPC64:   {{"/lib64/ld64.so.2", "/etc"}},
+}
+
+// musls are the names of musl's loader, LDSO_ARCH in its source.
+var musls = map[elf.Machine]string{
+	elf.EM_X86_64: "x86_64", elf.EM_AARCH64: "aarch64", elf.EM_386: "i386", elf.EM_PPC64: "powerpc64le",
+}
+
+// planLoader makes the image's loaders find Dir. An image of glibc without a cache gets one with our entries alone: glibc
+// looks for everything else in its own directories, as it did without.
+func (p *Plan) planLoader(v *view) {
+	v.findLibDirs(p.Elf)
+	p.Image = v.Image
+	entries, lines := p.cacheEntries(), []string{Dir, path.Join(Dir, lib32)}
+	if compat, ok := p.findCompat(v); ok {
+		flags, _ := cacheFlags(p.Elf, 64)
+		for _, name := range compat.Libraries {
+			entries = slices.DeleteFunc(entries, func(e ldcache.Entry) bool { return e.Name == name && e.Flags == flags })
+			entries = append(entries, ldcache.Entry{Name: name, Path: path.Join(compat.Dir, name), Flags: flags})
+		}
+		lines = slices.Insert(lines, 0, compat.Dir)
+		p.notef("CUDA forward-compatibility libraries of %s in the image come first in the loader cache", compat.Version)
+	}
+	musl := musls[p.Elf]
+	hasMusl := func() bool { return musl != "" && v.isRegular("/lib/ld-musl-"+musl+".so.1") }
+	usual := false
+	for i, libc := range glibcs[p.Elf] {
+		data, there := p.read(v, libc.etc+"/ld.so.cache", maxCacheSize)
+		if _, err := ldcache.Parse(data); !there || err != nil {
+			// gcompat of Alpine has a loader of glibc's name, which reads no cache.
+			if !v.isRegular(libc.loader) || i == 0 && hasMusl() {
+				continue
+			}
+		}
+		usual = usual || i == 0
+		p.planUpdate(v, Update{Path: libc.etc + "/ld.so.cache", Entries: entries})
+		p.updateConf(v, libc.etc, lines)
+	}
+	if !usual && hasMusl() {
+		p.updateMusl(v, "/etc/ld-musl-"+musl+".path")
+	}
+	if v.isDir("/nix/store") {
+		// Programs built by Nix read no cache of /etc; they have this directory in their search path.
+		p.Image.Nix = true
+	}
+}
+
+// updateConf keeps the entries of the cache through an "ldconfig" run in the container.
+func (p *Plan) updateConf(v *view, etc string, lines []string) {
+	conf, _ := p.read(v, etc+"/ld.so.conf", maxListSize)
+	for line := range bytes.Lines(conf) {
+		if words := strings.Fields(string(line)); len(words) > 1 && words[0] == "include" && strings.Contains(words[1], "ld.so.conf.d/") {
+			p.planUpdate(v, Update{Path: etc + "/ld.so.conf.d/00-nvidia-container-driver.conf", Lines: lines})
+			return
+		}
+	}
+	p.planUpdate(v, Update{Path: etc + "/ld.so.conf", Lines: lines})
+}
+
+// updateMusl extends the search path of musl's loader: directories separated by colons or newlines, in the place of
+// its own list of /lib:/usr/local/lib:/usr/lib (ldso/dynlink.c).
+func (p *Plan) updateMusl(v *view, name string) {
+	u := Update{Path: name, Lines: []string{Dir}, Last: true}
+	if _, there := p.read(v, name, maxListSize); !there {
+		u.Lines = []string{"/lib", "/usr/local/lib", "/usr/lib", Dir}
+	}
+	p.planUpdate(v, u)
+}
+
+// planUpdate plans a change of a file, unless it has all of it already.
+func (p *Plan) planUpdate(v *view, u Update) {
+	cover, own := p.cover(u.Path)
+	switch {
+	case own:
+		p.notef("%s is left as it is: the container mounts something there (%q)", u.Path, cover.Destination)
+		return
+	case cover != nil && u.Entries == nil:
+		return // for ldconfig only
+	}
+	u.Covered = cover != nil
+	if data, there := p.read(v, u.Path, maxCacheSize); there {
+		u.Old = data
+	}
+	var err error
+	if u.New, err = u.merge(u.Old, p.Inventory.Driver.Version); err != nil {
+		p.notef("%s is left as it is: %v", u.Path, err)
+		return
+	}
+	if u.Old == nil || !bytes.Equal(u.Old, u.New) {
+		p.Updates = append(p.Updates, u)
+	}
+}
+
+// merge is the content of the file after the update, from what it has now. A cache that cannot be read counts as
+// empty, as it does for glibc. Entries of ours that are there stay, for containers on the same root filesystem, but
+// those whose name has another driver's version.
+func (u Update) merge(old []byte, version string) ([]byte, error) {
+	if u.Entries != nil {
+		cache, err := ldcache.Parse(old)
+		if err != nil {
+			cache = &ldcache.Cache{}
+		}
+		before := slices.Clone(cache.Entries)
+		cache.Entries = slices.DeleteFunc(cache.Entries, func(e ldcache.Entry) bool {
+			_, suffix, _ := strings.Cut(e.Name, ".so.")
+			return strings.HasPrefix(e.Path, Dir+"/") && strings.Contains(suffix, ".") && suffix != version
+		})
+		cache.Merge(u.Entries)
+		if err == nil && slices.Equal(before, cache.Entries) {
+			return old, nil
+		}
+		return cache.Encode()
+	}
+	words := strings.FieldsFunc(string(old), func(r rune) bool { return r == ':' || r == '\n' })
+	missing := slices.DeleteFunc(slices.Clone(u.Lines), func(line string) bool { return slices.Contains(words, line) })
+	switch added := []byte(strings.Join(missing, "\n") + "\n"); {
+	case len(missing) == 0:
+		return old, nil
+	case !u.Last:
+		return append(added, old...), nil
+	case len(old) > 0 && old[len(old)-1] != '\n':
+		return append(append(slices.Clone(old), '\n'), added...), nil
+	default:
+		return append(slices.Clone(old), added...), nil
+	}
+}
+
+// cacheEntries are the lines of a loader cache for the driver's libraries, as
+// ldconfig would write them: one by the SONAME and one by each other name. It does not look into subdirectories.
+func (p *Plan) cacheEntries() []ldcache.Entry {
+	entries := []ldcache.Entry{}
+	for _, f := range p.Files {
+		flags, ok := cacheFlags(p.Elf, f.Bits)
+		if f.Kind != driver.Library || f.Subdir != "" || !ok || f.Place == "" {
+			continue
+		}
+		names := []string{f.SONAME}
+		for _, l := range f.Beside {
+			if l.Name != f.SONAME {
+				names = append(names, l.Name)
+			}
+		}
+		for _, name := range names {
+			entries = append(entries, ldcache.Entry{Name: name, Path: path.Join(Dir, path.Dir(f.Place), name), Flags: flags})
+		}
+	}
+	return entries
+}
+
+// cacheFlags are the flags that libraries have in the loader's cache: those of
+// a machine's own programs or, of 32 bits, those of its 32-bit sister.
+func cacheFlags(machine elf.Machine, bits int) (int32, bool) {
+	if bits != 32 {
+		return ldcache.Flags(machine, elf.ELFCLASS64)
+	}
+	switch machine {
+	case elf.EM_X86_64:
+		machine = elf.EM_386
+	case elf.EM_AARCH64:
+		machine = elf.EM_ARM
+	}
+	return ldcache.Flags(machine, elf.ELFCLASS32)
+}
+
+// findCompat looks for CUDA forward-compatibility libraries that this driver may run with.
+func (p *Plan) findCompat(v *view) (rootfs.Compat, bool) {
+	if !p.config.CUDACompat || v.fs == nil {
+		return rootfs.Compat{}, false
+	}
+	compat, err := v.fs.Compat()
+	if err != nil {
+		return rootfs.Compat{}, false
+	}
+	for _, g := range p.Selection.GPUs {
+		// The driver answers CUDA error 804 there, while its own libcuda works.
+		if brand, _ := sysfs.Brand(g.GPU.Model, p.Inventory.Driver.Version); brand == "geforce" || brand == "titan" {
+			p.notef("CUDA forward-compatibility libraries %s in the image's %s are not used: %s has none", compat.Version, compat.Dir, g.GPU.Model)
+			return rootfs.Compat{}, false
+		}
+	}
+	version := p.Inventory.Driver.Version
+	cuda, _ := sysfs.CUDAVersion(version)
+	if !rootfs.CompatUsable(version, cuda, compat) {
+		p.notef("CUDA forward-compatibility libraries %s in the image's %s are not for driver %s", compat.Version, compat.Dir, version)
+		return rootfs.Compat{}, false
+	}
+	return compat, true
+}

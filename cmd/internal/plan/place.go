@@ -1,0 +1,355 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver/linkdir"
+)
+
+// Dir is where every container has the driver: its libraries under all their names, those of 32 bits in lib32, and
+// programs, manifests and firmware in directories of their own, to which links lead. It is not one that images have
+// in LD_LIBRARY_PATH (those for CUDA have /usr/local/nvidia/lib64): that would beat forward-compatibility libraries.
+const Dir = "/usr/lib/nvidia-container-driver"
+
+// lib32 is the directory of 32-bit libraries below Dir.
+const lib32 = "lib32"
+
+// Values of Config.DriverDirectory besides a path.
+const (
+	DirectoryAuto   = "auto"   // below /usr/lib or /var/lib of the driver's root
+	DirectoryAlways = "always" // the same
+	DirectoryOff    = "off"    // files are mounted one by one
+)
+
+// directoryName is the name of the directory of hard links on the host.
+const directoryName = "nvidia-container-runtime"
+
+// File is one file of the driver with its place in a container.
+type File struct {
+	driver.File
+	Source string        // on the host; "" for a file that is made of Data
+	Data   []byte        // of a file that the host does not have
+	Place  string        // below Dir: "libcuda.so.550.54.15", "bin/nvidia-smi"; "" for what is mounted at Dest alone
+	Beside []driver.Link // symbolic links in the directory of Place, by which libraries are asked for
+}
+
+// Link is a symbolic link in the image.
+type Link struct {
+	Path, Target string
+	Source       string // what is mounted in its place if it cannot be made; "" for a link that can be missing
+}
+
+// byPath are the libraries that well-known programs open, or link with, by a path in the distribution's library
+// directory: CUDA's stubs and nvcc, PyCUDA and Triton (libcuda), monitoring agents (libnvidia-ml), ffmpeg and
+// GStreamer, glvnd's and OpenCL's older loaders. Loading by name needs none of these links.
+var byPath = [...]string{
+	"libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1",
+	"libGLX_nvidia.so.0", "libGLX_indirect.so.0", "libEGL_nvidia.so.0", "libnvidia-opencl.so.1",
+}
+
+// placeFiles gives each file of the driver its place.
+func (p *Plan) placeFiles(files []driver.File, classes driver.Class) []File {
+	var placed []File
+	for _, f := range files {
+		placed = append(placed, placeOf(f, p.DriverRoot.Path(f.Path)))
+	}
+	for _, name := range p.GDS {
+		placed = append(placed, File{File: driver.File{Name: path.Base(name), Kind: driver.Config, Dest: name}, Source: p.Root.Path(name)})
+	}
+	if classes&(driver.Graphics|driver.Display) != 0 {
+		if profile, ok := p.applicationProfile(); ok {
+			placed = append(placed, profile)
+		}
+	}
+	// No two have one place: the first is the driver's choice.
+	taken := map[string]bool{}
+	for i, f := range placed {
+		if f.Place != "" && taken[f.Place] {
+			placed[i].Place = ""
+		}
+		taken[f.Place] = true
+	}
+	return placed
+}
+
+func placeOf(f driver.File, source string) File {
+	place := File{File: f, Source: source, Data: f.Content}
+	if f.Content != nil {
+		place.Source = ""
+	}
+	switch f.Kind {
+	case driver.Library:
+		dir := f.Subdir
+		if f.Bits == 32 {
+			dir = strings.TrimSuffix(lib32+"-"+f.Subdir, "-")
+		}
+		place.Place = path.Join(dir, f.Name)
+		for _, l := range f.Links {
+			if !strings.Contains(l.Name+l.Target, "/") {
+				place.Beside = append(place.Beside, l)
+			}
+		}
+	case driver.Binary:
+		place.Place = "bin/" + f.Name
+	case driver.XorgModule:
+		place.Place = "xorg/" + f.Name
+	case driver.Config:
+		// "icd.d-nvidia_icd.json": two directories have a nvidia_layers.json.
+		place.Place = "share/" + path.Base(path.Dir(f.Dest)) + "-" + f.Name
+	case driver.Firmware:
+		place.Place = "firmware/" + f.Name
+	}
+	return place
+}
+
+// applicationProfile limits EGL and Vulkan to the container's GPUs, as the
+// classic runtime does: they otherwise find every GPU of the machine through
+// the driver and fail on the first that they may not open. The bits of the
+// mask are device minors.
+func (p *Plan) applicationProfile() (File, bool) {
+	var mask uint64
+	for _, g := range p.Selection.GPUs {
+		if g.GPU.Minor >= 64 {
+			return File{}, false // not expressible
+		}
+		mask |= 1 << g.GPU.Minor
+	}
+	const name, dir = "10-container.conf", "/etc/nvidia/nvidia-application-profiles-rc.d"
+	f := File{File: driver.File{Name: name, Kind: driver.Config, Class: driver.Graphics | driver.Display, Dest: path.Join(dir, name)}, Place: "share/" + name}
+	f.Data = fmt.Appendf(nil, `{"profiles": [{"name": "_container_", "settings": ["EGLVisibleDGPUDevices", 0x%x]}], "rules": [{"pattern": [], "profile": "_container_"}]}`+"\n", mask)
+	return f, mask != 0
+}
+
+// directory lists what is in the directory of the host that is mounted at Dir.
+func (p *Plan) directory() []linkdir.File {
+	var files []linkdir.File
+	for _, f := range p.Files {
+		if f.Place == "" {
+			continue
+		}
+		files = append(files, linkdir.File{Name: f.Place, Source: f.Source, Data: f.Data})
+		for _, l := range f.Beside {
+			files = append(files, linkdir.File{Name: path.Join(path.Dir(f.Place), l.Name), Target: l.Target})
+		}
+	}
+	return files
+}
+
+// findDirectory is where the directory is or would be; "" if there will be none, which a note explains.
+func (p *Plan) findDirectory(view *view) string {
+	if p.config.DriverDirectory == DirectoryOff {
+		return ""
+	}
+	if f := p.container.Facts; f.RootPath == "" || view.fs == nil {
+		return ""
+	}
+	if cover, own := p.cover(Dir); own {
+		p.notef("the driver's files are mounted one by one: the container mounts something at %q", cover.Destination)
+		return ""
+	}
+	dir, err := p.inDirectories(linkdir.Find)
+	if err != nil {
+		p.notef("the driver's files are mounted one by one: %v", err)
+	}
+	return dir
+}
+
+// inDirectories tries find, which is linkdir's Find or like it, in each place where the directory may be.
+func (p *Plan) inDirectories(find func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error)) (string, error) {
+	boot, err := linkdir.ThisBoot()
+	if err != nil {
+		return "", err
+	}
+	files := p.directory()
+	var errs []error
+	for _, base := range p.directories() {
+		dir, _, err := find(base, boot, p.Inventory.Driver.Version, files)
+		if err == nil {
+			return dir, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
+
+// directories are where the directory of links may be. /usr/lib is first, as
+// that is where the libraries are: on the same file system, and with a
+// label that SELinux lets containers look into.
+func (p *Plan) directories() []string {
+	if path.IsAbs(p.config.DriverDirectory) {
+		return []string{path.Clean(p.config.DriverDirectory)}
+	}
+	var dirs []string
+	for _, above := range []string{"/usr/lib", "/var/lib"} {
+		if resolved, err := p.DriverRoot.Resolve(above); err == nil {
+			dirs = append(dirs, path.Join(p.DriverRoot.Path(resolved), directoryName))
+		}
+	}
+	return dirs
+}
+
+// place decides about mounts and links, as the driver comes in p.Directory or one by one.
+func (p *Plan) place() {
+	p.Edits.Mounts, p.Edits.RemoveBinds, p.Links = nil, nil, nil
+	if p.config.ClosesNodes(p.Root) {
+		for _, n := range p.Nodes {
+			p.Edits.Mounts = append(p.Edits.Mounts, ClosedNode(n, p.devRoot()))
+		}
+	}
+	if p.Directory != "" {
+		p.mount(p.Directory, Dir, fileOptions)
+	}
+	for _, f := range p.Files {
+		if p.Directory == "" && f.Place != "" {
+			p.mount(f.Source, path.Join(Dir, f.Place), fileOptions) // Carry knows the source of what is made
+			for _, l := range f.Beside {
+				source := ""
+				if l.Name == f.SONAME {
+					source = f.Source
+				}
+				p.link(path.Join(Dir, path.Dir(f.Place), l.Name), l.Target, source)
+			}
+		}
+		p.linkOutside(f)
+	}
+	if p.Image.Nix {
+		p.link("/run/opengl-driver/lib", Dir, "")
+		p.link("/run/opengl-driver-32/lib", path.Join(Dir, lib32), "")
+	}
+	slices.SortStableFunc(p.Edits.Mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+	slices.SortStableFunc(p.Links, func(a, b Link) int { return strings.Compare(a.Path, b.Path) })
+	p.Links = slices.CompactFunc(p.Links, func(a, b Link) bool { return a.Path == b.Path })
+	p.dropOtherWay()
+}
+
+// linkOutside makes a file found where programs look for it by path.
+func (p *Plan) linkOutside(f File) {
+	place, source := path.Join(Dir, f.Place), f.Source
+	switch {
+	case f.Kind == driver.Socket || f.Kind == driver.Directory:
+		p.mount(source, f.Dest, socketOptions)
+		return
+	case f.Place == "" && f.Dest != "":
+		p.mount(source, f.Dest, fileOptions)
+		return
+	case f.Place == "": // a library whose name another one has
+		return
+	}
+	if source == "" && p.Directory != "" {
+		source = path.Join(p.Directory, f.Place)
+	}
+	switch f.Kind {
+	case driver.Library:
+		lib := p.Image.LibDir
+		if f.Bits == 32 {
+			lib = p.Image.LibDir32
+		}
+		if lib == "" {
+			return
+		}
+		dir := path.Dir(place)
+		for _, l := range f.Links {
+			name := path.Join(lib, f.Subdir, l.Name)
+			switch {
+			case path.Dir(l.Name) != ".": // libgbm looks in the directory gbm only
+				p.link(name, path.Join(dir, path.Base(l.Target)), source)
+			case f.Subdir != "" && l.Name == f.SONAME: // libvdpau likewise
+				p.link(name, path.Join(dir, l.Name), source)
+			case f.Subdir == "" && f.Bits == 64 && slices.Contains(byPath[:], l.Name):
+				p.link(name, path.Join(dir, l.Name), "")
+			}
+		}
+	case driver.Firmware:
+		// All of a version are in one directory.
+		p.link(path.Dir(f.Dest), path.Dir(place), path.Dir(source))
+	default:
+		p.link(f.Dest, place, source)
+		for _, l := range f.Links {
+			p.link(path.Join(path.Dir(f.Dest), l.Name), place, source)
+		}
+	}
+}
+
+// mount adds a mount, unless the container has one of its own there or cannot have ours.
+func (p *Plan) mount(source, destination string, options []string) {
+	if cover, own := p.cover(destination); cover != nil {
+		if own {
+			p.notef("%s is left out: the container mounts something there (%q)", destination, cover.Destination)
+			return
+		}
+		if !mountable(*cover, destination) {
+			p.notef("%s is left out: the container mounts %q read-only above it, where it is missing", destination, cover.Destination)
+			return
+		}
+	}
+	p.Edits.Mounts = append(p.Edits.Mounts, bindMount(source, destination, options))
+}
+
+// link adds a link. Where a mount of the container covers the place a link in the image would not be seen, and the
+// file is mounted there instead.
+func (p *Plan) link(name, target, source string) {
+	cover, own := p.cover(name)
+	switch {
+	case cover == nil:
+		p.Links = append(p.Links, Link{name, target, source})
+	case own:
+		p.notef("%s is left out: the container mounts something there (%q)", name, cover.Destination)
+	case source != "":
+		p.mount(source, name, fileOptions)
+	}
+}
+
+// dropOtherWay removes the mounts by which an earlier start from the same config.json, or an earlier version of this
+// program, gave the driver in another way: what has our options and is in Dir, or has the name of one of the
+// driver's libraries or programs.
+func (p *Plan) dropOtherWay() {
+	wanted := make(map[string]bool, len(p.Edits.Mounts))
+	for _, m := range p.Edits.Mounts {
+		wanted[m.Destination] = true
+	}
+	for _, m := range p.container.Facts.Mounts {
+		if slices.Equal(m.Options, fileOptions) && !wanted[m.Destination] &&
+			(holds(Dir, path.Clean(m.Destination)) || path.Base(m.Destination) == "ld.so.cache" || ofDriver(path.Base(m.Destination)) || slices.ContainsFunc(p.Links, func(l Link) bool { return l.Path == m.Destination })) {
+			p.Edits.RemoveBinds = append(p.Edits.RemoveBinds, bindMount(m.Source, m.Destination, fileOptions))
+		}
+	}
+}
+
+// ofDriver tells whether a library has the name of one of the driver's: of a
+// family that is known, or of one that a later driver may have.
+func ofDriver(name string) bool {
+	if !strings.Contains(name, ".so") {
+		return false
+	}
+	_, known := driver.ClassOf(name)
+	return known || strings.HasPrefix(name, "libnvidia-") || name == "libGLX_indirect.so.0"
+}
+
+// Options of the mounts that are added. A file keeps nothing but the right
+// to be read and run; through a socket a container may talk.
+var (
+	fileOptions   = []string{"ro", "nosuid", "nodev", "rbind", "rprivate"}
+	socketOptions = []string{"nosuid", "nodev", "rbind", "rprivate", "noexec"}
+)
+
+// MountOptions are those of a mount of a file of the kind.
+func MountOptions(kind driver.Kind) []string {
+	if kind == driver.Socket || kind == driver.Directory {
+		return slices.Clone(socketOptions)
+	}
+	return slices.Clone(fileOptions)
+}
+
+func bindMount(source, destination string, options []string) specs.Mount {
+	return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: options}
+}
