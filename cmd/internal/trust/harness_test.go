@@ -140,7 +140,8 @@ type result struct {
 	code   int // exit status; -1: killed
 	stdout string
 	stderr string
-	maxRSS int64 // in KiB
+	maxRSS int64         // in KiB
+	cpu    time.Duration // of the processor, for it and the kernel on its behalf
 }
 
 // reached tells whether the low-level runtime was started with args.
@@ -175,7 +176,7 @@ func (b *bundle) run(t testing.TB, args ...string) result {
 		require.NoError(t, err)
 	}
 	require.NoError(t, ctx.Err(), "it does not end")
-	r := result{code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
+	r := result{cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		r.maxRSS = usage.Maxrss
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
@@ -286,4 +287,26 @@ func TestImageRace(t *testing.T) {
 	assert.NotContains(t, where, "")
 	assert.Greater(t, swaps, share(raceRounds), "nothing raced")
 	t.Logf("%d started, %d refused, in %d exchanges; libraries in %v", started, refused, swaps, where)
+}
+
+// TestImageOfManyEntries lets an image's loader cache have as many entries as are read, each at the end of long
+// chains of links: none is followed, so that a create costs what reading and writing the cache costs.
+func TestImageOfManyEntries(t *testing.T) {
+	cost := func(image tree) time.Duration {
+		b := newBundle(t, "t4", image)
+		r := b.create(t, config(gpu0))
+		require.True(t, r.reached("create", "--bundle", "b", "id"), "%+v", r)
+		return r.cpu
+	}
+	chain := debian(t)
+	long := "usr/lib/" + strings.Repeat(strings.Repeat("d", 200)+"/", 15)
+	for i := range 38 {
+		chain[fmt.Sprintf("%sl%d", long, i)] = fmt.Sprintf("-> /%sl%d", long, i+1)
+	}
+	chain["etc/ld.so.cache"] = rawCache("libcuda.so.1", "/"+long+"l0/libc.so.6", 690_000)
+	plain := cost(debian(t))
+	hostile := cost(chain)
+	t.Logf("processor time: %v for a plain image, %v for a hostile one", plain, hostile)
+	// To resolve each entry took minutes, thousands of times as much.
+	assert.Less(t, hostile, 200*plain)
 }
