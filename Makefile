@@ -101,7 +101,7 @@ install: $(PROGRAMS) ## install below $DESTDIR$PREFIX (/usr/local), nothing in /
 DURATION   ?= 10m
 
 .PHONY: lab
-lab: dist-amd64.deb ## containers on Debian's next release: cgroup v2, systemd, its engines
+lab: dist-amd64.deb ## test the package on cgroup v2, systemd, current engines
 	NVCR_LAB=$(abspath $(DISTDIR))/$(PACKAGE)_$(VERSION)_amd64.deb $(GO) test -count 1 -timeout 20m -v ./cmd/internal/lab
 
 .PHONY: soak
