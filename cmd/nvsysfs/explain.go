@@ -287,7 +287,7 @@ func whyNode(name string) string {
 func (e *explanation) explainFiles(p plan.Plan) {
 	files := map[string]plan.File{}
 	for _, f := range p.Files {
-		files[f.Source] = f
+		files[f.Dest], files[path.Join(plan.Dir, f.Place)] = f, f
 		if p.Directory != "" && f.Place != "" {
 			e.Linked = append(e.Linked, explainedMount{path.Join(plan.Dir, f.Place), f.Source, whyFile(f, p)})
 		}
@@ -295,7 +295,7 @@ func (e *explanation) explainFiles(p plan.Plan) {
 	for _, mount := range p.Edits.Mounts {
 		why := "all files below, as hard links in one directory of the host"
 		if mount.Destination != plan.Dir {
-			why = whyFile(files[mount.Source], p)
+			why = whyFile(files[mount.Destination], p)
 		}
 		e.Mounts = append(e.Mounts, explainedMount{mount.Destination, mount.Source, why})
 	}
