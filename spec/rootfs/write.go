@@ -91,8 +91,12 @@ func (f *FS) Update(name string, max int64, perm fs.FileMode, o Owner, change fu
 	if err != nil {
 		return err
 	}
+	byName := func() ([]byte, error) {
+		old, err := f.readFile(name, max)
+		return change(old, err == nil)
+	}
 	for range attempts {
-		err = f.update(d, dir, last, name, max, perm, o, change)
+		err = f.update(d, dir, last, max, perm, o, byName, change)
 		if err != errAgain {
 			return err
 		}
@@ -100,7 +104,7 @@ func (f *FS) Update(name string, max int64, perm fs.FileMode, o Owner, change fu
 		// lock a file for ever, so there is an end.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: 200_000}, nil)
 	}
-	return f.write(d, dir, last, name, max, perm, o, false, change)
+	return f.write(d, dir, last, perm, o, false, byName)
 }
 
 // attempts bounds how long others are waited for: 50 ms.
@@ -109,10 +113,10 @@ const attempts = 250
 var errAgain = errors.New("somebody else is writing it")
 
 // update writes a file of which nobody else holds the lock.
-func (f *FS) update(d int, dir, last, name string, max int64, perm fs.FileMode, o Owner, change func([]byte, bool) ([]byte, error)) error {
+func (f *FS) update(d int, dir, last string, max int64, perm fs.FileMode, o Owner, byName func() ([]byte, error), change func([]byte, bool) ([]byte, error)) error {
 	handle, err := openat(d, last, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err == unix.ENOENT {
-		return f.write(d, dir, last, name, max, perm, o, true, change)
+		return f.write(d, dir, last, perm, o, true, func() ([]byte, error) { return change(nil, false) })
 	}
 	if err != nil {
 		return err
@@ -125,11 +129,12 @@ func (f *FS) update(d int, dir, last, name string, max int64, perm fs.FileMode, 
 	switch held.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 	case unix.S_IFLNK:
-		return f.write(d, dir, last, name, max, perm, o, false, change)
+		return f.write(d, dir, last, perm, o, false, byName)
 	default:
 		return occupied(d, dir, last)
 	}
-	if lock, _, err := f.reopen(handle, math.MaxInt64); err == nil {
+	lock, size, err := f.reopen(handle, math.MaxInt64)
+	if err == nil {
 		defer unix.Close(int(lock))
 		if unix.Flock(int(lock), unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK {
 			return errAgain
@@ -138,21 +143,24 @@ func (f *FS) update(d int, dir, last, name string, max int64, perm fs.FileMode, 
 			return errAgain // replaced before it was locked
 		}
 	}
-	return f.write(d, dir, last, name, max, perm, o, false, change)
+	return f.write(d, dir, last, perm, o, false, func() ([]byte, error) {
+		if err != nil || size > max {
+			return change(nil, false)
+		}
+		old := make([]byte, size)
+		if n, err := lock.ReadAt(old, 0); n < len(old) {
+			return nil, err
+		}
+		return change(old, true)
+	})
 }
 
 // write gives a name a new file; fresh is one that did not exist.
-func (f *FS) write(d int, dir, last, name string, max int64, perm fs.FileMode, o Owner, fresh bool, change func([]byte, bool) ([]byte, error)) error {
-	var old []byte
-	there := false
-	if !fresh {
-		if data, err := f.readFile(name, max); err == nil {
-			old, there = data, true
-		} else if f.fault != nil {
-			return f.fault // it may well have something that must not be lost
-		}
+func (f *FS) write(d int, dir, last string, perm fs.FileMode, o Owner, fresh bool, content func() ([]byte, error)) error {
+	data, err := content()
+	if err == nil && f.fault != nil {
+		err = f.fault // the old file may well have something that must not be lost
 	}
-	data, err := change(old, there)
 	if err != nil {
 		return err
 	}

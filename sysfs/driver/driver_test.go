@@ -1232,27 +1232,35 @@ func TestFindManifests(t *testing.T) {
 		notes          []string
 	}{
 		{name: "as NVIDIA's installer has it", file: icd, in: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
-		{name: "RPM", file: icd, in: `{ "ICD" : { "library_path" : "/usr/lib64/libGLX_nvidia.so.0", "api_version" : "1.4" } }` + "\n",
-			want: `{ "ICD" : { "library_path" : "libGLX_nvidia.so.0", "api_version" : "1.4" } }` + "\n"},
+		{
+			name: "RPM", file: icd, in: `{ "ICD" : { "library_path" : "/usr/lib64/libGLX_nvidia.so.0", "api_version" : "1.4" } }` + "\n",
+			want: `{ "ICD" : { "library_path" : "libGLX_nvidia.so.0", "api_version" : "1.4" } }` + "\n",
+		},
 		{name: "32 bit", file: "usr/share/vulkan/icd.d/nvidia_icd.i686.json", in: `{"ICD": {"library_path": "/usr/lib/libGLX_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
 		{name: "NixOS", file: icd, in: `{"ICD": {"library_path": "/nix/store/aaa-nvidia-x11/lib/libGLX_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
 		{name: "versioned name", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libGLX_nvidia.so.550.54.14"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
 		{name: "relative", file: icd, in: `{"ICD": {"library_path": "../../lib/libGLX_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
 		{name: "escaped", file: icd, in: `{"ICD": {"library_path": "\/usr\/lib64\/libGLX_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libGLX_nvidia.so.0"}}`},
-		{name: "layers", file: "usr/share/vulkan/implicit_layer.d/nvidia_layers.json",
+		{
+			name: "layers", file: "usr/share/vulkan/implicit_layer.d/nvidia_layers.json",
 			in:   `{"layers": [{"library_path": "/l/libGLX_nvidia.so.0", "functions": {"a": "/b"}, "n": [1, "x/y"]}, {"library_path": "libnvidia-present.so.1"}, {"x": {"library_path": "/l/libnvidia-present.so.550.54.14"}}], "library_path": 7}`,
-			want: `{"layers": [{"library_path": "libGLX_nvidia.so.0", "functions": {"a": "/b"}, "n": [1, "x/y"]}, {"library_path": "libnvidia-present.so.1"}, {"x": {"library_path": "libnvidia-present.so.550.54.14"}}], "library_path": 7}`},
+			want: `{"layers": [{"library_path": "libGLX_nvidia.so.0", "functions": {"a": "/b"}, "n": [1, "x/y"]}, {"library_path": "libnvidia-present.so.1"}, {"x": {"library_path": "libnvidia-present.so.550.54.14"}}], "library_path": 7}`,
+		},
 		{name: "EGL", file: "usr/share/glvnd/egl_vendor.d/10_nvidia.json", in: `{"ICD": {"library_path": "/l/libEGL_nvidia.so.0"}}`, want: `{"ICD": {"library_path": "libEGL_nvidia.so.0"}}`},
 		{name: "EGL platform", file: "usr/share/egl/egl_external_platform.d/15_nvidia_gbm.json", in: `{"ICD": {"library_path": "/l/libnvidia-egl-gbm.so.1.1.2"}}`, want: `{"ICD": {"library_path": "libnvidia-egl-gbm.so.1"}}`},
 		{name: "VulkanSC", file: "etc/vulkansc/icd.d/nvidia_icd_vksc.json", in: `{"ICD": {"library_path": "/l/libnvidia-vksc-core.so.1"}}`, want: `{"ICD": {"library_path": "libnvidia-vksc-core.so.1"}}`},
 		{name: "OpenCL", file: "etc/OpenCL/vendors/nvidia.icd", in: "/usr/lib64/libnvidia-opencl.so.1\n", want: "libnvidia-opencl.so.1\n"},
 		{name: "OpenCL, by name", file: "etc/OpenCL/vendors/nvidia.icd", in: "libnvidia-opencl.so.1\n"},
-		{name: "a library that is not there", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libabsent.so.0"}}`, want: `{"ICD": {"library_path": "libabsent.so.0"}}`,
-			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" names "/usr/lib64/libabsent.so.0", which is none of the libraries that are given`}},
+		{
+			name: "a library that is not there", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libabsent.so.0"}}`, want: `{"ICD": {"library_path": "libabsent.so.0"}}`,
+			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" names "/usr/lib64/libabsent.so.0", which is none of the libraries that are given`},
+		},
 		{name: "malformed", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libGLX_nvidia.so.0"`},
 		{name: "another value", file: icd, in: `["library_path", "/usr/lib64/libGLX_nvidia.so.0", {"library_path": ["/a"], "/b": "/c"}]`},
-		{name: "huge", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libGLX_nvidia.so.0"}}` + strings.Repeat(" ", maxManifest),
-			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" is given as it is: read ROOT/etc/vulkan/icd.d/nvidia_icd.json: 65594 bytes, more than 65536`}},
+		{
+			name: "huge", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libGLX_nvidia.so.0"}}` + strings.Repeat(" ", maxManifest),
+			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" is given as it is: read ROOT/etc/vulkan/icd.d/nvidia_icd.json: 65594 bytes, more than 65536`},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			root := libraries("usr/lib64", "x86_64", "550.54.14", "libcuda.so.1", "libnvidia-ml.so.1", "libGLX_nvidia.so.0", "libEGL_nvidia.so.0",

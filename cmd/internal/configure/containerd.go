@@ -65,10 +65,7 @@ func containerd(o options) (plan, error) {
 			o.dropInVersion = 3
 		}
 	}
-	importer, importing, err := o.importer(name)
-	if err != nil {
-		return plan{}, err
-	}
+	importer, importing := o.importer(name)
 	form, err := o.form(doc, imported, importer)
 	if err != nil {
 		return plan{}, fmt.Errorf("%s: %w", quote(name), err)
@@ -319,26 +316,26 @@ func namedForm(tree map[string]any) int {
 }
 
 // importer finds the main file, if --config names one that it imports.
-func (o options) importer(name string) (main importedFile, imported *importedFile, err error) {
+func (o options) importer(name string) (main importedFile, imported *importedFile) {
 	const usual = "/etc/containerd/config.toml"
 	if o.config == "" || path.Clean(name) == usual {
-		return importedFile{}, nil, nil
+		return importedFile{}, nil
 	}
 	data, err := o.root.ReadFileMax(usual, maxFile)
 	if err != nil {
-		return importedFile{}, nil, nil //nolint:nilerr // there is none
+		return importedFile{}, nil //nolint:nilerr // there is none
 	}
 	d, err := parse(data, o.name)
 	if err != nil {
-		return importedFile{}, nil, nil //nolint:nilerr // containerd does not read it either
+		return importedFile{}, nil //nolint:nilerr // containerd does not read it either
 	}
 	files, _ := readImports(o, usual, d.tree)
 	for _, i := range files {
 		if i.name == path.Clean(name) {
-			return importedFile{usual, d.tree}, &i, nil
+			return importedFile{usual, d.tree}, &i
 		}
 	}
-	return importedFile{}, nil, nil
+	return importedFile{}, nil
 }
 
 // installed tells the major version of the containerd that is installed, from what Go's linker wrote into it; 0 if it

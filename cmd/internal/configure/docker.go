@@ -161,7 +161,8 @@ func addRuntime(data []byte, there bool, o options, was *memorized) (out []byte,
 		var e struct {
 			Path *string `json:"path"`
 		}
-		switch err := entry.Decode(&e); {
+		err := entry.Decode(&e)
+		switch {
 		case err != nil:
 			return nil, err
 		case other != "" && !o.replace:

@@ -189,7 +189,7 @@ func (d *docker) gpus(t *testing.T) {
 		}
 		return s
 	}
-	const dir = "/usr/lib/x86_64-linux-gnu/"
+	const dir = "/usr/lib/nvidia-container-driver/"
 	for _, tt := range []struct{ name, gpus, want string }{
 		{"all", "all", sorted(minors(0, 1, 2, 3, 4, 5, 6, 7)+"nvidia-uvm\n") + dir + "libcuda.so.1\n" + dir + "libnvidia-ml.so.1\n"},
 		{"count", "2", sorted(minors(0, 1)+"nvidia-uvm\n") + dir + "libcuda.so.1\n" + dir + "libnvidia-ml.so.1\n"},

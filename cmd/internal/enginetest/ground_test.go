@@ -363,8 +363,8 @@ exec 2>&1
 probe libcuda.so.1 libnvidia-ml.so.1
 `
 
-const t4Libs = `libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1
-libnvidia-ml.so.1 => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
+const t4Libs = `libcuda.so.1 => /usr/lib/nvidia-container-driver/libcuda.so.1
+libnvidia-ml.so.1 => /usr/lib/nvidia-container-driver/libnvidia-ml.so.1
 `
 
 // fence tries to make nodes: of a GPU that the container was not given, and

@@ -65,8 +65,14 @@ func table(results []result) string {
 	}
 	b.WriteString("\n|---|" + strings.Repeat("---|", len(results)) + "\n")
 	for _, p := range []struct{ name, pkg string }{
-		{"Linux", "linux"}, {"systemd", "systemd"}, {"Docker", "docker.io"}, {"Compose", "docker-compose"}, {"containerd", "containerd"},
-		{"Podman", "podman"}, {"runc", "runc"}, {"crun", "crun"},
+		{"Linux", "linux"},
+		{"systemd", "systemd"},
+		{"Docker", "docker.io"},
+		{"Compose", "docker-compose"},
+		{"containerd", "containerd"},
+		{"Podman", "podman"},
+		{"runc", "runc"},
+		{"crun", "crun"},
 	} {
 		fmt.Fprintf(&b, "| %s |", p.name)
 		for _, r := range results {

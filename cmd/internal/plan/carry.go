@@ -75,7 +75,7 @@ func (p *Plan) writeImage(doc *spec.Document) error {
 	err := errors.New("there is no root filesystem")
 	if p.Image.Root != "" {
 		if image, err = rootfs.Open(p.Image.Root); err == nil {
-			defer image.Close()
+			defer func() { _ = image.Close() }() // nothing was written through it
 		}
 	}
 	dirs := map[string]error{}

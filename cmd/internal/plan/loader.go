@@ -77,7 +77,7 @@ func (p *Plan) planLoader(v *view) {
 			}
 		}
 		usual = usual || i == 0
-		p.planUpdate(v, Update{Path: libc.etc + "/ld.so.cache", Entries: entries})
+		p.planUpdate(Update{Path: libc.etc + "/ld.so.cache", Entries: entries, Old: present(data, there)})
 		p.updateConf(v, libc.etc, lines)
 	}
 	if !usual && hasMusl() {
@@ -91,28 +91,37 @@ func (p *Plan) planLoader(v *view) {
 
 // updateConf keeps the entries of the cache through an "ldconfig" run in the container.
 func (p *Plan) updateConf(v *view, etc string, lines []string) {
-	conf, _ := p.read(v, etc+"/ld.so.conf", maxListSize)
+	conf, there := p.read(v, etc+"/ld.so.conf", maxListSize)
 	for line := range bytes.Lines(conf) {
 		if words := strings.Fields(string(line)); len(words) > 1 && words[0] == "include" && strings.Contains(words[1], "ld.so.conf.d/") {
-			p.planUpdate(v, Update{Path: etc + "/ld.so.conf.d/00-nvidia-container-driver.conf", Lines: lines})
+			name := etc + "/ld.so.conf.d/00-nvidia-container-driver.conf"
+			p.planUpdate(Update{Path: name, Lines: lines, Old: present(p.read(v, name, maxListSize))})
 			return
 		}
 	}
-	p.planUpdate(v, Update{Path: etc + "/ld.so.conf", Lines: lines})
+	p.planUpdate(Update{Path: etc + "/ld.so.conf", Lines: lines, Old: present(conf, there)})
 }
 
 // updateMusl extends the search path of musl's loader: directories separated by colons or newlines, in the place of
 // its own list of /lib:/usr/local/lib:/usr/lib (ldso/dynlink.c).
 func (p *Plan) updateMusl(v *view, name string) {
 	u := Update{Path: name, Lines: []string{Dir}, Last: true}
-	if _, there := p.read(v, name, maxListSize); !there {
+	if u.Old = present(p.read(v, name, maxListSize)); u.Old == nil {
 		u.Lines = []string{"/lib", "/usr/local/lib", "/usr/lib", Dir}
 	}
-	p.planUpdate(v, u)
+	p.planUpdate(u)
+}
+
+// present is data, and nil only if there is none.
+func present(data []byte, there bool) []byte {
+	if there && data == nil {
+		return []byte{}
+	}
+	return data
 }
 
 // planUpdate plans a change of a file, unless it has all of it already.
-func (p *Plan) planUpdate(v *view, u Update) {
+func (p *Plan) planUpdate(u Update) {
 	cover, own := p.cover(u.Path)
 	switch {
 	case own:
@@ -122,9 +131,6 @@ func (p *Plan) planUpdate(v *view, u Update) {
 		return // for ldconfig only
 	}
 	u.Covered = cover != nil
-	if data, there := p.read(v, u.Path, maxCacheSize); there {
-		u.Old = data
-	}
 	var err error
 	if u.New, err = u.merge(u.Old, p.Inventory.Driver.Version); err != nil {
 		p.notef("%s is left as it is: %v", u.Path, err)

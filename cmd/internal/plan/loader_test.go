@@ -168,11 +168,11 @@ func TestPlanLoader(t *testing.T) {
 			for name, entries := range tt.cache {
 				tt.cache[name] = entriesOf(t, []byte(cacheOf(t, entries...)))
 			}
-			assert.Equal(t, len(tt.cache), len(cache))
+			assert.Len(t, cache, len(tt.cache))
 			for name := range tt.cache {
 				assert.Equal(t, tt.cache[name], cache[name])
 			}
-			assert.Equal(t, len(tt.lists), len(lists))
+			assert.Len(t, lists, len(tt.lists))
 			for name := range tt.lists {
 				assert.Equal(t, tt.lists[name], lists[name])
 			}

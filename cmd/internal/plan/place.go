@@ -166,14 +166,16 @@ func (p *Plan) findDirectory(view *view) string {
 
 // inDirectories tries find, which is linkdir's Find or like it, in each place where the directory may be.
 func (p *Plan) inDirectories(find func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error)) (string, error) {
-	boot, err := linkdir.ThisBoot()
-	if err != nil {
-		return "", err
+	if p.boot.ID == "" {
+		var err error
+		if p.boot, err = linkdir.ThisBoot(); err != nil {
+			return "", err
+		}
 	}
 	files := p.directory()
 	var errs []error
 	for _, base := range p.directories() {
-		dir, _, err := find(base, boot, p.Inventory.Driver.Version, files)
+		dir, _, err := find(base, p.boot, p.Inventory.Driver.Version, files)
 		if err == nil {
 			return dir, nil
 		}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver/linkdir"
 )
 
 // Container is what is to be planned for.
@@ -50,6 +51,7 @@ type Plan struct {
 	Edits     spec.Edits // of config.json
 	Notes     []string   // what the operator may want to know
 
+	boot      linkdir.Boot
 	config    Config
 	container Container
 }
