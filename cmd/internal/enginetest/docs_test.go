@@ -152,6 +152,8 @@ func TestDocs(t *testing.T) {
 	all.must("install -m 755 " + programs.dir + "/" + shimName + " " + programs.dir + "/nvsysfs /usr/local/bin")
 	out, err := all.output("sh", "-c", fitGPU, all.machine("t4"))
 	require.NoError(t, err, "%s", out)
+	// CRI-O's package brings a file that says which runtime is the default.
+	all.must(`mkdir -p /etc/crio/crio.conf.d && printf '[crio.runtime]\ndefault_runtime = "crun"\n[crio.runtime.runtimes.crun]\nruntime_path = "/usr/bin/crun"\nruntime_root = "/run/crun"\n' >/etc/crio/crio.conf.d/10-crio.conf`)
 
 	seen, done := map[string]bool{}, 0
 	texts := pages(t)
