@@ -142,10 +142,10 @@ func TestCreateReadsNothingTwice(t *testing.T) {
 				if file == filepath.Join(bundle, "config.json") {
 					times = 2 // searched up to the first hint of a request, then read
 				}
-				if strings.HasPrefix(file, filepath.Join(bundle, "rootfs/etc/ld.so.c")) && n == 2 {
+				if strings.HasPrefix(file, filepath.Join(bundle, "rootfs/etc/ld.so.c")) {
 					times = 2 // once more when it is changed, locked
 				}
-				assert.Equal(t, times, n, file)
+				assert.LessOrEqual(t, n, times, file)
 			}
 			t.Logf("NVIDIA_VISIBLE_DEVICES=%s: %d system calls, %d files read", devices, tr.calls, len(tr.reads))
 		})
