@@ -94,7 +94,7 @@ func TestPodmanCDI(t *testing.T) {
 			t.Run("a distribution's directory", func(t *testing.T) {
 				p.cdi("t4", "--capabilities", "compute,utility", "--distribution", "debian")
 				// The loader finds them without its cache, in the first directory that it searches.
-				assert.Equal(t, t4Nodes+strings.ReplaceAll(t4Libs, "/usr/lib/", "/lib/"), p.run(t, l.path, look+libs, "--device", "nvidia.com/gpu=0"))
+				assert.Equal(t, t4Nodes+strings.ReplaceAll(t4Libs, "/usr/lib/nvidia-container-driver/", "/lib/x86_64-linux-gnu/"), p.run(t, l.path, look+libs, "--device", "nvidia.com/gpu=0"))
 			})
 			t.Run("MIG", func(t *testing.T) {
 				p.cdi("a100-mig", "--capabilities", "compute,utility")

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -110,7 +112,8 @@ func TestDevicePlugin(t *testing.T) {
 			"volume mounts", "mounts",
 			[]object{variable("NVIDIA_VISIBLE_DEVICES", pluginRoot)},
 			object{"mounts": deviceMounts(gpu0, gpu2)},
-			gpuNodes + "; ls " + pluginRoot + " 2>/dev/null; true", "nvidia0\nnvidia2\n",
+			gpuNodes + "; ls " + pluginRoot + " 2>/dev/null; true",
+			"nvidia0\nnvidia2\n" + strings.Join(slices.Sorted(slices.Values([]string{gpu0, gpu2})), "\n") + "\n",
 		},
 		{"volume mounts, mig index", "mounts", []object{variable("NVIDIA_VISIBLE_DEVICES", pluginRoot)}, object{"mounts": deviceMounts("0:0")}, gpuNodes, "nvidia-caps/nvidia-cap336\nnvidia-caps/nvidia-cap337\nnvidia2\n"},
 		{"volume mounts, an image that asks for all", "mounts", []object{variable("NVIDIA_VISIBLE_DEVICES", "all")}, nil, gpuNodes, ""},
