@@ -78,9 +78,7 @@ func TestCreateMIGUUIDReadsNothingTwice(t *testing.T) {
 		if info, err := os.Stat(file); err == nil && info.IsDir() {
 			continue
 		}
-		if file != filepath.Join(bundle, "config.json") && !strings.HasPrefix(file, filepath.Join(bundle, "rootfs/etc/ld.so.c")) { // see TestCreateReadsNothingTwice
-			assert.Equal(t, 1, n, file)
-		}
+		assert.LessOrEqual(t, n, mostReads(bundle, file), file)
 	}
 	t.Logf("NVIDIA_VISIBLE_DEVICES of %d MIG-<uuid>: %d system calls, %d files read", len(names), len(tr.own), len(tr.reads))
 }

@@ -135,13 +135,13 @@ func commands(g *ground, o options, out io.Writer) error {
 		env     []string
 		dir     string
 		fresh   bool
-		one     bool // driver-directory
+		one     bool // each file of the driver has a mount of its own
 	}{
 		{"`create`, nothing asked", g.t4, 0, nil, g.run, false, false},
 		{"`create`, one GPU", g.t4, 0, gpuEnv("0"), g.run, false, false},
 		{"`create`, one GPU, bundle on disk", g.t4, 0, gpuEnv("0"), g.dir, false, false},
 		{"`create`, one GPU, first time in its root filesystem", g.t4, 0, gpuEnv("0"), g.run, true, false},
-		{"`create`, one GPU, driver-directory", g.t4, 0, gpuEnv("0"), g.run, false, true},
+		{"`create`, one GPU, driver-directory off", g.t4, 0, gpuEnv("0"), g.run, false, true},
 		{"`create`, largest machine, one GPU", g.large, 0, gpuEnv("0"), g.run, false, false},
 		{"`create`, largest machine, all 8 GPUs", g.large, 0, gpuEnv("all"), g.run, false, false},
 		{"`create`, largest machine, all, config.json of 34 KB", g.large, 34 << 10, gpuEnv("all"), g.run, false, false},
