@@ -37,7 +37,7 @@ test: ## all tests; says at the end what was skipped, and why
 
 .PHONY: race
 race: ## the race detector over the packages that run goroutines
-	$(GO) test -race -short ./ldcache ./mig ./sysfs/... ./spec ./spec/rawjson ./spec/require ./cmd/internal/plan ./cmd/internal/configure
+	$(GO) test -race -short ./ldcache ./mig ./sysfs/... ./spec ./spec/rawjson ./spec/requirement ./cmd/internal/plan ./cmd/internal/configure
 
 .PHONY: lint
 lint: ## gofmt, vet and golangci-lint, as in CI
@@ -106,11 +106,11 @@ lab: dist-amd64.deb ## test the package on cgroup v2, systemd, current engines
 
 .PHONY: soak
 soak: ## many real containers at a time, for DURATION (10m)
-	NVCR_SOAK=$(DURATION) $(GO) test -count 1 -timeout 0 -v -run '^TestSoak$$' ./cmd/internal/trust
+	NVCR_SOAK=$(DURATION) $(GO) test -count 1 -timeout 0 -v -run '^TestSoak$$' ./cmd/internal/securitytest
 
 .PHONY: fault
 fault: ## fail every system call of a create, and kill it before each
-	NVCR_FAULTS=all $(GO) test -count 1 -timeout 0 -v -run 'Faults$$' ./cmd/internal/trust
+	NVCR_FAULTS=all $(GO) test -count 1 -timeout 0 -v -run 'Faults$$' ./cmd/internal/securitytest
 
 .PHONY: reproducible
 reproducible: ## check that two builds in different directories are the same

@@ -12,7 +12,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/nvsysfs/nvidia-container-runtime/spec/require"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
 )
 
 // Policy says which requests of a container are granted. Its fields are keys of config.toml. The zero
@@ -58,7 +58,7 @@ type Request struct {
 	Capabilities []string
 	// Requirements are what the image asks of the machine, by name of the variable, CUDA_VERSION
 	// of a legacy image last. Nil where checks are disabled.
-	Requirements []require.Requirement
+	Requirements []requirement.Requirement
 	// MIGConfig and MIGMonitor ask for the right to configure and to monitor MIG on the selected GPUs.
 	MIGConfig, MIGMonitor bool
 	// IMEXChannels are sorted and unique. IMEXAll asks for every channel that has a node; only a
@@ -591,7 +591,7 @@ func isDigits(s string) bool {
 const skipAdvice = disableRequire + "=1 in the container's environment skips the check"
 
 // requirements reads NVIDIA_REQUIRE_* and what CUDA_VERSION of a legacy image implies.
-func (env environment) requirements() (list []require.Requirement, note string, err error) {
+func (env environment) requirements() (list []requirement.Requirement, note string, err error) {
 	if value := env[disableRequire]; value != "" {
 		disabled, err := strconv.ParseBool(value)
 		if err != nil {
@@ -605,7 +605,7 @@ func (env environment) requirements() (list []require.Requirement, note string, 
 		if !strings.HasPrefix(name, requirePrefix) || strings.HasPrefix(name, requireJetPack) {
 			continue
 		}
-		r, err := require.Parse(env[name])
+		r, err := requirement.Parse(env[name])
 		if err != nil {
 			return nil, "", fmt.Errorf("requirement error: %s: %w; %s", env.origin(name), err, skipAdvice)
 		}
@@ -619,9 +619,9 @@ func (env environment) requirements() (list []require.Requirement, note string, 
 		if !ok {
 			return nil, "", fmt.Errorf("requirement error: %s: invalid CUDA version, want MAJOR, MAJOR.MINOR or MAJOR.MINOR.PATCH; %s", env.origin(cudaVersion), skipAdvice)
 		}
-		list = append(list, require.Requirement{
+		list = append(list, requirement.Requirement{
 			Variable: cudaVersion,
-			Terms:    []require.Term{{{Property: require.CUDA, Operator: ">=", Value: version}}},
+			Terms:    []requirement.Term{{{Property: requirement.CUDA, Operator: ">=", Value: version}}},
 		})
 	}
 	return list, note, nil

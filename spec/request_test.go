@@ -9,10 +9,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	testrequire "github.com/stretchr/testify/require"
+	"github.com/stretchr/testify/require"
 
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
-	"github.com/nvsysfs/nvidia-container-runtime/spec/require"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
 )
 
 var (
@@ -28,10 +28,10 @@ func mark(rest string) spec.Mount {
 }
 
 // cuda is the requirement of a legacy image.
-func cuda(version string) []require.Requirement {
-	return []require.Requirement{{
+func cuda(version string) []requirement.Requirement {
+	return []requirement.Requirement{{
 		Variable: "CUDA_VERSION",
-		Terms:    []require.Term{{{Property: "cuda", Operator: ">=", Value: version}}},
+		Terms:    []requirement.Term{{{Property: "cuda", Operator: ">=", Value: version}}},
 	}}
 }
 
@@ -141,7 +141,7 @@ func TestRequestDevices(t *testing.T) {
 				assert.Zero(t, got)
 				return
 			}
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			want := spec.Request{}
 			if tt.want != nil {
 				want = spec.Request{Devices: tt.want, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps}
@@ -159,7 +159,7 @@ func TestRequestMany(t *testing.T) {
 		want = append(want, fmt.Sprintf("GPU-%d", n))
 	}
 	got, ok, err := spec.NewRequest(spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=" + strings.Join(want, ",")}}, defaultPolicy)
-	testrequire.NoError(t, err)
+	require.NoError(t, err)
 	assert.True(t, ok)
 	assert.Equal(t, want, got.Devices)
 }
@@ -333,7 +333,7 @@ func TestRequestSources(t *testing.T) {
 				assert.Zero(t, got)
 				return
 			}
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.Equal(t, tt.want, got)
 			assert.Equal(t, tt.want.Devices != nil, ok)
 		})
@@ -376,9 +376,9 @@ func TestRequestLegacy(t *testing.T) {
 			name: "another requirement comes first", env: []string{"CUDA_VERSION=9.0.116", "NVIDIA_REQUIRE_BRAND=brand=tesla"},
 			want: spec.Request{
 				Devices: []string{"all"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: allCaps,
-				Requirements: append([]require.Requirement{{
+				Requirements: append([]requirement.Requirement{{
 					Variable: "NVIDIA_REQUIRE_BRAND",
-					Terms:    []require.Term{{{Property: "brand", Operator: "=", Value: "tesla"}}},
+					Terms:    []requirement.Term{{{Property: "brand", Operator: "=", Value: "tesla"}}},
 				}}, cuda("9.0")...),
 			},
 		},
@@ -389,7 +389,7 @@ func TestRequestLegacy(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, ok, err := spec.NewRequest(spec.Facts{Env: tt.env}, defaultPolicy)
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.Equal(t, tt.want, got)
 			assert.Equal(t, tt.want.Devices != nil, ok)
 		})
@@ -402,7 +402,7 @@ func TestRequestCUDAVersion(t *testing.T) {
 		"4294967295.4294967295.4294967295": "4294967295.4294967295",
 	} {
 		got, _, err := spec.NewRequest(spec.Facts{Env: []string{"CUDA_VERSION=" + in}}, defaultPolicy)
-		testrequire.NoError(t, err, in)
+		require.NoError(t, err, in)
 		assert.Equal(t, cuda(want), got.Requirements, in)
 	}
 	for _, in := range []string{
@@ -482,21 +482,21 @@ func TestRequestCapabilities(t *testing.T) {
 				assert.Zero(t, got)
 				return
 			}
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.Equal(t, spec.Request{Devices: []string{"none"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: tt.want}, got)
 		})
 	}
 	t.Run("not looked at where nothing is asked", func(t *testing.T) {
 		_, ok, err := spec.NewRequest(spec.Facts{Env: []string{asked + "foo", "NVIDIA_REQUIRE_CUDA=foo", "NVIDIA_MIG_CONFIG_DEVICES=foo", "NVIDIA_IMEX_CHANNELS=foo"}}, defaultPolicy)
-		testrequire.NoError(t, err)
+		require.NoError(t, err)
 		assert.False(t, ok)
 	})
 }
 
 func TestRequestRequirements(t *testing.T) {
 	const skip = "; NVIDIA_DISABLE_REQUIRE=1 in the container's environment skips the check"
-	cuda124 := require.Requirement{Variable: "NVIDIA_REQUIRE_CUDA", Terms: []require.Term{{{Property: "cuda", Operator: ">=", Value: "12.4"}}}}
-	brand := require.Requirement{Variable: "NVIDIA_REQUIRE_BRAND", Terms: []require.Term{{{Property: "brand", Operator: "=", Value: "tesla"}}}}
+	cuda124 := requirement.Requirement{Variable: "NVIDIA_REQUIRE_CUDA", Terms: []requirement.Term{{{Property: "cuda", Operator: ">=", Value: "12.4"}}}}
+	brand := requirement.Requirement{Variable: "NVIDIA_REQUIRE_BRAND", Terms: []requirement.Term{{{Property: "brand", Operator: "=", Value: "tesla"}}}}
 	notBoolean := func(quoted string) []string {
 		return []string{"NVIDIA_DISABLE_REQUIRE=" + quoted + " is no boolean such as 1 or true: requirements are checked"}
 	}
@@ -504,14 +504,14 @@ func TestRequestRequirements(t *testing.T) {
 		name   string
 		env    []string
 		policy spec.Policy
-		want   []require.Requirement
+		want   []requirement.Requirement
 		notes  []string
 		err    string
 	}{
 		{name: "none"},
-		{name: "one", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4"}, want: []require.Requirement{cuda124}},
-		{name: "by name", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_REQUIRE_BRAND=brand=tesla"}, want: []require.Requirement{brand, cuda124}},
-		{name: "last of two", env: []string{"NVIDIA_REQUIRE_CUDA=foo", "NVIDIA_REQUIRE_CUDA=cuda>=12.4"}, want: []require.Requirement{cuda124}},
+		{name: "one", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4"}, want: []requirement.Requirement{cuda124}},
+		{name: "by name", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_REQUIRE_BRAND=brand=tesla"}, want: []requirement.Requirement{brand, cuda124}},
+		{name: "last of two", env: []string{"NVIDIA_REQUIRE_CUDA=foo", "NVIDIA_REQUIRE_CUDA=cuda>=12.4"}, want: []requirement.Requirement{cuda124}},
 		{name: "empty", env: []string{"NVIDIA_REQUIRE_CUDA=", "NVIDIA_REQUIRE_BRAND= , "}},
 		{name: "Jetson", env: []string{"NVIDIA_REQUIRE_JETPACK=csv-mounts=all", "NVIDIA_REQUIRE_JETPACK_HOST_MOUNTS=base-only"}},
 		{name: "not the prefix", env: []string{"NVIDIA_REQUIRED=foo", "XNVIDIA_REQUIRE_CUDA=foo", "nvidia_require_cuda=foo"}},
@@ -522,10 +522,10 @@ func TestRequestRequirements(t *testing.T) {
 		{name: "disabled by true", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=99", "NVIDIA_DISABLE_REQUIRE=true"}},
 		{name: "disabled by TRUE", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=99", "NVIDIA_DISABLE_REQUIRE=TRUE"}},
 		{name: "disabled by True, and malformed", env: []string{"NVIDIA_REQUIRE_CUDA=cuda==9", "NVIDIA_DISABLE_REQUIRE=True"}},
-		{name: "disabled, then enabled", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_DISABLE_REQUIRE=1", "NVIDIA_DISABLE_REQUIRE=0"}, want: []require.Requirement{cuda124}},
-		{name: "disabled by nothing", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_DISABLE_REQUIRE="}, want: []require.Requirement{cuda124}},
-		{name: "not disabled by yes", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_DISABLE_REQUIRE=yes"}, want: []require.Requirement{cuda124}, notes: notBoolean(`"yes"`)},
-		{name: "not disabled by tRUE", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_DISABLE_REQUIRE=tRUE"}, want: []require.Requirement{cuda124}, notes: notBoolean(`"tRUE"`)},
+		{name: "disabled, then enabled", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_DISABLE_REQUIRE=1", "NVIDIA_DISABLE_REQUIRE=0"}, want: []requirement.Requirement{cuda124}},
+		{name: "disabled by nothing", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_DISABLE_REQUIRE="}, want: []requirement.Requirement{cuda124}},
+		{name: "not disabled by yes", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_DISABLE_REQUIRE=yes"}, want: []requirement.Requirement{cuda124}, notes: notBoolean(`"yes"`)},
+		{name: "not disabled by tRUE", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12.4", "NVIDIA_DISABLE_REQUIRE=tRUE"}, want: []requirement.Requirement{cuda124}, notes: notBoolean(`"tRUE"`)},
 		{
 			name: "malformed", env: []string{"NVIDIA_REQUIRE_CUDA=cuda>=12 cuda==9"},
 			err: `requirement error: NVIDIA_REQUIRE_CUDA="cuda>=12 cuda==9": invalid expression "cuda==9": unknown operator "==", want one of = != < <= > >=` + skip,
@@ -548,7 +548,7 @@ func TestRequestRequirements(t *testing.T) {
 				assert.Zero(t, got)
 				return
 			}
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.Equal(t, spec.Request{Devices: []string{"0"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps, Requirements: tt.want, Notes: tt.notes}, got)
 		})
 	}
@@ -596,7 +596,7 @@ func TestRequestMIG(t *testing.T) {
 				assert.Zero(t, got)
 				return
 			}
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			want := spec.Request{Devices: got.Devices, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps, MIGConfig: tt.config, MIGMonitor: tt.monitor}
 			assert.Equal(t, want, got)
 		})
@@ -677,7 +677,7 @@ func TestRequestIMEX(t *testing.T) {
 				assert.Zero(t, got)
 				return
 			}
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			want := spec.Request{
 				Devices: []string{"0"}, Source: got.Source, Capabilities: defaultCaps,
 				IMEXChannels: tt.channels, IMEXAll: tt.all, Notes: tt.notes,
@@ -687,7 +687,7 @@ func TestRequestIMEX(t *testing.T) {
 	}
 	t.Run("alone it asks for no device", func(t *testing.T) {
 		got, ok, err := spec.NewRequest(spec.Facts{Env: []string{"NVIDIA_IMEX_CHANNELS=0"}}, defaultPolicy)
-		testrequire.NoError(t, err)
+		require.NoError(t, err)
 		assert.False(t, ok)
 		assert.Zero(t, got)
 	})
@@ -700,7 +700,7 @@ func TestRequestOtherDevicesPolicy(t *testing.T) {
 			facts := spec.Facts{Env: []string{variable + "=enabled"}, Mounts: []spec.Mount{mark("0")}}
 			policy := spec.Policy{VolumeMounts: true}
 			got, ok, err := spec.NewRequest(facts, policy)
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.True(t, ok)
 			const reason = "the container lacks CAP_SYS_ADMIN in its bounding set and accept-nvidia-visible-devices-envvar-when-unprivileged is false"
 			assert.Equal(t, spec.Request{
@@ -714,7 +714,7 @@ func TestRequestOtherDevicesPolicy(t *testing.T) {
 
 			facts.Bounding = privileged
 			got, _, err = spec.NewRequest(facts, policy)
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.Empty(t, got.Notes)
 			assert.True(t, got.GDS || got.MOFED || got.GDRCopy || got.NVSwitch)
 		})
@@ -725,7 +725,7 @@ func TestRequestSwarmNote(t *testing.T) {
 	env := []string{"DOCKER_RESOURCE_GPU=GPU-fef8089b", "DOCKER_RESOURCE_NVIDIA-GPU=1", "NVIDIA_VISIBLE_DEVICES=all"}
 	notes := func(policy spec.Policy, env ...string) []string {
 		got, _, err := spec.NewRequest(spec.Facts{Env: env}, policy)
-		testrequire.NoError(t, err)
+		require.NoError(t, err)
 		return got.Notes
 	}
 	const rest = " is not read, and all devices are given: swarm-resource in config.toml does not name this variable"
@@ -757,13 +757,13 @@ func TestRequestOtherDevices(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, ok, err := spec.NewRequest(spec.Facts{Env: append(tt.env, "NVIDIA_VISIBLE_DEVICES=0")}, defaultPolicy)
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.True(t, ok)
 			tt.want.Devices, tt.want.Source, tt.want.Capabilities = []string{"0"}, "NVIDIA_VISIBLE_DEVICES", defaultCaps
 			assert.Equal(t, tt.want, got)
 
 			got, ok, err = spec.NewRequest(spec.Facts{Env: tt.env}, defaultPolicy)
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.False(t, ok, "no device is asked for")
 			assert.Zero(t, got)
 		})
@@ -796,11 +796,11 @@ func TestDocumentRequest(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d, err := spec.Parse([]byte(tt.in))
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			f, err := d.Facts()
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			got, ok, err := spec.NewRequest(f, spec.Policy{VolumeMounts: true})
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.Equal(t, tt.want, got)
 			assert.Equal(t, tt.want.Devices != nil, ok)
 			assert.Equal(t, tt.in, string(d.Bytes()), "reading changes nothing")
@@ -839,7 +839,7 @@ func FuzzNewRequest(f *testing.F) {
 			assert.Equal(t, spec.Request{Notes: got.Notes}, got)
 			return
 		}
-		testrequire.NotEmpty(t, got.Devices)
+		require.NotEmpty(t, got.Devices)
 		seen := map[string]bool{}
 		for _, id := range got.Devices {
 			assert.NotEmpty(t, id)
@@ -861,14 +861,14 @@ func FuzzNewRequest(f *testing.F) {
 			assert.False(t, got.IMEXAll)
 		}
 		for _, r := range got.Requirements {
-			again, err := require.Parse(r.String())
-			testrequire.NoError(t, err)
+			again, err := requirement.Parse(r.String())
+			require.NoError(t, err)
 			assert.Equal(t, r.Terms, again.Terms)
 		}
 		// What was understood means the same when it is asked for again.
 		if got.Source != spec.SourceVolumeMounts {
 			again, ok, err := spec.NewRequest(spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=" + strings.Join(got.Devices, ",")}}, defaultPolicy)
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.True(t, ok)
 			assert.Equal(t, got.Devices, again.Devices)
 		}

@@ -50,7 +50,7 @@ func TestManualKeys(t *testing.T) {
 func TestManualVariables(t *testing.T) {
 	variable := regexp.MustCompile(`^(NVIDIA|CUDA|XDG)_[A-Z_]+$|^PATH$`)
 	variables := map[string]bool{}
-	for _, dir := range []string{"../../nvidia-container-runtime.experimental", "../plan", "../../../spec", "../../../spec/require"} {
+	for _, dir := range []string{"../../nvidia-container-runtime.experimental", "../plan", "../../../spec", "../../../spec/requirement"} {
 		names, err := filepath.Glob(dir + "/*.go")
 		require.NoError(t, err)
 		require.NotEmpty(t, names)

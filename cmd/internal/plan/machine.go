@@ -15,7 +15,7 @@ import (
 	"strings"
 
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
-	"github.com/nvsysfs/nvidia-container-runtime/spec/require"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
@@ -148,22 +148,22 @@ func withUnbound(root sysfs.Root, inv sysfs.Inventory, err error) error {
 
 // meet checks NVIDIA_REQUIRE_* for each GPU, or once where there is none. It returns what is not known of the
 // machine and counts as met.
-func (m *Machine) meet(requirements []require.Requirement) ([]string, error) {
+func (m *Machine) meet(requirements []requirement.Requirement) ([]string, error) {
 	if len(requirements) == 0 {
 		return nil, nil
 	}
-	properties := require.Properties{Driver: m.Inventory.Driver.Version}
+	properties := requirement.Properties{Driver: m.Inventory.Driver.Version}
 	properties.CUDA, _ = sysfs.CUDAVersion(properties.Driver)
-	var gpus []require.GPU
+	var gpus []requirement.GPU
 	for _, g := range m.Selection.GPUs {
-		gpu := require.GPU{Name: "GPU " + g.GPU.Name}
+		gpu := requirement.GPU{Name: "GPU " + g.GPU.Name}
 		gpu.Brand, _ = sysfs.Brand(g.GPU.Model, m.Inventory.Driver.Version)
 		if function, err := sysfs.ReadPCI(m.Root, g.GPU.Address); err == nil {
 			gpu.Arch, _ = sysfs.ComputeCapability(function.Device)
 		}
 		gpus = append(gpus, gpu)
 	}
-	return require.Check(requirements, properties, gpus)
+	return requirement.Check(requirements, properties, gpus)
 }
 
 func classesOf(names []string) (driver.Class, error) {

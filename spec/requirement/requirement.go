@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package require understands the requirements that an image states in its NVIDIA_REQUIRE_*
+// Package requirement understands the requirements that an image states in its NVIDIA_REQUIRE_*
 // variables, such as
 //
 //	NVIDIA_REQUIRE_CUDA=cuda>=12.4 brand=tesla,driver>=470,driver<471
@@ -14,7 +14,7 @@
 // brand, in any case), an operator (= != < <= > >=) and a value. The language and its rules are those of
 // libnvidia-container (src/cli/dsl.c), save that the whole value is checked before any of it is
 // evaluated: there a malformed term goes unseen behind one that holds.
-package require
+package requirement
 
 import (
 	"fmt"

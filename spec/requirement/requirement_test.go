@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-package require_test
+package requirement_test
 
 import (
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	testrequire "github.com/stretchr/testify/require"
+	"github.com/stretchr/testify/require"
 
-	"github.com/nvsysfs/nvidia-container-runtime/spec/require"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
 )
 
 // cudaImage is the requirement of a public CUDA 12.4 image.
@@ -18,16 +18,18 @@ const cudaImage = "cuda>=12.4 brand=tesla,driver>=470,driver<471 brand=unknown,d
 	"brand=nvidia,driver>=470,driver<471 brand=nvidiartx,driver>=470,driver<471 brand=geforce,driver>=470,driver<471"
 
 func TestParse(t *testing.T) {
-	factor := func(p, op, v string) require.Factor { return require.Factor{Property: p, Operator: op, Value: v} }
+	factor := func(p, op, v string) requirement.Factor {
+		return requirement.Factor{Property: p, Operator: op, Value: v}
+	}
 	for _, tt := range []struct {
 		name, in string
-		want     []require.Term
+		want     []requirement.Term
 		err      string // the whole message
 	}{
-		{name: "one factor", in: "cuda>=12.4", want: []require.Term{{factor("cuda", ">=", "12.4")}}},
+		{name: "one factor", in: "cuda>=12.4", want: []requirement.Term{{factor("cuda", ">=", "12.4")}}},
 		{
 			name: "every property and operator", in: "cuda=9,driver!=384.81 arch<3.5,arch<=3.5 arch>3,cuda>=8 brand=tesla,brand!=grid",
-			want: []require.Term{
+			want: []requirement.Term{
 				{factor("cuda", "=", "9"), factor("driver", "!=", "384.81")},
 				{factor("arch", "<", "3.5"), factor("arch", "<=", "3.5")},
 				{factor("arch", ">", "3"), factor("cuda", ">=", "8")},
@@ -36,18 +38,18 @@ func TestParse(t *testing.T) {
 		},
 		{
 			name: "names in any case, text as written", in: "CUDA>=8,Brand=TeSLa",
-			want: []require.Term{{factor("cuda", ">=", "8"), factor("brand", "=", "TeSLa")}},
+			want: []requirement.Term{{factor("cuda", ">=", "8"), factor("brand", "=", "TeSLa")}},
 		},
 		{name: "empty", in: ""},
 		{name: "blanks", in: " \t "},
 		{name: "commas", in: ", ,,"},
 		{
 			name: "empty terms and factors", in: "  ,cuda>=8,,arch>3, \t driver>1 ",
-			want: []require.Term{{factor("cuda", ">=", "8"), factor("arch", ">", "3")}, {factor("driver", ">", "1")}},
+			want: []requirement.Term{{factor("cuda", ">=", "8"), factor("arch", ">", "3")}, {factor("driver", ">", "1")}},
 		},
 		{
 			name: "number beyond any integer", in: "cuda>=99999999999999999999999999999",
-			want: []require.Term{{factor("cuda", ">=", "99999999999999999999999999999")}},
+			want: []requirement.Term{{factor("cuda", ">=", "99999999999999999999999999999")}},
 		},
 
 		{name: "double equals", in: "cuda==9", err: `invalid expression "cuda==9": unknown operator "==", want one of = != < <= > >=`},
@@ -80,23 +82,23 @@ func TestParse(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := require.Parse(tt.in)
+			got, err := requirement.Parse(tt.in)
 			if tt.err != "" {
 				assert.EqualError(t, err, tt.err)
 				assert.Zero(t, got)
 				return
 			}
-			testrequire.NoError(t, err)
-			assert.Equal(t, require.Requirement{Terms: tt.want}, got)
+			require.NoError(t, err)
+			assert.Equal(t, requirement.Requirement{Terms: tt.want}, got)
 		})
 	}
 }
 
 func TestEvaluate(t *testing.T) {
-	machine := require.Properties{CUDA: "12.2", Driver: "535.129.03", Arch: "8.0", Brand: "tesla"}
+	machine := requirement.Properties{CUDA: "12.2", Driver: "535.129.03", Arch: "8.0", Brand: "tesla"}
 	for _, tt := range []struct {
 		name, in  string
-		have      require.Properties
+		have      requirement.Properties
 		satisfied bool
 		assumed   []string
 	}{
@@ -107,7 +109,7 @@ func TestEvaluate(t *testing.T) {
 		{name: "or, none holds", in: "cuda>=12.4 driver>=550", have: machine},
 		{name: "comma binds closer than blank", in: "cuda>=12.4 brand=tesla,driver>=535", have: machine, satisfied: true},
 		{name: "comma binds closer than blank, last does not hold", in: "cuda>=12.4 brand=tesla,driver>=536", have: machine},
-		{name: "public image, branch term", in: cudaImage, have: require.Properties{CUDA: "11.4", Driver: "470.256.02", Brand: "Tesla"}, satisfied: true},
+		{name: "public image, branch term", in: cudaImage, have: requirement.Properties{CUDA: "11.4", Driver: "470.256.02", Brand: "Tesla"}, satisfied: true},
 		{name: "public image, neither", in: cudaImage, have: machine},
 
 		{name: "equal", in: "cuda=12.2", have: machine, satisfied: true},
@@ -137,15 +139,15 @@ func TestEvaluate(t *testing.T) {
 
 		{name: "unknown cuda", in: "cuda>=12.4", satisfied: true, assumed: []string{"cuda"}},
 		{name: "unknown is satisfied whatever the operator", in: "cuda!=1,driver<1,arch=1,brand!=x", satisfied: true, assumed: []string{"arch", "brand", "cuda", "driver"}},
-		{name: "unknown and known", in: "cuda>=12,arch>=9", have: require.Properties{CUDA: "12.2"}, satisfied: true, assumed: []string{"arch"}},
-		{name: "unknown does not save a term", in: "arch>=9,cuda>=13", have: require.Properties{CUDA: "12.2"}},
-		{name: "certain term after an unknown one", in: "brand=tesla cuda>=12", have: require.Properties{CUDA: "12.2"}, satisfied: true},
+		{name: "unknown and known", in: "cuda>=12,arch>=9", have: requirement.Properties{CUDA: "12.2"}, satisfied: true, assumed: []string{"arch"}},
+		{name: "unknown does not save a term", in: "arch>=9,cuda>=13", have: requirement.Properties{CUDA: "12.2"}},
+		{name: "certain term after an unknown one", in: "brand=tesla cuda>=12", have: requirement.Properties{CUDA: "12.2"}, satisfied: true},
 		{name: "each name once", in: "arch>=9,arch<10", satisfied: true, assumed: []string{"arch"}},
-		{name: "malformed property of the machine is not known", in: "driver>=550", have: require.Properties{Driver: "N/A"}, satisfied: true, assumed: []string{"driver"}},
+		{name: "malformed property of the machine is not known", in: "driver>=550", have: requirement.Properties{Driver: "N/A"}, satisfied: true, assumed: []string{"driver"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r, err := require.Parse(tt.in)
-			testrequire.NoError(t, err)
+			r, err := requirement.Parse(tt.in)
+			require.NoError(t, err)
 			satisfied, assumed := r.Evaluate(tt.have)
 			assert.Equal(t, tt.satisfied, satisfied)
 			assert.Equal(t, tt.assumed, assumed)
@@ -154,25 +156,25 @@ func TestEvaluate(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	machine := require.Properties{CUDA: "12.2", Driver: "535.129.03"}
-	a100 := require.GPU{Name: "GPU 0000:01:00.0", Arch: "8.0", Brand: "tesla"}
-	v100 := require.GPU{Name: "GPU 0000:02:00.0", Arch: "7.0"}
+	machine := requirement.Properties{CUDA: "12.2", Driver: "535.129.03"}
+	a100 := requirement.GPU{Name: "GPU 0000:01:00.0", Arch: "8.0", Brand: "tesla"}
+	v100 := requirement.GPU{Name: "GPU 0000:02:00.0", Arch: "7.0"}
 	for _, tt := range []struct {
 		name    string
 		in      [][2]string // variable, value
-		machine require.Properties
-		gpus    []require.GPU
+		machine requirement.Properties
+		gpus    []requirement.GPU
 		assumed []string
 		err     string // the whole message
 	}{
-		{name: "no requirement", machine: machine, gpus: []require.GPU{a100}},
-		{name: "met", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12.2"}, {"NVIDIA_REQUIRE_ARCH", "arch>=7"}}, machine: machine, gpus: []require.GPU{a100, v100}},
+		{name: "no requirement", machine: machine, gpus: []requirement.GPU{a100}},
+		{name: "met", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12.2"}, {"NVIDIA_REQUIRE_ARCH", "arch>=7"}}, machine: machine, gpus: []requirement.GPU{a100, v100}},
 		{name: "no GPU, machine only", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12.2"}}, machine: machine},
 		{name: "no GPU, arch is not known", in: [][2]string{{"NVIDIA_REQUIRE_ARCH", "arch>=9"}}, machine: machine, assumed: []string{"arch"}},
 		{name: "nothing is known", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "driver>=1,cuda>=99"}}, assumed: []string{"cuda", "driver"}},
-		{name: "brand of one GPU is not known", in: [][2]string{{"NVIDIA_REQUIRE_BRAND", "brand=tesla"}}, machine: machine, gpus: []require.GPU{a100, v100}, assumed: []string{"brand"}},
+		{name: "brand of one GPU is not known", in: [][2]string{{"NVIDIA_REQUIRE_BRAND", "brand=tesla"}}, machine: machine, gpus: []requirement.GPU{a100, v100}, assumed: []string{"brand"}},
 		{
-			name: "cuda, the words of the classic runtime", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12.4"}}, machine: machine, gpus: []require.GPU{a100},
+			name: "cuda, the words of the classic runtime", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12.4"}}, machine: machine, gpus: []requirement.GPU{a100},
 			err: `requirement error: unsatisfied condition: cuda>=12.4, please update your driver to a newer version, or use an earlier cuda container; ` +
 				`NVIDIA_REQUIRE_CUDA asks for "cuda>=12.4", GPU 0000:01:00.0 has cuda 12.2, driver 535.129.03, arch 8.0, brand tesla; ` +
 				`NVIDIA_DISABLE_REQUIRE=1 in the container's environment skips the check`,
@@ -185,7 +187,7 @@ func TestCheck(t *testing.T) {
 		},
 		{
 			name: "second requirement, second GPU", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12"}, {"NVIDIA_REQUIRE_ARCH", "arch>=7.5  brand=geforce,driver>=550"}},
-			machine: machine, gpus: []require.GPU{a100, {Name: "GPU 0000:03:00.0", Arch: "7.0", Brand: "titan"}},
+			machine: machine, gpus: []requirement.GPU{a100, {Name: "GPU 0000:03:00.0", Arch: "7.0", Brand: "titan"}},
 			err: `requirement error: unsatisfied condition: arch>=7.5; ` +
 				`NVIDIA_REQUIRE_ARCH asks for "arch>=7.5 brand=geforce,driver>=550", GPU 0000:03:00.0 has cuda 12.2, driver 535.129.03, arch 7.0, brand titan; ` +
 				`NVIDIA_DISABLE_REQUIRE=1 in the container's environment skips the check`,
@@ -198,20 +200,20 @@ func TestCheck(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var requirements []require.Requirement
+			var requirements []requirement.Requirement
 			for _, in := range tt.in {
-				r, err := require.Parse(in[1])
-				testrequire.NoError(t, err)
+				r, err := requirement.Parse(in[1])
+				require.NoError(t, err)
 				r.Variable = in[0]
 				requirements = append(requirements, r)
 			}
-			assumed, err := require.Check(requirements, tt.machine, tt.gpus)
+			assumed, err := requirement.Check(requirements, tt.machine, tt.gpus)
 			if tt.err != "" {
 				assert.EqualError(t, err, tt.err)
 				assert.Zero(t, assumed)
 				return
 			}
-			testrequire.NoError(t, err)
+			require.NoError(t, err)
 			assert.Equal(t, tt.assumed, assumed)
 		})
 	}
@@ -232,8 +234,8 @@ func TestCompareVersions(t *testing.T) {
 		{"0", "0.0.1", -1},
 		{"18446744073709551617", "18446744073709551616", 1},
 	} {
-		assert.Equal(t, tt.want, require.CompareVersions(tt.a, tt.b), "%s and %s", tt.a, tt.b)
-		assert.Equal(t, -tt.want, require.CompareVersions(tt.b, tt.a), "%s and %s", tt.b, tt.a)
+		assert.Equal(t, tt.want, requirement.CompareVersions(tt.a, tt.b), "%s and %s", tt.a, tt.b)
+		assert.Equal(t, -tt.want, requirement.CompareVersions(tt.b, tt.a), "%s and %s", tt.b, tt.a)
 	}
 }
 
@@ -245,24 +247,24 @@ func FuzzParse(f *testing.F) {
 		f.Add(seed, "12.2", "535.129.03", "tesla")
 	}
 	f.Fuzz(func(t *testing.T, in, cuda, driver, brand string) {
-		r, err := require.Parse(in)
+		r, err := requirement.Parse(in)
 		if err != nil {
 			assert.Zero(t, r)
 			assert.Less(t, len(err.Error()), 4*2*100+200, "message is shortened")
 			return
 		}
-		again, err := require.Parse(r.String())
-		testrequire.NoError(t, err)
+		again, err := requirement.Parse(r.String())
+		require.NoError(t, err)
 		assert.Equal(t, r, again)
 		assert.Equal(t, r.String(), again.String())
 
-		p := require.Properties{CUDA: cuda, Driver: driver, Arch: "8.0", Brand: brand}
+		p := requirement.Properties{CUDA: cuda, Driver: driver, Arch: "8.0", Brand: brand}
 		satisfied, assumed := r.Evaluate(p)
 		if !satisfied {
 			assert.Nil(t, assumed)
 		}
 		// What holds on a known machine holds where nothing is known.
-		lenient, _ := r.Evaluate(require.Properties{})
+		lenient, _ := r.Evaluate(requirement.Properties{})
 		assert.True(t, lenient)
 		// Turning a single factor round turns its answer round, where it is certain.
 		opposite := map[string]string{"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -270,8 +272,8 @@ func FuzzParse(f *testing.F) {
 			for _, factor := range term {
 				turned := factor
 				turned.Operator = opposite[factor.Operator]
-				yes, unknown := require.Requirement{Terms: []require.Term{{factor}}}.Evaluate(p)
-				no, _ := require.Requirement{Terms: []require.Term{{turned}}}.Evaluate(p)
+				yes, unknown := requirement.Requirement{Terms: []requirement.Term{{factor}}}.Evaluate(p)
+				no, _ := requirement.Requirement{Terms: []requirement.Term{{turned}}}.Evaluate(p)
 				if unknown == nil {
 					assert.NotEqual(t, yes, no, factor.String())
 				}
@@ -282,7 +284,7 @@ func FuzzParse(f *testing.F) {
 
 func BenchmarkParse(b *testing.B) {
 	for b.Loop() {
-		if _, err := require.Parse(cudaImage); err != nil {
+		if _, err := requirement.Parse(cudaImage); err != nil {
 			b.Fatal(err)
 		}
 	}

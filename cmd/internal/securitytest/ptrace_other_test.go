@@ -3,7 +3,7 @@
 
 //go:build !amd64
 
-package trust
+package securitytest
 
 import (
 	"errors"

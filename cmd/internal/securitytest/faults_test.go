@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-package trust
+package securitytest
 
 import (
 	"bytes"
