@@ -4,6 +4,7 @@
 package driver
 
 import (
+	"errors"
 	"io"
 	"path"
 	"slices"
@@ -100,10 +101,9 @@ type program struct {
 }
 
 func readProgram(r io.ReaderAt, size int64) (program, error) {
-	var start [2]byte
-	if n, _ := r.ReadAt(start[:], 0); n == 2 && string(start[:]) == "#!" {
+	interpreter, err := readInterpreter(r, size)
+	if errors.Is(err, errScript) {
 		return program{script: true}, nil
 	}
-	interpreter, err := readInterpreter(r, size)
 	return program{interpreter: interpreter}, err
 }

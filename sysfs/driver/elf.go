@@ -28,6 +28,9 @@ const (
 	maxStringSize = 256 << 20 // bytes of the dynamic string table
 )
 
+// errScript says that a program is a script.
+var errScript = errors.New("offset 0: a script")
+
 // elfInfo is what is learned from the headers of a shared library.
 type elfInfo struct {
 	Machine elf.Machine
@@ -211,6 +214,9 @@ func (f *elfFile) header(program bool) (elfInfo, error) {
 	ident := f.page
 	if len(ident) == 0 {
 		return elfInfo{}, errors.New("an empty file")
+	}
+	if program && bytes.HasPrefix(ident, []byte("#!")) {
+		return elfInfo{}, errScript
 	}
 	if len(ident) < elf.EI_NIDENT || !bytes.Equal(ident[:4], []byte(elf.ELFMAG)) {
 		return elfInfo{}, errors.New("offset 0: not an ELF file")

@@ -25,15 +25,11 @@ func (p Plan) Carry(doc *spec.Document) ([]string, error) {
 		p.note(err.Error())
 	}
 	p.note(makeCharLinks(p.config, p.Root, p.CharLinks)...)
-	if p.Directory != "" {
-		var err error
-		p.Directory, err = p.inDirectories(func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error) {
+	if p.Directory != "" && !p.made {
+		p.inDirectories(func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error) {
 			dir, err := linkdir.Make(base, boot, version, files)
 			return dir, err == nil, err
 		})
-		if err != nil {
-			p.notef("the driver's files are mounted one by one: %v", err)
-		}
 		p.place()
 	}
 	if p.Directory == "" {

@@ -145,43 +145,39 @@ func (p *Plan) directory() []linkdir.File {
 	return files
 }
 
-// findDirectory is where the directory is or would be; "" if there will be none, which a note explains.
-func (p *Plan) findDirectory(view *view) string {
-	if p.config.DriverDirectory == DirectoryOff {
-		return ""
-	}
-	if f := p.container.Facts; f.RootPath == "" || view.fs == nil {
-		return ""
+// findDirectory decides where the directory is or would be, if there will be one; else a note says why.
+func (p *Plan) findDirectory(view *view) {
+	if f := p.container.Facts; p.config.DriverDirectory == DirectoryOff || f.RootPath == "" || view.fs == nil {
+		return
 	}
 	if cover, own := p.cover(Dir); own {
 		p.notef("the driver's files are mounted one by one: the container mounts something at %q", cover.Destination)
-		return ""
+		return
 	}
-	dir, err := p.inDirectories(linkdir.Find)
-	if err != nil {
-		p.notef("the driver's files are mounted one by one: %v", err)
-	}
-	return dir
+	p.inDirectories(linkdir.Find)
 }
 
-// inDirectories tries find, which is linkdir's Find or like it, in each place where the directory may be.
-func (p *Plan) inDirectories(find func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error)) (string, error) {
+// inDirectories tries find, which is linkdir's Find or Make, in each place where the directory may be.
+func (p *Plan) inDirectories(find func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error)) {
+	p.Directory = ""
 	if p.boot.ID == "" {
 		var err error
 		if p.boot, err = linkdir.ThisBoot(); err != nil {
-			return "", err
+			p.notef("the driver's files are mounted one by one: %v", err)
+			return
 		}
 	}
 	files := p.directory()
 	var errs []error
 	for _, base := range p.directories() {
-		dir, _, err := find(base, p.boot, p.Inventory.Driver.Version, files)
+		dir, there, err := find(base, p.boot, p.Inventory.Driver.Version, files)
 		if err == nil {
-			return dir, nil
+			p.Directory, p.made = dir, there
+			return
 		}
 		errs = append(errs, err)
 	}
-	return "", errors.Join(errs...)
+	p.notef("the driver's files are mounted one by one: %v", errors.Join(errs...))
 }
 
 // directories are where the directory of links may be. /usr/lib is first, as

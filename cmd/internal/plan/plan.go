@@ -52,6 +52,7 @@ type Plan struct {
 	Notes     []string   // what the operator may want to know
 
 	boot      linkdir.Boot
+	made      bool // Directory is there, complete
 	config    Config
 	container Container
 }
@@ -90,7 +91,7 @@ func New(cfg Config, c Container) (Plan, error) {
 	p.note(view.notes...)
 	p.Files = p.placeFiles(files, classes)
 	p.planLoader(view)
-	p.Directory = p.findDirectory(view)
+	p.findDirectory(view)
 	if err := p.checkPlaces(view); err != nil {
 		return Plan{}, err
 	}

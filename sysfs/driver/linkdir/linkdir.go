@@ -103,11 +103,17 @@ type Boot struct {
 // clock.
 func ThisBoot() (Boot, error) {
 	const name = "/proc/sys/kernel/random/boot_id"
-	data, err := os.ReadFile(name)
+	var data [64]byte
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0) // os.ReadFile would start the poller
 	if err != nil {
-		return Boot{}, fmt.Errorf("reading the number of this boot: %w", err)
+		return Boot{}, fmt.Errorf("reading the number of this boot: %w", &fs.PathError{Op: "open", Path: name, Err: err})
 	}
-	id := strings.TrimSpace(string(data))
+	defer done(fd)
+	n, err := unix.Read(fd, data[:])
+	if err != nil {
+		return Boot{}, fmt.Errorf("reading the number of this boot: %w", &fs.PathError{Op: "read", Path: name, Err: err})
+	}
+	id := strings.TrimSpace(string(data[:n]))
 	if !isUUID(id) {
 		return Boot{}, fmt.Errorf("reading the number of this boot: %s: %.100q is no UUID", name, id)
 	}
