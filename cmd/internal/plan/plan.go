@@ -121,7 +121,7 @@ func (p *Plan) planEdits() error {
 	e.RemoveHooks = legacyHooks
 	for _, n := range p.Nodes {
 		if !p.config.ClosesNodes(p.Root) {
-			e.Devices = append(e.Devices, linuxDevice(n))
+			e.Devices = append(e.Devices, Device(n))
 		}
 		// Others may not open it: the group that may has to be the container's.
 		if n.Mode.Perm()&0o006 != 0o006 && n.GID != 0 && !p.config.NoAdditionalGIDs && !slices.Contains(e.AdditionalGIDs, n.GID) {
@@ -141,7 +141,8 @@ func (p *Plan) planEdits() error {
 	return err
 }
 
-func linuxDevice(n sysfs.Node) specs.LinuxDevice {
+// Device is a node as config.json has it.
+func Device(n sysfs.Node) specs.LinuxDevice {
 	mode := n.Mode.Perm()
 	return specs.LinuxDevice{
 		Path: n.Path, Type: "c", Major: int64(n.Major), Minor: int64(n.Minor),

@@ -89,6 +89,24 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestExamples: each package that others can import has an example.
+func TestExamples(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", "{{if ne .Name \"main\"}}{{.ImportPath}} {{.Dir}}{{end}}", module+"/...").Output()
+	require.NoError(t, err)
+	packages := 0
+	for line := range strings.Lines(string(out)) {
+		name, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.Contains(name, "/internal/") {
+			continue
+		}
+		packages++
+		tests, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+		require.NoError(t, err)
+		assert.True(t, slices.ContainsFunc(tests, func(file string) bool { return bytes.Contains(read(t, file), []byte("\nfunc Example")) }), name)
+	}
+	assert.Greater(t, packages, 10)
+}
+
 // checkout copies what git has, or would add, to a directory of its own, in which make can build.
 func checkout(t *testing.T) string {
 	t.Helper()

@@ -1,0 +1,165 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package dryrun_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"log"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/dryrun"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/spec"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
+)
+
+// What a container with one MIG device of a machine with eight A100 gets.
+func Example() {
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	machine, err := fixtures.Load("a100-mig")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := machine.Unpack(filepath.Join(dir, "machine"), fixtures.UnpackOptions{NoDevices: true}); err != nil {
+		log.Fatal(err)
+	}
+	result, err := dryrun.Environment(filepath.Join(dir, "machine"), "NVIDIA_VISIBLE_DEVICES=0:1", "NVIDIA_DRIVER_CAPABILITIES=utility")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, d := range result.Edits.Devices {
+		fmt.Printf("%s %d:%d\n", d.Path, d.Major, d.Minor)
+	}
+	for _, m := range result.Edits.Mounts {
+		if strings.HasSuffix(m.Destination, "nvidia-smi") {
+			fmt.Println(m.Destination)
+		}
+	}
+	fmt.Println("/usr/bin/nvidia-smi ->", result.Links["/usr/bin/nvidia-smi"])
+	_, err = dryrun.Environment(filepath.Join(dir, "machine"), "NVIDIA_VISIBLE_DEVICES=GPU-fef8089b")
+	text, _, _ := strings.Cut(err.Error(), ";")
+	fmt.Println(text)
+	// Output:
+	// /dev/nvidia-caps/nvidia-cap345 237:345
+	// /dev/nvidia-caps/nvidia-cap346 237:346
+	// /dev/nvidia2 195:2
+	// /dev/nvidiactl 195:255
+	// /usr/lib/nvidia-container-driver/bin/nvidia-smi
+	// /usr/bin/nvidia-smi -> /usr/lib/nvidia-container-driver/bin/nvidia-smi
+	// devices asked for by NVIDIA_VISIBLE_DEVICES: device "GPU-fef8089b": unknown device: no GPU has this UUID
+}
+
+func unpacked(t *testing.T, name string) string {
+	t.Helper()
+	machine, err := fixtures.Load(name)
+	require.NoError(t, err)
+	dir := filepath.Join(t.TempDir(), "machine")
+	_, err = machine.Unpack(dir, fixtures.UnpackOptions{NoDevices: true})
+	require.NoError(t, err)
+	return dir
+}
+
+// Every machine gives a container that asks for all what a survey of it has, or refuses it with the same words.
+func TestEveryMachine(t *testing.T) {
+	for _, name := range fixtures.Names() {
+		t.Run(name, func(t *testing.T) {
+			dir := unpacked(t, name)
+			cfg := plan.DefaultConfig()
+			cfg.Sysroot = dir
+			survey, err := plan.ReadSurvey(cfg, driver.All, "")
+			require.NoError(t, err)
+			result, err := dryrun.Environment(dir, "NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all")
+			refused := ""
+			if survey.Err() != nil {
+				refused = survey.Err().Error()
+				if survey.Inventory.Driver == nil {
+					refused = "no NVIDIA kernel driver is loaded"
+				}
+			} else if len(survey.Notes) > 0 && strings.Contains(survey.Notes[0], "nvidia-uvm is not loaded") {
+				refused = survey.Notes[0] // "all" asks for compute
+			}
+			if refused != "" {
+				require.ErrorContains(t, err, refused)
+				assert.Equal(t, dryrun.Result{}, result)
+				return
+			}
+			require.NoError(t, err)
+			var want, got []string
+			for _, n := range survey.AllNodes() {
+				want = append(want, fmt.Sprint(n.Path, n.Major, n.Minor, n.GID, n.Mode.Perm()))
+			}
+			for _, d := range result.Edits.Devices {
+				got = append(got, fmt.Sprint(d.Path, int(d.Major), int(d.Minor), *d.GID, *d.FileMode))
+			}
+			assert.Equal(t, want, got)
+			for _, m := range result.Edits.Mounts {
+				assert.False(t, strings.HasPrefix(m.Destination, "/dev/"), m.Destination)
+				assert.True(t, m.Source == "" || strings.HasPrefix(m.Source, dir+"/"), m.Source)
+			}
+			for _, f := range survey.Files {
+				if f.Content != nil {
+					continue // the runtime makes one like it
+				}
+				assert.True(t, slices.ContainsFunc(result.Edits.Mounts, func(m specs.Mount) bool { return path.Base(m.Source) == path.Base(f.Path) }), f.Path)
+			}
+			assert.NotEmpty(t, result.Links["/usr/bin/nvidia-smi"])
+		})
+	}
+}
+
+// What is in config.json, and in the machine's settings, counts.
+func TestContainer(t *testing.T) {
+	dir := unpacked(t, "t4")
+	config := func(caps ...string) []byte {
+		data, err := json.Marshal(specs.Spec{
+			Root:    &specs.Root{Path: "rootfs"},
+			Process: &specs.Process{Env: []string{"NVIDIA_VISIBLE_DEVICES=0"}, Capabilities: &specs.LinuxCapabilities{Bounding: caps}},
+			Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace}}},
+		})
+		require.NoError(t, err)
+		return data
+	}
+	result, err := dryrun.Container(dir, config("CAP_MKNOD"))
+	require.NoError(t, err)
+	assert.True(t, result.Asked)
+	assert.Equal(t, []int64{195, 236, 508}, result.Edits.FenceMajors)
+	assert.Empty(t, result.Edits.MaskedPaths, "there is no such list")
+
+	file := filepath.Join(dir, "etc/nvidia-container-runtime/config.toml")
+	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	require.NoError(t, os.WriteFile(file, []byte("accept-nvidia-visible-devices-envvar-when-unprivileged = false\n"), 0o644))
+	result, err = dryrun.Container(dir, config("CAP_MKNOD"))
+	require.NoError(t, err)
+	assert.False(t, result.Asked)
+	assert.Equal(t, spec.Edits{}, result.Edits)
+	assert.Len(t, result.Notes, 1)
+	result, err = dryrun.Container(dir, config("CAP_SYS_ADMIN"))
+	require.NoError(t, err)
+	assert.True(t, result.Asked)
+
+	for _, tt := range []struct{ machine, config, err string }{
+		{machine: "/nonexistent", config: "{}", err: "/nonexistent"},
+		{machine: dir, config: "{", err: "line 1"},
+		{machine: dir, config: `{"process": {"env": 1}}`, err: "env"},
+	} {
+		result, err := dryrun.Container(tt.machine, []byte(tt.config))
+		require.ErrorContains(t, err, tt.err)
+		assert.Equal(t, dryrun.Result{}, result)
+	}
+}
