@@ -4,7 +4,6 @@
 package ldcache_test
 
 import (
-	"debug/elf"
 	"fmt"
 	"log"
 	"os"
@@ -22,7 +21,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	flags, _ := ldcache.Flags(elf.EM_X86_64, elf.ELFCLASS64)
+	flags := ldcache.X8664.Flags()
 	cache.Merge([]ldcache.Entry{{Name: "libcuda.so.1", Path: "/usr/lib/driver/libcuda.so.1", Flags: flags}})
 	for _, e := range cache.Lookup("libcuda.so.1", flags) {
 		fmt.Println(e.Name, "=>", e.Path)

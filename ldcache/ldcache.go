@@ -20,7 +20,6 @@ package ldcache
 
 import (
 	"cmp"
-	"debug/elf"
 	"math/bits"
 	"runtime"
 	"slices"
@@ -106,35 +105,6 @@ const (
 	FlagLoongSoft int32 = 0x1103
 	FlagLoong     int32 = 0x1203
 )
-
-// machines lists the flags of ordinary libraries by ELF header.
-var machines = [...]struct {
-	machine elf.Machine
-	class   elf.Class
-	flags   int32
-}{
-	{elf.EM_X86_64, elf.ELFCLASS64, FlagX8664},
-	{elf.EM_AARCH64, elf.ELFCLASS64, FlagAArch64},
-	{elf.EM_386, elf.ELFCLASS32, Flag32},
-	{elf.EM_PPC64, elf.ELFCLASS64, FlagPPC64},
-	{elf.EM_ARM, elf.ELFCLASS32, FlagARMHard},
-	{elf.EM_X86_64, elf.ELFCLASS32, FlagX32},
-	{elf.EM_S390, elf.ELFCLASS64, FlagS390X},
-	{elf.EM_RISCV, elf.ELFCLASS64, FlagRISCV},
-	{elf.EM_LOONGARCH, elf.ELFCLASS64, FlagLoong},
-}
-
-// Flags returns the flags ldconfig gives a library with this ELF header, and
-// false for a machine that is not known here. Where the header alone does not
-// decide between a hard and a soft float ABI it is the hard one.
-func Flags(m elf.Machine, class elf.Class) (int32, bool) {
-	for _, t := range machines {
-		if t.machine == m && t.class == class {
-			return t.flags, true
-		}
-	}
-	return 0, false
-}
 
 // Lookup returns the entries of exactly that name and flags, in their order:
 // the first is what the loader takes, unless it has a Subdir or a hardware

@@ -13,24 +13,34 @@ import (
 
 const lib = "/usr/lib/x86_64-linux-gnu/"
 
-func TestFlags(t *testing.T) {
+func TestArch(t *testing.T) {
+	type facts struct {
+		flags   int32
+		bits    int
+		triplet string
+		compat  Arch
+	}
 	for _, tt := range []struct {
 		machine elf.Machine
 		class   elf.Class
-		want    int32
-		ok      bool
+		arch    Arch
+		want    facts
 	}{
-		{elf.EM_X86_64, elf.ELFCLASS64, 0x0303, true},
-		{elf.EM_X86_64, elf.ELFCLASS32, 0x0803, true},
-		{elf.EM_386, elf.ELFCLASS32, 0x0003, true},
-		{elf.EM_AARCH64, elf.ELFCLASS64, 0x0a03, true},
-		{elf.EM_PPC64, elf.ELFCLASS64, 0x0503, true},
-		{elf.EM_386, elf.ELFCLASS64, 0, false},
-		{elf.EM_BPF, elf.ELFCLASS64, 0, false},
+		{elf.EM_X86_64, elf.ELFCLASS64, X8664, facts{0x0303, 64, "x86_64-linux-gnu", I386}},
+		{elf.EM_X86_64, elf.ELFCLASS32, "x32", facts{0x0803, 32, "x86_64-linux-gnux32", ""}},
+		{elf.EM_386, elf.ELFCLASS32, I386, facts{0x0003, 32, "i386-linux-gnu", ""}},
+		{elf.EM_AARCH64, elf.ELFCLASS64, AArch64, facts{0x0a03, 64, "aarch64-linux-gnu", ARM}},
+		{elf.EM_ARM, elf.ELFCLASS32, ARM, facts{0x0903, 32, "arm-linux-gnueabihf", ""}},
+		{elf.EM_PPC64, elf.ELFCLASS64, PPC64LE, facts{0x0503, 64, "powerpc64le-linux-gnu", ""}},
+		{elf.EM_S390, elf.ELFCLASS64, "s390x", facts{0x0403, 64, "s390x-linux-gnu", ""}},
+		{elf.EM_RISCV, elf.ELFCLASS64, "riscv64", facts{0x1003, 64, "riscv64-linux-gnu", ""}},
+		{elf.EM_LOONGARCH, elf.ELFCLASS64, "loongarch64", facts{0x1203, 64, "loongarch64-linux-gnu", ""}},
+		{elf.EM_386, elf.ELFCLASS64, "machine 3, class 2", facts{}},
+		{elf.EM_BPF, elf.ELFCLASS64, "machine 247, class 2", facts{}},
 	} {
-		flags, ok := Flags(tt.machine, tt.class)
-		assert.Equal(t, tt.want, flags, tt.machine)
-		assert.Equal(t, tt.ok, ok, tt.machine)
+		arch := ArchOf(uint16(tt.machine), byte(tt.class))
+		assert.Equal(t, tt.arch, arch)
+		assert.Equal(t, tt.want, facts{arch.Flags(), arch.Bits(), arch.Triplet(), arch.Compat()}, arch)
 	}
 }
 

@@ -5,7 +5,6 @@ package main
 
 import (
 	"bytes"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -399,9 +398,9 @@ func (c *collector) driver() {
 		}
 		return names
 	}
-	for _, machine := range []elf.Machine{elf.EM_X86_64, elf.EM_AARCH64} {
+	for _, arch := range []ldcache.Arch{ldcache.X8664, ldcache.AArch64} {
 		places, err := driver.PlacesOf(c.root, driver.Options{
-			Version: c.version, Machine: machine, Classes: driver.All, KernelRelease: c.release,
+			Version: c.version, Arch: arch, Classes: driver.All, KernelRelease: c.release,
 		}, libraries...)
 		if err != nil {
 			c.warnings = append(c.warnings, err.Error())

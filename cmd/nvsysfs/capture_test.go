@@ -4,7 +4,6 @@
 package main
 
 import (
-	"debug/elf"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
@@ -73,9 +73,9 @@ func driverFiles(t *testing.T, root sysfs.Root) []string {
 	if inv.Driver == nil {
 		return nil
 	}
-	o := driver.Options{Version: inv.Driver.Version, Machine: elf.EM_X86_64, Classes: driver.All}
+	o := driver.Options{Version: inv.Driver.Version, Arch: ldcache.X8664, Classes: driver.All}
 	if inv.Driver.Arch == "aarch64" {
-		o.Machine = elf.EM_AARCH64
+		o.Arch = ldcache.AArch64
 	}
 	files, notes, err := driver.Find(root, o)
 	if err != nil {

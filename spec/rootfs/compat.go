@@ -6,7 +6,6 @@ package rootfs
 import (
 	"bytes"
 	"cmp"
-	"debug/elf"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -215,19 +214,22 @@ func readCompatNote(r io.ReaderAt) (CompatNote, error) {
 	if _, err := r.ReadAt(head[:], 0); err != nil {
 		return CompatNote{}, fmt.Errorf("reading ELF header: %w", err)
 	}
-	if string(head[:4]) != elf.ELFMAG || elf.Class(head[elf.EI_CLASS]) != elf.ELFCLASS64 {
+	if string(head[:5]) != "\x7fELF\x02" {
 		return CompatNote{}, errors.New("not a 64-bit ELF file")
 	}
 	var order binary.ByteOrder
-	switch elf.Data(head[elf.EI_DATA]) {
-	case elf.ELFDATA2LSB:
+	switch head[5] {
+	case 1:
 		order = binary.LittleEndian
-	case elf.ELFDATA2MSB:
+	case 2:
 		order = binary.BigEndian
 	default:
 		return CompatNote{}, errors.New("ELF file of unknown byte order")
 	}
-	const headerSize = 64 // of a section header
+	const (
+		headerSize = 64 // of a section header
+		shtNote    = 7
+	)
 	offset := order.Uint64(head[40:])
 	count := int(order.Uint16(head[60:]))
 	names := int(order.Uint16(head[62:]))
@@ -238,9 +240,9 @@ func readCompatNote(r io.ReaderAt) (CompatNote, error) {
 	if err != nil {
 		return CompatNote{}, fmt.Errorf("reading section headers: %w", err)
 	}
-	section := func(i int) (name uint32, typ elf.SectionType, offset, size uint64) {
+	section := func(i int) (name, kind uint32, offset, size uint64) {
 		h := headers[i*headerSize:][:headerSize]
-		return order.Uint32(h), elf.SectionType(order.Uint32(h[4:])), order.Uint64(h[24:]), order.Uint64(h[32:])
+		return order.Uint32(h), order.Uint32(h[4:]), order.Uint64(h[24:]), order.Uint64(h[32:])
 	}
 	_, _, namesOffset, namesSize := section(names)
 	if namesSize > mostNames {
@@ -252,8 +254,8 @@ func readCompatNote(r io.ReaderAt) (CompatNote, error) {
 	}
 	want := []byte(".note.cuda.fwd_compatibility\x00")
 	for i := range count {
-		name, typ, offset, size := section(i)
-		if typ != elf.SHT_NOTE || uint64(name) > uint64(len(table)) || !bytes.HasPrefix(table[name:], want) {
+		name, kind, offset, size := section(i)
+		if kind != shtNote || uint64(name) > uint64(len(table)) || !bytes.HasPrefix(table[name:], want) {
 			continue
 		}
 		if size > mostNotes {

@@ -5,11 +5,12 @@ package driver
 
 import (
 	"bytes"
-	"debug/elf"
 	"encoding/json"
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
 // maxManifest is how much of a manifest is read. Those of drivers have less than 4 KiB.
@@ -30,17 +31,6 @@ var configs = [...]struct {
 	{"vulkan/icd.d", "/etc", []string{"nvidia_icd.json", "nvidia_icd.ARCH.json", "nvidia_layers.json"}},
 	{"vulkan/implicit_layer.d", "/etc", []string{"nvidia_layers.json"}},
 	{"vulkansc/icd.d", "/etc", []string{"nvidia_icd_vksc.json", "nvidia_icd.ARCH.json"}},
-}
-
-// icdNames are the architectures in the names of Vulkan drivers, as RPM spells them.
-var icdNames = [...]struct {
-	machine elf.Machine
-	name    string
-	compat  string // of the 32-bit sister
-}{
-	{elf.EM_X86_64, "x86_64", "i686"},
-	{elf.EM_AARCH64, "aarch64", ""},
-	{elf.EM_386, "i686", ""},
 }
 
 // findConfigs looks for the configuration files of graphics in /etc and the data directories, those of
@@ -178,22 +168,20 @@ func icdPaths(data []byte) []pathSpan {
 	return []pathSpan{{start, start + len(name), name, func(name string) string { return name }}}
 }
 
-// configNames puts the architectures in the place of ARCH.
+// configNames puts the architectures, as RPM spells them, in the place of ARCH.
 func configNames(patterns []string, o Options) []string {
 	var names []string
 	for _, pattern := range patterns {
-		if !strings.Contains(pattern, "ARCH") {
+		name, isICD := strings.CutSuffix(pattern, "ARCH.json")
+		switch {
+		case !isICD:
 			names = append(names, pattern)
-			continue
-		}
-		for _, icd := range icdNames {
-			if icd.machine != o.Machine {
-				continue
-			}
-			names = append(names, strings.Replace(pattern, "ARCH", icd.name, 1))
-			if o.Classes&Compat32 != 0 && icd.compat != "" {
-				names = append(names, strings.Replace(pattern, "ARCH", icd.compat, 1))
-			}
+		case o.Arch == ldcache.X8664 && o.Classes&Compat32 != 0:
+			names = append(names, name+"x86_64.json", name+"i686.json")
+		case o.Arch == ldcache.I386:
+			names = append(names, name+"i686.json")
+		default:
+			names = append(names, name+string(o.Arch)+".json")
 		}
 	}
 	return names

@@ -9,13 +9,13 @@
 package driver
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
 
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
@@ -82,9 +82,8 @@ type File struct {
 type Options struct {
 	// Version is the version of the kernel module, "550.54.14".
 	Version string
-	// Machine is the architecture of the container's programs. Its 32-bit sister joins it
-	// with Compat32.
-	Machine elf.Machine
+	// Arch is the architecture of the container's programs. With Compat32 its 32-bit one joins it.
+	Arch    ldcache.Arch
 	Classes Class
 	// SearchPath has directories of libraries, looked into before all others.
 	SearchPath []string

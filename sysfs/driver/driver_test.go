@@ -4,7 +4,6 @@
 package driver
 
 import (
-	"debug/elf"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -36,17 +35,6 @@ import (
 //
 // Anything else is the text of a regular file.
 type files map[string]string
-
-var machines = map[string]struct {
-	machine elf.Machine
-	class   elf.Class
-}{
-	"x86_64":  {elf.EM_X86_64, elf.ELFCLASS64},
-	"i386":    {elf.EM_386, elf.ELFCLASS32},
-	"aarch64": {elf.EM_AARCH64, elf.ELFCLASS64},
-	"arm":     {elf.EM_ARM, elf.ELFCLASS32},
-	"x32":     {elf.EM_X86_64, elf.ELFCLASS32},
-}
 
 // with returns a new tree with more files.
 func (f files) with(more ...files) files {
@@ -92,8 +80,8 @@ func (f files) make(t testing.TB) sysfs.Root {
 		case strings.HasPrefix(what, "-> "):
 			require.NoError(t, os.Symlink(words[1], at))
 		case strings.HasPrefix(what, "lib "):
-			info := elfInfo{Machine: machines[words[1]].machine, Class: machines[words[1]].class, SONAME: words[2]}
-			require.NotZero(t, info.Class, what)
+			info := elfInfo{Arch: ldcache.Arch(words[1]), SONAME: words[2]}
+			require.NotZero(t, info.Arch.Bits(), what)
 			needed := words[3:]
 			if len(needed) > 0 && needed[0] == "tls" {
 				info.ABI, needed = tlsABI, needed[1:]
@@ -105,9 +93,8 @@ func (f files) make(t testing.TB) sysfs.Root {
 			var cache ldcache.Cache
 			for _, line := range strings.Split(strings.TrimSpace(what), "\n")[1:] {
 				words := strings.Fields(line)
-				m := machines[words[1]]
-				flags, ok := ldcache.Flags(m.machine, m.class)
-				require.True(t, ok, line)
+				flags := ldcache.Arch(words[1]).Flags()
+				require.NotZero(t, flags, line)
 				cache.Entries = append(cache.Entries, ldcache.Entry{Name: words[0], Path: words[2], Flags: flags})
 			}
 			data, err := cache.Encode()
@@ -288,7 +275,7 @@ func TestFindLibraries(t *testing.T) {
 			name: "aarch64",
 			tree: libraries("usr/lib/aarch64-linux-gnu", "aarch64", "580.105.08", "libcuda.so.1").with(
 				files{"etc/ld.so.cache": "cache\nlibcuda.so.1 aarch64 /usr/lib/aarch64-linux-gnu/libcuda.so.1"}),
-			o: Options{Version: "580.105.08", Machine: elf.EM_AARCH64},
+			o: Options{Version: "580.105.08", Arch: ldcache.AArch64},
 			want: []string{
 				"library64 libcuda.so.580.105.08 < /usr/lib/aarch64-linux-gnu/libcuda.so.580.105.08, libcuda.so > libcuda.so.1, libcuda.so.1 > libcuda.so.580.105.08",
 			},
@@ -427,12 +414,12 @@ func TestFindLibraries(t *testing.T) {
 		{
 			name:  "of another machine",
 			tree:  libraries("usr/lib64", "aarch64", version, "libcuda.so.1"),
-			fails: `no libcuda or libnvidia-ml of driver version 550.54.14 found in /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": built for AARCH64, 64 bits`,
+			fails: `no libcuda or libnvidia-ml of driver version 550.54.14 found in /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": built for aarch64`,
 		},
 		{
 			name:  "x32 is not x86-64",
 			tree:  libraries("usr/lib64", "x32", version, "libcuda.so.1"),
-			fails: `no libcuda or libnvidia-ml of driver version 550.54.14 found in /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": built for X86_64, 32 bits`,
+			fails: `no libcuda or libnvidia-ml of driver version 550.54.14 found in /usr/lib64; not usable: "/usr/lib64/libcuda.so.550.54.14": built for x32`,
 		},
 		{
 			name: "directories, pipes, sockets and dead links named like libraries",
@@ -588,7 +575,7 @@ func TestFindLibraries(t *testing.T) {
 			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, the usual directories are looked into: read ROOT/etc/ld.so.cache: not a regular file but a named pipe`},
 		},
 		{name: "not a version", o: Options{Version: "550.54.14/.."}, fails: `driver version "550.54.14/..": not a version`},
-		{name: "unknown machine", o: Options{Machine: elf.EM_68K}, fails: "unknown machine EM_68K"},
+		{name: "unknown machine", o: Options{Arch: "m68k"}, fails: `unknown architecture "m68k"`},
 		{
 			name: "host libraries of Mesa and glvnd stay",
 			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1", "libGLX_nvidia.so.0", "libGL.so.1", "libEGL.so.1",
@@ -806,8 +793,8 @@ func TestFindLibraries(t *testing.T) {
 			if o.Version == "" {
 				o.Version = version
 			}
-			if o.Machine == 0 {
-				o.Machine = elf.EM_X86_64
+			if o.Arch == "" {
+				o.Arch = ldcache.X8664
 			}
 			if o.Classes == 0 {
 				o.Classes = Compute | Utility
@@ -930,7 +917,7 @@ func TestFindByClass(t *testing.T) {
 		{All, slices.Concat(firmware, compute, computeOnly, graphics, video, utility, compat, []string{"libnvidia-ngx"})},
 	} {
 		t.Run(tt.classes.String(), func(t *testing.T) {
-			found, _, err := Find(root, Options{Version: v, Machine: elf.EM_X86_64, Classes: tt.classes})
+			found, _, err := Find(root, Options{Version: v, Arch: ldcache.X8664, Classes: tt.classes})
 			require.NoError(t, err)
 			var got []string
 			for _, f := range found {
@@ -952,7 +939,7 @@ func TestFindByClass(t *testing.T) {
 
 func TestFindWholeValues(t *testing.T) {
 	root := desktop().make(t)
-	got, _, err := Find(root, Options{Version: "470.256.02", Machine: elf.EM_X86_64, Classes: Utility})
+	got, _, err := Find(root, Options{Version: "470.256.02", Arch: ldcache.X8664, Classes: Utility})
 	require.NoError(t, err)
 	want := []File{
 		{
@@ -1173,7 +1160,7 @@ func TestFindOthers(t *testing.T) {
 				"xorg module /usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.550.54.14 < /usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.550.54.14, libglxserver_nvidia.so > libglxserver_nvidia.so.550.54.14",
 			},
 			notes: []string{
-				`X module "ROOT/usr/lib64/nvidia/xorg/libglxserver_nvidia.so.550.54.14" is left out: built for 386`,
+				`X module "ROOT/usr/lib64/nvidia/xorg/libglxserver_nvidia.so.550.54.14" is left out: built for i386`,
 				`X module "ROOT/usr/lib64/xorg/modules/drivers/nvidia_drv.so" is left out: an empty file`,
 			},
 		},
@@ -1210,7 +1197,7 @@ func TestFindOthers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			root := libraries("usr/lib64", "x86_64", "550.54.14", "libcuda.so.1", "libnvidia-ml.so.1").with(tt.tree).make(t)
 			o := tt.o
-			o.Version, o.Machine = "550.54.14", elf.EM_X86_64
+			o.Version, o.Arch = "550.54.14", ldcache.X8664
 			found, notes, err := Find(root, o)
 			require.NoError(t, err)
 			for i := range notes {
@@ -1267,7 +1254,7 @@ func TestFindManifests(t *testing.T) {
 				"libnvidia-opencl.so.1", "libnvidia-present.so.", "libnvidia-vksc-core.so.1").with(files{
 				"usr/lib64/libnvidia-egl-gbm.so.1.1.2": "lib x86_64 libnvidia-egl-gbm.so.1", tt.file: tt.in,
 			}).make(t)
-			found, notes, err := Find(root, Options{Version: "550.54.14", Machine: elf.EM_X86_64, Classes: All})
+			found, notes, err := Find(root, Options{Version: "550.54.14", Arch: ldcache.X8664, Classes: All})
 			require.NoError(t, err)
 			at := slices.IndexFunc(found, func(f File) bool { return f.Kind == Config })
 			require.GreaterOrEqual(t, at, 0)
@@ -1298,14 +1285,14 @@ func FuzzLocalize(f *testing.F) {
 
 func TestErrors(t *testing.T) {
 	root := libraries("usr/lib64", "x86_64", "535.104.05", "libcuda.so.1").make(t)
-	_, _, err := Find(root, Options{Version: "550.54.14", Machine: elf.EM_X86_64})
+	_, _, err := Find(root, Options{Version: "550.54.14", Arch: ldcache.X8664})
 	var version *VersionError
 	require.ErrorAs(t, err, &version)
 	assert.Equal(t, &VersionError{
 		Kernel: "550.54.14", Found: []string{"535.104.05"}, Where: []string{"/usr/lib64/libcuda.so.535.104.05"},
 	}, version)
 
-	_, _, err = Find(files{}.make(t), Options{Version: "550.54.14", Machine: elf.EM_X86_64})
+	_, _, err = Find(files{}.make(t), Options{Version: "550.54.14", Arch: ldcache.X8664})
 	var missing *NotFoundError
 	require.ErrorAs(t, err, &missing)
 	assert.Equal(t, &NotFoundError{Version: "550.54.14", Absent: missing.Absent}, missing)
@@ -1417,7 +1404,7 @@ func BenchmarkFind(b *testing.B) {
 	}
 	root := tree.with(files{"etc/ld.so.cache": cache}).make(b)
 	for b.Loop() {
-		if _, _, err := Find(root, Options{Version: "470.256.02", Machine: elf.EM_X86_64, Classes: All}); err != nil {
+		if _, _, err := Find(root, Options{Version: "470.256.02", Arch: ldcache.X8664, Classes: All}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -1429,7 +1416,7 @@ func TestFindMPSOfAnotherUser(t *testing.T) {
 		t.Skipf("SKIPPED: needs root, to make a directory that belongs to another user")
 	}
 	root := files{"tmp/nvidia-mps": "dir", "usr/lib64/libcuda.so.550.54.14": "lib x86_64 libcuda.so.1"}.make(t)
-	o := Options{Version: "550.54.14", Machine: elf.EM_X86_64, Classes: Compute}
+	o := Options{Version: "550.54.14", Arch: ldcache.X8664, Classes: Compute}
 	has := func(f File) bool { return f.Kind == Directory }
 	got, _, err := Find(root, o)
 	require.NoError(t, err)
@@ -1450,5 +1437,5 @@ func TestReadELFFileRefuses(t *testing.T) {
 	}
 	got, err := readELFFile(root.Path("lib.so"))
 	require.NoError(t, err)
-	assert.Equal(t, elfInfo{Machine: elf.EM_X86_64, Class: elf.ELFCLASS64, SONAME: "lib.so"}, got)
+	assert.Equal(t, elfInfo{Arch: ldcache.X8664, SONAME: "lib.so"}, got)
 }

@@ -5,7 +5,6 @@ package driver
 
 import (
 	"bytes"
-	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"path"
 	"strings"
 	"syscall"
+
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
 // Limits of what is read of one ELF file. Real libraries of the driver have about ten program headers,
@@ -31,12 +32,22 @@ const (
 // errScript says that a program is a script.
 var errScript = errors.New("offset 0: a script")
 
+// Of the ELF format (elf.h). Why not package debug/elf: see package ldcache.
+const (
+	atClass, atOrder        = 4, 5
+	class32, class64        = 1, 2
+	littleEndian, bigEndian = 1, 2
+	etExec, etDyn           = 2, 3
+
+	ptLoad, ptDynamic, ptInterp, ptNote           = 1, 2, 3, 4
+	dtNull, dtNeeded, dtStrtab, dtStrsz, dtSONAME = 0, 1, 5, 10, 14
+)
+
 // elfInfo is what is learned from the headers of a shared library.
 type elfInfo struct {
-	Machine elf.Machine
-	Class   elf.Class
-	SONAME  string    // "" if the file has none
-	ABI     [3]uint32 // oldest kernel of the NT_GNU_ABI_TAG note, {2, 3, 99}; zero without one
+	Arch   ldcache.Arch
+	SONAME string    // "" if the file has none
+	ABI    [3]uint32 // oldest kernel of the NT_GNU_ABI_TAG note, {2, 3, 99}; zero without one
 }
 
 // readELFFile reads the headers of a regular file.
@@ -90,6 +101,7 @@ func (d descriptor) ReadAt(p []byte, off int64) (int, error) {
 // elfFile is the state of one reading.
 type elfFile struct {
 	r        io.ReaderAt
+	wide     bool   // 64 bits
 	size     uint64 // of the file
 	page     []byte // its first bytes
 	order    binary.ByteOrder
@@ -97,11 +109,11 @@ type elfFile struct {
 }
 
 type elfSegment struct {
-	kind                     elf.ProgType
+	kind                     uint32
 	offset, address, fileLen uint64
 }
 
-// readELF reads machine, class, SONAME and ABI note of a shared library of size bytes. It uses the
+// readELF reads architecture, SONAME and ABI note of a shared library of size bytes. It uses the
 // program headers, as the loader does, and never the section headers, which a stripped library may
 // lack. Memory and reads are bounded by the limits above, whatever the file says.
 //
@@ -111,7 +123,7 @@ func readELF(r io.ReaderAt, size int64) (elfInfo, error) {
 	if err != nil {
 		return elfInfo{}, err
 	}
-	d, err := f.dynamic(info.Class)
+	d, err := f.dynamic()
 	if err != nil {
 		return elfInfo{}, err
 	}
@@ -128,11 +140,11 @@ func readELF(r io.ReaderAt, size int64) (elfInfo, error) {
 
 // readNeeded reads the names of the libraries that a shared library needs (DT_NEEDED), in the file's order.
 func readNeeded(r io.ReaderAt, size int64) ([]string, error) {
-	f, info, err := openELF(r, size, false)
+	f, _, err := openELF(r, size, false)
 	if err != nil {
 		return nil, err
 	}
-	d, err := f.dynamic(info.Class)
+	d, err := f.dynamic()
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +165,7 @@ func readInterpreter(r io.ReaderAt, size int64) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s, ok := f.segment(elf.PT_INTERP)
+	s, ok := f.segment(ptInterp)
 	if !ok {
 		return "", nil
 	}
@@ -184,7 +196,7 @@ func openELF(r io.ReaderAt, size int64, program bool) (*elfFile, elfInfo, error)
 		return nil, elfInfo{}, err
 	}
 	for _, s := range f.segments {
-		if s.kind == elf.PT_LOAD && (s.offset > f.size || s.fileLen > f.size-s.offset) {
+		if s.kind == ptLoad && (s.offset > f.size || s.fileLen > f.size-s.offset) {
 			return nil, elfInfo{}, fmt.Errorf("cut short: a segment of %d bytes at %d in a file of %d", s.fileLen, s.offset, f.size)
 		}
 	}
@@ -218,41 +230,41 @@ func (f *elfFile) header(program bool) (elfInfo, error) {
 	if program && bytes.HasPrefix(ident, []byte("#!")) {
 		return elfInfo{}, errScript
 	}
-	if len(ident) < elf.EI_NIDENT || !bytes.Equal(ident[:4], []byte(elf.ELFMAG)) {
+	if len(ident) < 16 || string(ident[:4]) != "\x7fELF" {
 		return elfInfo{}, errors.New("offset 0: not an ELF file")
 	}
-	class := elf.Class(ident[elf.EI_CLASS])
 	headerSize, segmentSize := 64, 56
-	switch class {
-	case elf.ELFCLASS64:
-	case elf.ELFCLASS32:
+	switch class := ident[atClass]; class {
+	case class64:
+		f.wide = true
+	case class32:
 		headerSize, segmentSize = 52, 32
 	default:
-		return elfInfo{}, fmt.Errorf("offset %d: unknown class %d", elf.EI_CLASS, class)
+		return elfInfo{}, fmt.Errorf("offset %d: unknown class %d", atClass, class)
 	}
-	switch elf.Data(ident[elf.EI_DATA]) {
-	case elf.ELFDATA2LSB:
+	switch order := ident[atOrder]; order {
+	case littleEndian:
 		f.order = binary.LittleEndian
-	case elf.ELFDATA2MSB:
+	case bigEndian:
 		f.order = binary.BigEndian
 	default:
-		return elfInfo{}, fmt.Errorf("offset %d: unknown byte order %d", elf.EI_DATA, ident[elf.EI_DATA])
+		return elfInfo{}, fmt.Errorf("offset %d: unknown byte order %d", atOrder, order)
 	}
 	if len(f.page) < headerSize {
 		return elfInfo{}, fmt.Errorf("offset %d: header cut short", len(f.page))
 	}
-	switch kind := elf.Type(f.order.Uint16(f.page[16:])); {
-	case kind == elf.ET_DYN || program && kind == elf.ET_EXEC:
+	switch kind := f.order.Uint16(f.page[16:]); {
+	case kind == etDyn || program && kind == etExec:
 	case program:
 		return elfInfo{}, fmt.Errorf("offset 16: type %d is not a program", kind)
 	default:
 		return elfInfo{}, fmt.Errorf("offset 16: type %d is not a shared library", kind)
 	}
-	info := elfInfo{Machine: elf.Machine(f.order.Uint16(f.page[18:])), Class: class}
+	info := elfInfo{Arch: ldcache.ArchOf(f.order.Uint16(f.page[18:]), ident[atClass])}
 
 	var offset uint64
 	var entrySize, count uint16
-	if class == elf.ELFCLASS64 {
+	if f.wide {
 		offset = f.order.Uint64(f.page[32:])
 		entrySize, count = f.order.Uint16(f.page[54:]), f.order.Uint16(f.page[56:])
 	} else {
@@ -270,8 +282,8 @@ func (f *elfFile) header(program bool) (elfInfo, error) {
 		return elfInfo{}, fmt.Errorf("program headers: %w", err)
 	}
 	for ; len(table) > 0; table = table[segmentSize:] {
-		s := elfSegment{kind: elf.ProgType(f.order.Uint32(table))}
-		if class == elf.ELFCLASS64 {
+		s := elfSegment{kind: f.order.Uint32(table)}
+		if f.wide {
 			s.offset, s.address, s.fileLen = f.order.Uint64(table[8:]), f.order.Uint64(table[16:]), f.order.Uint64(table[32:])
 		} else {
 			s.offset = uint64(f.order.Uint32(table[4:]))
@@ -284,7 +296,7 @@ func (f *elfFile) header(program bool) (elfInfo, error) {
 }
 
 // segment returns the first segment of a kind.
-func (f *elfFile) segment(kind elf.ProgType) (elfSegment, bool) {
+func (f *elfFile) segment(kind uint32) (elfSegment, bool) {
 	for _, s := range f.segments {
 		if s.kind == kind {
 			return s, true
@@ -302,8 +314,8 @@ type dynamicSection struct {
 }
 
 // dynamic reads the dynamic section.
-func (f *elfFile) dynamic(class elf.Class) (dynamicSection, error) {
-	s, ok := f.segment(elf.PT_DYNAMIC)
+func (f *elfFile) dynamic() (dynamicSection, error) {
+	s, ok := f.segment(ptDynamic)
 	if !ok {
 		return dynamicSection{}, errors.New("no dynamic section")
 	}
@@ -315,30 +327,29 @@ func (f *elfFile) dynamic(class elf.Class) (dynamicSection, error) {
 		return dynamicSection{}, fmt.Errorf("dynamic section: %w", err)
 	}
 	entrySize := 16
-	if class == elf.ELFCLASS32 {
+	if !f.wide {
 		entrySize = 8
 	}
 	var d dynamicSection
 	for ; len(table) >= entrySize; table = table[entrySize:] {
-		var tag elf.DynTag
-		var value uint64
-		if class == elf.ELFCLASS64 {
-			tag, value = elf.DynTag(f.order.Uint64(table)), f.order.Uint64(table[8:])
+		var tag, value uint64
+		if f.wide {
+			tag, value = f.order.Uint64(table), f.order.Uint64(table[8:])
 		} else {
-			tag, value = elf.DynTag(f.order.Uint32(table)), uint64(f.order.Uint32(table[4:]))
+			tag, value = uint64(f.order.Uint32(table)), uint64(f.order.Uint32(table[4:]))
 		}
 		switch tag {
-		case elf.DT_NULL:
+		case dtNull:
 			return d, nil
-		case elf.DT_SONAME:
+		case dtSONAME:
 			d.soname = &value
-		case elf.DT_NEEDED:
+		case dtNeeded:
 			if len(d.needed) < maxNeeded {
 				d.needed = append(d.needed, value)
 			}
-		case elf.DT_STRTAB:
+		case dtStrtab:
 			d.strtab = &value
-		case elf.DT_STRSZ:
+		case dtStrsz:
 			d.strsize = value
 		}
 	}
@@ -379,7 +390,7 @@ func (f *elfFile) name(d dynamicSection, at uint64, what string) (string, error)
 // offsetOf returns where in the file an address is loaded from, and how many bytes of that segment follow.
 func (f *elfFile) offsetOf(address uint64) (offset, rest uint64, err error) {
 	for _, s := range f.segments {
-		if s.kind == elf.PT_LOAD && address >= s.address && address-s.address < s.fileLen {
+		if s.kind == ptLoad && address >= s.address && address-s.address < s.fileLen {
 			into := address - s.address
 			return s.offset + into, s.fileLen - into, nil
 		}
@@ -391,7 +402,7 @@ func (f *elfFile) offsetOf(address uint64) (offset, rest uint64, err error) {
 // "GNU\0", then four words: system (0 is Linux), version, patch level, sublevel.
 func (f *elfFile) abiTag() ([3]uint32, error) {
 	for _, s := range f.segments {
-		if s.kind != elf.PT_NOTE || s.fileLen > maxNotes {
+		if s.kind != ptNote || s.fileLen > maxNotes {
 			continue
 		}
 		notes, err := f.read(s.offset, s.fileLen)

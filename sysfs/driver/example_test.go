@@ -4,13 +4,13 @@
 package driver_test
 
 import (
-	"debug/elf"
 	"fmt"
 	"log"
 	"os"
 	"path/filepath"
 
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
@@ -31,7 +31,7 @@ func Example() {
 	}
 
 	files, _, err := driver.Find(sysfs.Root(filepath.Join(dir, "machine")), driver.Options{
-		Version: "550.54.15", Machine: elf.EM_X86_64, Classes: driver.Utility,
+		Version: "550.54.15", Arch: ldcache.X8664, Classes: driver.Utility,
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -5,7 +5,6 @@ package driver
 
 import (
 	"cmp"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,14 +50,6 @@ func anchorOf(stem string) int {
 // libnvidia-nvvm.so.4.0.0, in later branches it has the driver's version.
 var ownVersion = [...]string{"libnvidia-api", "libnvidia-egl-", "libnvidia-nvvm"}
 
-// abi is one architecture whose libraries are wanted.
-type abi struct {
-	machine elf.Machine
-	class   elf.Class
-	bits    int
-	flags   int32 // in ld.so.cache; 0 if the cache does not know it
-}
-
 // libraryKey is what makes two files the same library. Own versions are left out of name.
 type libraryKey struct {
 	subdir, name string
@@ -70,8 +61,8 @@ type finder struct {
 	tree   *tree
 	o      Options
 	want   Class
-	suffix string // ".so." and the version
-	abis   []abi  // the native one first
+	suffix string         // ".so." and the version
+	arches []ldcache.Arch // those wanted, the native one first
 
 	libs     []File
 	index    map[libraryKey]int   // of libs
@@ -79,7 +70,7 @@ type finder struct {
 	scanned  map[string]bool      // by real directory
 	dirs     []string             // real directories with libraries of the driver
 	found    bool                 // any native library of the driver's version
-	anchored [2][2]bool           // by index of abis and of anchors
+	anchored [2][2]bool           // by index of arches and of anchors
 	damaged  [2]string            // by index of anchors: one that cannot be used, and why
 	others   [2]map[string]string // by index of anchors: other versions, one library of each
 
@@ -89,7 +80,7 @@ type finder struct {
 }
 
 func newFinder(t *tree, o Options) (*finder, error) {
-	abis, err := abisOf(o)
+	arches, err := o.arches()
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +89,7 @@ func newFinder(t *tree, o Options) (*finder, error) {
 		o:       o,
 		want:    o.Classes.implied(),
 		suffix:  ".so." + o.Version,
-		abis:    abis,
+		arches:  arches,
 		index:   make(map[libraryKey]int),
 		elves:   make(map[string]elfInfo),
 		scanned: make(map[string]bool),
@@ -106,30 +97,15 @@ func newFinder(t *tree, o Options) (*finder, error) {
 	}, nil
 }
 
-// abisOf are the architectures that are wanted, the native one first.
-func abisOf(o Options) ([]abi, error) {
-	native := abi{machine: o.Machine, class: elf.ELFCLASS64, bits: 64}
-	if o.Machine == elf.EM_386 || o.Machine == elf.EM_ARM {
-		native.class, native.bits = elf.ELFCLASS32, 32
+// arches are the architectures that are wanted, the native one first.
+func (o Options) arches() ([]ldcache.Arch, error) {
+	if o.Arch.Flags() == 0 {
+		return nil, fmt.Errorf("unknown architecture %s", quote(string(o.Arch)))
 	}
-	flags, ok := ldcache.Flags(native.machine, native.class)
-	if !ok {
-		return nil, fmt.Errorf("unknown machine %s", o.Machine)
+	if compat := o.Arch.Compat(); compat != "" && o.Classes&Compat32 != 0 {
+		return []ldcache.Arch{o.Arch, compat}, nil
 	}
-	native.flags = flags
-	abis := []abi{native}
-	if o.Classes&Compat32 != 0 {
-		switch o.Machine {
-		case elf.EM_X86_64:
-			abis = append(abis, abi{machine: elf.EM_386, class: elf.ELFCLASS32, bits: 32})
-		case elf.EM_AARCH64:
-			abis = append(abis, abi{machine: elf.EM_ARM, class: elf.ELFCLASS32, bits: 32})
-		}
-	}
-	if len(abis) == 2 {
-		abis[1].flags, _ = ldcache.Flags(abis[1].machine, abis[1].class)
-	}
-	return abis, nil
+	return []ldcache.Arch{o.Arch}, nil
 }
 
 // find searches the configured directories, those that the cache names, and the usual
@@ -139,7 +115,7 @@ func (f *finder) find() error {
 		f.scanName(dir)
 	}
 	cached := false
-	if !f.complete(0) || len(f.abis) == 2 && !f.complete(1) {
+	if !f.complete(0) || len(f.arches) == 2 && !f.complete(1) {
 		configured := f.anchored[0]
 		for _, dir := range f.readCache() {
 			f.scanName(dir)
@@ -150,7 +126,7 @@ func (f *finder) find() error {
 		f.scanUsual(0)
 	}
 	// Where the cache has the native libraries and no 32-bit ones, none are installed.
-	if len(f.abis) == 2 && f.found && f.anchored[1] == [2]bool{} && !cached {
+	if len(f.arches) == 2 && f.found && f.anchored[1] == [2]bool{} && !cached {
 		f.scanUsual(1)
 	}
 	if f.tree.fault != nil {
@@ -242,7 +218,7 @@ func (f *finder) readCache() []string {
 
 // isWanted tells whether entries of the cache with these flags are of a wanted architecture.
 func (f *finder) isWanted(flags int32) bool {
-	return slices.ContainsFunc(f.abis, func(a abi) bool { return a.flags != 0 && a.flags == flags })
+	return slices.ContainsFunc(f.arches, func(a ldcache.Arch) bool { return a.Flags() == flags })
 }
 
 // usual64 and usual32 are the directories of libraries, where they are found without a cache. T stands
@@ -297,29 +273,12 @@ var (
 	}
 )
 
-var triplets = [...]struct {
-	machine        elf.Machine
-	triplet, uname string
-}{
-	{elf.EM_X86_64, "x86_64-linux-gnu", "x86_64"},
-	{elf.EM_AARCH64, "aarch64-linux-gnu", "aarch64"},
-	{elf.EM_386, "i386-linux-gnu", "i686"},
-	{elf.EM_ARM, "arm-linux-gnueabihf", "armhf"},
-	{elf.EM_PPC64, "powerpc64le-linux-gnu", "powerpc64le"},
-}
-
 // usualDirs are the usual directories of the libraries of one architecture and one version of the driver.
-func usualDirs(machine elf.Machine, bits int, version string) []string {
+func usualDirs(arch ldcache.Arch, version string) []string {
 	branch, _, _ := strings.Cut(version, ".")
-	triplet, uname := "unknown", "unknown"
-	for _, t := range triplets {
-		if t.machine == machine {
-			triplet, uname = t.triplet, t.uname
-		}
-	}
-	expand := strings.NewReplacer("T", triplet, "M", uname, "B", branch, "V", version)
+	expand := strings.NewReplacer("T", arch.Triplet(), "M", string(arch), "B", branch, "V", version)
 	patterns := usual64[:]
-	if bits == 32 {
+	if arch.Bits() == 32 {
 		patterns = usual32[:]
 	}
 	dirs := make([]string, 0, len(patterns))
@@ -331,7 +290,7 @@ func usualDirs(machine elf.Machine, bits int, version string) []string {
 
 // scanUsual scans the usual directories of one architecture until both anchors are found.
 func (f *finder) scanUsual(which int) {
-	for _, dir := range usualDirs(f.abis[which].machine, f.abis[which].bits, f.o.Version) {
+	for _, dir := range usualDirs(f.arches[which], f.o.Version) {
 		if f.complete(which) {
 			break
 		}
@@ -528,10 +487,9 @@ func (f *finder) take(n node, dir string, key libraryKey, file File, wanted bool
 		}
 		return
 	}
-	which := slices.IndexFunc(f.abis, func(a abi) bool { return a.machine == info.Machine && a.class == info.Class })
+	which := slices.Index(f.arches, info.Arch)
 	if which < 0 {
-		f.refuse(n.path, "built for "+strings.TrimPrefix(info.Machine.String(), "EM_")+
-			", "+strings.TrimPrefix(info.Class.String(), "ELFCLASS")+" bits")
+		f.refuse(n.path, "built for "+string(info.Arch))
 		return
 	}
 	f.found = f.found || which == 0
@@ -542,7 +500,7 @@ func (f *finder) take(n node, dir string, key libraryKey, file File, wanted bool
 		return
 	}
 	file.SONAME = cmp.Or(info.SONAME, path.Base(n.path))
-	file.Bits = f.abis[which].bits
+	file.Bits = info.Arch.Bits()
 	key.bits = file.Bits
 	at, ok := f.index[key]
 	switch {

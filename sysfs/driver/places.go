@@ -24,13 +24,13 @@ type Places struct {
 // PlacesOf returns the places for the options. libraryDirs are directories of libraries that are known beside
 // the usual ones, such as those that the loader's cache names.
 func PlacesOf(root sysfs.Root, o Options, libraryDirs ...string) (Places, error) {
-	abis, err := abisOf(o)
+	arches, err := o.arches()
 	if err != nil {
 		return Places{}, err
 	}
 	p := Places{Libraries: slices.Concat(absolute(o.SearchPath), absolute(libraryDirs))}
-	for _, a := range abis {
-		p.Libraries = append(p.Libraries, usualDirs(a.machine, a.bits, o.Version)...)
+	for _, arch := range arches {
+		p.Libraries = append(p.Libraries, usualDirs(arch, o.Version)...)
 	}
 	p.Libraries = once(p.Libraries)
 	p.Programs = once(programDirs(o, p.Libraries))

@@ -114,8 +114,8 @@ func checkModule(t *tree, o Options, n node) error {
 	if err != nil {
 		return err
 	}
-	if info.Machine != o.Machine {
-		return fmt.Errorf("built for %s", strings.TrimPrefix(info.Machine.String(), "EM_"))
+	if info.Arch != o.Arch {
+		return fmt.Errorf("built for %s", info.Arch)
 	}
 	needed, err := ofFile(name, readNeeded)
 	if err != nil {

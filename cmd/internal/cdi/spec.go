@@ -10,7 +10,7 @@
 package cdi
 
 import (
-	"debug/elf"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +22,7 @@ import (
 	specs "tags.cncf.io/container-device-interface/specs-go"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
@@ -148,23 +149,15 @@ func Distributions() []string {
 	return names
 }
 
-// multiarch is Debian's name of an architecture and of its 32-bit sister.
-var multiarch = map[elf.Machine][2]string{
-	elf.EM_X86_64:  {"x86_64-linux-gnu", "i386-linux-gnu"},
-	elf.EM_AARCH64: {"aarch64-linux-gnu", "arm-linux-gnueabihf"},
-	elf.EM_PPC64:   {"powerpc64le-linux-gnu", "powerpc-linux-gnu"},
-	elf.EM_386:     {"i386-linux-gnu", "i386-linux-gnu"},
-}
-
 // libraryDirs are the directories of the container for libraries of the
 // machine and for 32-bit ones; "" is none.
-func (o Options) libraryDirs(machine elf.Machine) (dir, dir32 string) {
+func (o Options) libraryDirs(arch ldcache.Arch) (dir, dir32 string) {
 	switch {
 	case o.LibraryDir != "":
 		return o.LibraryDir, o.LibraryDir32
 	case o.Distribution != "":
-		d, names := distributions[o.Distribution], multiarch[machine]
-		return strings.Replace(d[0], "*", names[0], 1), strings.Replace(d[1], "*", names[1], 1)
+		d := distributions[o.Distribution]
+		return strings.Replace(d[0], "*", arch.Triplet(), 1), strings.Replace(d[1], "*", cmp.Or(arch.Compat(), arch).Triplet(), 1)
 	}
 	return cudaDir, cudaDir32
 }
@@ -362,7 +355,7 @@ var linkedWith = []string{"libcuda", "libnvcuvid", "libnvidia-encode", "libnvidi
 // those of its links that are of use. The name with the driver's version is
 // not among them unless it is the SONAME: nothing opens it.
 func (m *maker) mounts() []*specs.Mount {
-	dir, dir32 := m.options.libraryDirs(m.parts.Elf)
+	dir, dir32 := m.options.libraryDirs(m.parts.Arch)
 	var list []*specs.Mount
 	left32 := false
 	for _, f := range m.parts.Files {

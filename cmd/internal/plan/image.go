@@ -4,7 +4,6 @@
 package plan
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
 )
@@ -102,16 +102,15 @@ func (v *view) isRegular(name string) bool { return v.fs != nil && v.fs.IsRegula
 
 // findLibDirs looks for the distribution's library directories. No cache and no link of the image has a say in where
 // that is.
-func (v *view) findLibDirs(machine elf.Machine) {
-	triplet := triplets[machine]
+func (v *view) findLibDirs(arch ldcache.Arch) {
 	v.LibDir = "/usr/lib"
-	for _, dir := range []string{"/usr/lib/" + triplet, "/usr/lib64"} {
+	for _, dir := range []string{"/usr/lib/" + arch.Triplet(), "/usr/lib64"} {
 		if v.isDir(dir) {
 			v.LibDir = dir
 			break
 		}
 	}
-	if machine != elf.EM_X86_64 {
+	if arch != ldcache.X8664 {
 		return
 	}
 	for _, dir := range []string{"/usr/lib/i386-linux-gnu", "/usr/lib32"} {
@@ -123,14 +122,6 @@ func (v *view) findLibDirs(machine elf.Machine) {
 	if v.LibDir == "/usr/lib64" {
 		v.LibDir32 = "/usr/lib"
 	}
-}
-
-// triplets are the directories below /usr/lib in which Debian and its children have the libraries of a machine.
-var triplets = map[elf.Machine]string{
-	elf.EM_X86_64:  "x86_64-linux-gnu",
-	elf.EM_AARCH64: "aarch64-linux-gnu",
-	elf.EM_386:     "i386-linux-gnu",
-	elf.EM_PPC64:   "powerpc64le-linux-gnu",
 }
 
 // checkPlaces looks whether Dir can be mounted to. A file of the driver in whose place the image has a directory is left

@@ -5,7 +5,6 @@ package plan
 
 import (
 	"bytes"
-	"debug/elf"
 	"path"
 	"slices"
 	"strings"
@@ -38,26 +37,21 @@ const (
 type glibc struct{ loader, etc string }
 
 // glibcs are, after the usual one, that of the glibc packages for Alpine.
-var glibcs = map[elf.Machine][]glibc{
-	elf.EM_X86_64:  {{"/lib64/ld-linux-x86-64.so.2", "/etc"}, {"/usr/glibc-compat/lib/ld-linux-x86-64.so.2", "/usr/glibc-compat/etc"}},
-	elf.EM_AARCH64: {{"/lib/ld-linux-aarch64.so.1", "/etc"}, {"/usr/glibc-compat/lib/ld-linux-aarch64.so.1", "/usr/glibc-compat/etc"}},
-	elf.EM_386:     {{"/lib/ld-linux.so.2", "/etc"}},
-	elf.EM_PPC64:   {{"/lib64/ld64.so.2", "/etc"}},
-}
-
-// musls are the names of musl's loader, LDSO_ARCH in its source.
-var musls = map[elf.Machine]string{
-	elf.EM_X86_64: "x86_64", elf.EM_AARCH64: "aarch64", elf.EM_386: "i386", elf.EM_PPC64: "powerpc64le",
+var glibcs = map[ldcache.Arch][]glibc{
+	ldcache.X8664:   {{"/lib64/ld-linux-x86-64.so.2", "/etc"}, {"/usr/glibc-compat/lib/ld-linux-x86-64.so.2", "/usr/glibc-compat/etc"}},
+	ldcache.AArch64: {{"/lib/ld-linux-aarch64.so.1", "/etc"}, {"/usr/glibc-compat/lib/ld-linux-aarch64.so.1", "/usr/glibc-compat/etc"}},
+	ldcache.I386:    {{"/lib/ld-linux.so.2", "/etc"}},
+	ldcache.PPC64LE: {{"/lib64/ld64.so.2", "/etc"}},
 }
 
 // planLoader makes the image's loaders find Dir. An image of glibc without a cache gets one with our entries alone: glibc
 // looks for everything else in its own directories, as it did without.
 func (p *Plan) planLoader(v *view) {
-	v.findLibDirs(p.Elf)
+	v.findLibDirs(p.Arch)
 	p.Image = v.Image
 	entries, lines := p.cacheEntries(), []string{Dir, path.Join(Dir, lib32)}
 	if compat, ok := p.findCompat(v); ok {
-		flags, _ := cacheFlags(p.Elf, 64)
+		flags := p.Arch.Flags()
 		for _, name := range compat.Libraries {
 			entries = slices.DeleteFunc(entries, func(e ldcache.Entry) bool { return e.Name == name && e.Flags == flags })
 			entries = append(entries, ldcache.Entry{Name: name, Path: path.Join(compat.Dir, name), Flags: flags})
@@ -65,10 +59,10 @@ func (p *Plan) planLoader(v *view) {
 		lines = slices.Insert(lines, 0, compat.Dir)
 		p.notef("CUDA forward-compatibility libraries of %s in the image come first in the loader cache", compat.Version)
 	}
-	musl := musls[p.Elf]
-	hasMusl := func() bool { return musl != "" && v.isRegular("/lib/ld-musl-"+musl+".so.1") }
+	musl := strings.Replace(string(p.Arch), "ppc64", "powerpc64", 1) // as LDSO_ARCH in its source
+	hasMusl := func() bool { return v.isRegular("/lib/ld-musl-" + musl + ".so.1") }
 	usual := false
-	for i, libc := range glibcs[p.Elf] {
+	for i, libc := range glibcs[p.Arch] {
 		data, there := p.read(v, libc.etc+"/ld.so.cache", maxCacheSize)
 		if _, err := ldcache.Parse(data); !there || err != nil {
 			// gcompat of Alpine has a loader of glibc's name, which reads no cache.
@@ -180,8 +174,8 @@ func (u Update) merge(old []byte, version string) ([]byte, error) {
 func (p *Plan) cacheEntries() []ldcache.Entry {
 	entries := []ldcache.Entry{}
 	for _, f := range p.Files {
-		flags, ok := cacheFlags(p.Elf, f.Bits)
-		if f.Kind != driver.Library || f.Subdir != "" || !ok || f.Place == "" {
+		flags := cacheFlags(p.Arch, f.Bits)
+		if f.Kind != driver.Library || f.Subdir != "" || flags == 0 || f.Place == "" {
 			continue
 		}
 		names := []string{f.SONAME}
@@ -197,19 +191,12 @@ func (p *Plan) cacheEntries() []ldcache.Entry {
 	return entries
 }
 
-// cacheFlags are the flags that libraries have in the loader's cache: those of
-// a machine's own programs or, of 32 bits, those of its 32-bit sister.
-func cacheFlags(machine elf.Machine, bits int) (int32, bool) {
-	if bits != 32 {
-		return ldcache.Flags(machine, elf.ELFCLASS64)
+// cacheFlags are the flags that the driver's libraries of 32 or 64 bits have in the loader's cache.
+func cacheFlags(arch ldcache.Arch, bits int) int32 {
+	if bits != arch.Bits() {
+		arch = arch.Compat()
 	}
-	switch machine {
-	case elf.EM_X86_64:
-		machine = elf.EM_386
-	case elf.EM_AARCH64:
-		machine = elf.EM_ARM
-	}
-	return ldcache.Flags(machine, elf.ELFCLASS32)
+	return arch.Flags()
 }
 
 // findCompat looks for CUDA forward-compatibility libraries that this driver may run with.

@@ -4,7 +4,6 @@
 package plan
 
 import (
-	"debug/elf"
 	"maps"
 	"os"
 	"path/filepath"
@@ -216,16 +215,16 @@ func TestCompatOnConsumerBoards(t *testing.T) {
 func TestLibDirs(t *testing.T) {
 	for _, tt := range []struct {
 		dirs        []string
-		machine     elf.Machine
+		arch        ldcache.Arch
 		dir, dir32  string
 		description string
 	}{
-		{nil, elf.EM_X86_64, "/usr/lib", "", "none"},
-		{[]string{"usr/lib/x86_64-linux-gnu", "usr/lib/i386-linux-gnu"}, elf.EM_X86_64, "/usr/lib/x86_64-linux-gnu", "/usr/lib/i386-linux-gnu", "Debian"},
-		{[]string{"usr/lib64", "usr/lib"}, elf.EM_X86_64, "/usr/lib64", "/usr/lib", "Fedora"},
-		{[]string{"usr/lib", "usr/lib32"}, elf.EM_X86_64, "/usr/lib", "/usr/lib32", "Arch"},
-		{[]string{"usr/lib/aarch64-linux-gnu"}, elf.EM_AARCH64, "/usr/lib/aarch64-linux-gnu", "", "Debian on Arm"},
-		{[]string{"usr/lib64"}, elf.EM_AARCH64, "/usr/lib64", "", "RHEL on Arm"},
+		{nil, ldcache.X8664, "/usr/lib", "", "none"},
+		{[]string{"usr/lib/x86_64-linux-gnu", "usr/lib/i386-linux-gnu"}, ldcache.X8664, "/usr/lib/x86_64-linux-gnu", "/usr/lib/i386-linux-gnu", "Debian"},
+		{[]string{"usr/lib64", "usr/lib"}, ldcache.X8664, "/usr/lib64", "/usr/lib", "Fedora"},
+		{[]string{"usr/lib", "usr/lib32"}, ldcache.X8664, "/usr/lib", "/usr/lib32", "Arch"},
+		{[]string{"usr/lib/aarch64-linux-gnu"}, ldcache.AArch64, "/usr/lib/aarch64-linux-gnu", "", "Debian on Arm"},
+		{[]string{"usr/lib64"}, ldcache.AArch64, "/usr/lib64", "", "RHEL on Arm"},
 	} {
 		dir := t.TempDir()
 		for _, d := range tt.dirs {
@@ -233,7 +232,7 @@ func TestLibDirs(t *testing.T) {
 		}
 		v, err := openImage(Container{Facts: spec.Facts{RootPath: dir}})
 		require.NoError(t, err)
-		v.findLibDirs(tt.machine)
+		v.findLibDirs(tt.arch)
 		v.Close()
 		assert.Equal(t, []string{tt.dir, tt.dir32}, []string{v.LibDir, v.LibDir32}, tt.description)
 	}
@@ -241,20 +240,17 @@ func TestLibDirs(t *testing.T) {
 
 func TestCacheFlags(t *testing.T) {
 	for _, tt := range []struct {
-		machine elf.Machine
-		bits    int
-		want    int32
-		ok      bool
+		arch ldcache.Arch
+		bits int
+		want int32
 	}{
-		{elf.EM_X86_64, 64, ldcache.FlagX8664, true},
-		{elf.EM_X86_64, 32, ldcache.Flag32, true}, // i386, not x32
-		{elf.EM_AARCH64, 64, ldcache.FlagAArch64, true},
-		{elf.EM_AARCH64, 32, ldcache.FlagARMHard, true},
-		{elf.EM_386, 32, ldcache.Flag32, true},
-		{elf.EM_386, 64, 0, false},
+		{ldcache.X8664, 64, ldcache.FlagX8664},
+		{ldcache.X8664, 32, ldcache.Flag32}, // i386, not x32
+		{ldcache.AArch64, 64, ldcache.FlagAArch64},
+		{ldcache.AArch64, 32, ldcache.FlagARMHard},
+		{ldcache.I386, 32, ldcache.Flag32},
+		{ldcache.I386, 64, 0},
 	} {
-		got, ok := cacheFlags(tt.machine, tt.bits)
-		assert.Equal(t, tt.want, got, "%v %d", tt.machine, tt.bits)
-		assert.Equal(t, tt.ok, ok, "%v %d", tt.machine, tt.bits)
+		assert.Equal(t, tt.want, cacheFlags(tt.arch, tt.bits), "%v %d", tt.arch, tt.bits)
 	}
 }

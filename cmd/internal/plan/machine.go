@@ -4,7 +4,7 @@
 package plan
 
 import (
-	"debug/elf"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
@@ -26,8 +27,8 @@ type Machine struct {
 	DriverRoot sysfs.Root // the same, or a driver container's root
 	Inventory  sysfs.Inventory
 	Selection  sysfs.Selection
-	Elf        elf.Machine // of the driver's libraries
-	GDS        []string    // files and directories that GPUDirect Storage needs, below Root
+	Arch       ldcache.Arch // of the driver's libraries
+	GDS        []string     // files and directories that GPUDirect Storage needs, below Root
 }
 
 // openMachine finds the roots of a machine.
@@ -63,7 +64,7 @@ func readMachine(cfg Config, req spec.Request, insideUserNS bool) (Machine, []st
 	if m.Inventory.Driver == nil {
 		return Machine{}, nil, noDriver(m.Root, req)
 	}
-	m.Elf = elfMachine(m.Inventory.Driver.Arch)
+	m.Arch = archOf(m.Inventory.Driver.Arch)
 	if m.Selection, err = m.Inventory.Select(query); err != nil {
 		if all, readErr := sysfs.Read(m.Root, query.NeedsInstances()); readErr == nil {
 			if _, complete := all.Select(query); complete != nil {
@@ -192,7 +193,7 @@ func (m *Machine) files(cfg Config, limit *spec.Limit, classes driver.Class, hos
 	}
 	files, notes, err := driver.Find(m.DriverRoot, driver.Options{
 		Version:       m.Inventory.Driver.Version,
-		Machine:       m.Elf,
+		Arch:          m.Arch,
 		Classes:       classes,
 		SearchPath:    cfg.LibrarySearchPath,
 		Cache:         cfg.LDCache,
@@ -232,20 +233,17 @@ func advise(err error) error {
 	return err
 }
 
-// elfMachine maps the architecture word of the driver's banner.
-func elfMachine(arch string) elf.Machine {
-	if arch == "" {
-		arch = runtime.GOARCH
-	}
-	switch arch {
+// archOf maps the architecture word of the driver's banner.
+func archOf(word string) ldcache.Arch {
+	switch cmp.Or(word, runtime.GOARCH) {
 	case "aarch64", "arm64":
-		return elf.EM_AARCH64
+		return ldcache.AArch64
 	case "x86", "i386", "386":
-		return elf.EM_386
+		return ldcache.I386
 	case "ppc64le", "ppc64":
-		return elf.EM_PPC64
+		return ldcache.PPC64LE
 	}
-	return elf.EM_X86_64
+	return ldcache.X8664
 }
 
 // quoteList shows a list that comes from a container.

@@ -4,7 +4,6 @@
 package plan
 
 import (
-	"debug/elf"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
@@ -36,7 +36,7 @@ func libcuda(bits int) driver.File {
 
 // tesla is a plan on a machine that is data alone, for an image of Debian's layout.
 func tesla(files ...driver.File) Plan {
-	p := Plan{Machine: Machine{Root: "/", DriverRoot: "/driver", Elf: elf.EM_X86_64}}
+	p := Plan{Machine: Machine{Root: "/", DriverRoot: "/driver", Arch: ldcache.X8664}}
 	p.Inventory.Driver = &sysfs.Driver{Version: "550.54.15"}
 	p.Inventory.Majors = sysfs.Majors{Nvidia: 195, UVM: 508, Caps: 236}
 	p.Image = Image{Root: "/rootfs", LibDir: "/usr/lib/x86_64-linux-gnu", LibDir32: "/usr/lib/i386-linux-gnu"}

@@ -74,7 +74,7 @@ func ReadSurvey(cfg Config, classes driver.Class, hostPath string, extras ...str
 		s.FilesErr = nil
 		return s, nil
 	}
-	s.Elf = elfMachine(s.Inventory.Driver.Arch)
+	s.Arch = archOf(s.Inventory.Driver.Arch)
 	if s.NodesErr = s.FilesErr; s.NodesErr != nil {
 		return s, nil //nolint:nilerr // the error is part of the survey
 	}
