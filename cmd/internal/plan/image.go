@@ -200,16 +200,29 @@ func isBind(m spec.Mount) bool {
 // cover is the last of the container's own mounts at a place or above it, and whether it is at the very place.
 func (p *Plan) cover(name string) (_ *spec.Mount, own bool) {
 	mounts := p.container.Facts.Mounts
-	for i := len(mounts) - 1; i >= 0; i-- {
-		m := &mounts[i]
-		if slices.Equal(m.Options, fileOptions) || slices.Equal(m.Options, socketOptions) {
-			continue // ours, of an earlier start
-		}
-		if at := path.Clean("/" + m.Destination); holds(at, name) || holds(unalias(at), unalias(name)) {
-			return m, len(unalias(at)) == len(unalias(name))
+	if p.mounted == nil {
+		p.mounted = make(map[string]int, 2*len(mounts))
+		for i, m := range mounts {
+			if slices.Equal(m.Options, fileOptions) || slices.Equal(m.Options, socketOptions) {
+				continue // ours, of an earlier start
+			}
+			at := path.Clean("/" + m.Destination)
+			p.mounted[at], p.mounted[unalias(at)] = i, i
 		}
 	}
-	return nil, false
+	last := -1
+	for _, at := range []string{name, unalias(name)} {
+		for ; at != "/"; at = path.Dir(at) {
+			if i, ok := p.mounted[at]; ok {
+				last = max(last, i)
+			}
+		}
+	}
+	if last < 0 {
+		return nil, false
+	}
+	m := &mounts[last]
+	return m, unalias(path.Clean("/"+m.Destination)) == unalias(name)
 }
 
 // below is the path of a name inside the mount that covers it.

@@ -55,6 +55,7 @@ type Plan struct {
 	made      bool // Directory is there, complete
 	config    Config
 	container Container
+	mounted   map[string]int // by destination, and that with its alias undone: the last of the container's own mounts
 }
 
 // New plans for a container whose request asks for something. It changes nothing, and the same machine, image and
