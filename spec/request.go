@@ -556,7 +556,7 @@ func (env environment) mig(word string, f Facts, devices []string) (bool, error)
 	}
 	origin := items[0].origin
 	if !f.HasCapability(sysAdmin) {
-		return false, fmt.Errorf("%s: cannot set MIG_%s_DEVICES in non privileged container: it lacks %s in its bounding set", origin, word, sysAdmin)
+		return false, fmt.Errorf("%s: cannot set MIG_%s_DEVICES in non privileged container: it lacks %s in its bounding set (give it with '--cap-add SYS_ADMIN')", origin, word, sysAdmin)
 	}
 	for _, i := range items {
 		if !strings.EqualFold(i.text, "all") {

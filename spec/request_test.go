@@ -571,11 +571,11 @@ func TestRequestMIG(t *testing.T) {
 		{name: "instances beside all", env: []string{"NVIDIA_VISIBLE_DEVICES=0:0,all", "NVIDIA_MIG_CONFIG_DEVICES=all"}, bounding: privileged, config: true},
 		{
 			name: "config, unprivileged", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_MIG_CONFIG_DEVICES=all"}, bounding: []string{"CAP_MKNOD"},
-			err: `NVIDIA_MIG_CONFIG_DEVICES="all": cannot set MIG_CONFIG_DEVICES in non privileged container: it lacks CAP_SYS_ADMIN in its bounding set`,
+			err: `NVIDIA_MIG_CONFIG_DEVICES="all": cannot set MIG_CONFIG_DEVICES in non privileged container: it lacks CAP_SYS_ADMIN in its bounding set (give it with '--cap-add SYS_ADMIN')`,
 		},
 		{
 			name: "monitor, unprivileged, whatever the value", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_MIG_MONITOR_DEVICES=0"},
-			err: `NVIDIA_MIG_MONITOR_DEVICES="0": cannot set MIG_MONITOR_DEVICES in non privileged container: it lacks CAP_SYS_ADMIN in its bounding set`,
+			err: `NVIDIA_MIG_MONITOR_DEVICES="0": cannot set MIG_MONITOR_DEVICES in non privileged container: it lacks CAP_SYS_ADMIN in its bounding set (give it with '--cap-add SYS_ADMIN')`,
 		},
 		{name: "not all", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_MIG_CONFIG_DEVICES=0"}, bounding: privileged, err: `NVIDIA_MIG_CONFIG_DEVICES="0": only 'all' devices are currently supported`},
 		{name: "all and more", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_MIG_MONITOR_DEVICES=all,0\n"}, bounding: privileged, err: `NVIDIA_MIG_MONITOR_DEVICES="all,0\n": only 'all' devices are currently supported`},

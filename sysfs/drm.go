@@ -57,7 +57,7 @@ func DRMNodes(root, devRoot Root, gpu GPU) ([]Node, error) {
 		node = adopt(devRoot, node)
 		nodes = append(nodes, node)
 		node.Path = link
-		if host, err := hostNode(devRoot, link); err != nil || host.Major != node.Major || host.Minor != node.Minor {
+		if host, err := HostNode(devRoot, link); err != nil || host.Major != node.Major || host.Minor != node.Minor {
 			node.OnHost, node.Instead = false, ""
 		}
 		nodes = append(nodes, node)

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -24,6 +26,30 @@ type Node struct {
 	OnHost bool
 	// Instead says what is at Path on the host if that is another thing: "character device 510:0", "directory".
 	Instead string
+}
+
+// Command is what makes the node on the host: "mknod -m 666 /dev/nvidia0 c 195 0".
+func (n Node) Command() string {
+	command := fmt.Sprintf("mknod -m %o %s c %d %d", n.Mode.Perm(), n.Path, n.Major, n.Minor)
+	if n.GID != 0 {
+		command += fmt.Sprintf(" && chgrp %d %s", n.GID, n.Path)
+	}
+	if dir := path.Dir(n.Path); dir != "/dev" {
+		command = "mkdir -p " + dir + " && " + command
+	}
+	return command
+}
+
+// Groups are those that may open some of the nodes which others may not, in order.
+func Groups(nodes []Node) []uint32 {
+	var gids []uint32
+	for _, n := range nodes {
+		if n.Mode.Perm()&0o006 != 0o006 && n.GID != 0 {
+			gids = append(gids, n.GID)
+		}
+	}
+	slices.Sort(gids)
+	return slices.Compact(gids)
 }
 
 // ModuleError is a kernel module that is needed and not loaded.
@@ -140,7 +166,7 @@ func (inv Inventory) MIGControlNodes(root, devRoot Root, config, monitor bool, s
 			continue
 		}
 		if right.capability == nil {
-			return nil, fmt.Errorf("the driver has no capability mig/%s: no file %s", right.name,
+			return nil, fmt.Errorf("the driver has no capability mig/%s, as drivers before R450 (see 'cat /proc/driver/nvidia/version'): no file %s", right.name,
 				root.Path("proc/driver/nvidia/capabilities/mig/"+right.name))
 		}
 		if err := add(*right.capability); err != nil {
@@ -217,7 +243,7 @@ func (inv Inventory) StrayNodes(devRoot Root) []string {
 		if !ok || !isNumber(digits) {
 			continue
 		}
-		if node, err := hostNode(devRoot, "/dev/"+entry.Name()); err == nil && node.Major == inv.Majors.Nvidia {
+		if node, err := HostNode(devRoot, "/dev/"+entry.Name()); err == nil && node.Major == inv.Majors.Nvidia {
 			stray = append(stray, node.Path)
 		}
 	}
@@ -250,7 +276,7 @@ func (inv Inventory) capabilityNode(devRoot Root, capability mig.Capability) (No
 
 // adopt takes mode and group from the host's node, if it has one of the same numbers.
 func adopt(devRoot Root, node Node) Node {
-	host, err := hostNode(devRoot, node.Path)
+	host, err := HostNode(devRoot, node.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -263,8 +289,9 @@ func adopt(devRoot Root, node Node) Node {
 	return node
 }
 
-// hostNode describes a character device of the host as it is; the owner is not taken over.
-func hostNode(devRoot Root, path string) (Node, error) {
+// HostNode describes a character device of the host as it is; the owner is not taken over. The error of anything else
+// says what it is: "regular file".
+func HostNode(devRoot Root, path string) (Node, error) {
 	info, err := devRoot.Stat(path[1:])
 	if err != nil {
 		return Node{}, err

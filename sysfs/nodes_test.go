@@ -224,7 +224,7 @@ func TestMIGControlNodes(t *testing.T) {
 	assert.Len(t, got, 1+135-2)
 
 	_, err = inv.MIGControlNodes(tree(t, nil), root, true, false, Selection{})
-	require.ErrorContains(t, err, "the driver has no capability mig/config: no file ")
+	require.ErrorContains(t, err, "the driver has no capability mig/config, as drivers before R450 (see 'cat /proc/driver/nvidia/version'): no file ")
 	inv.Majors.Caps = -1
 	_, err = inv.MIGControlNodes(root, root, true, false, Selection{})
 	require.EqualError(t, err, `"nvidia-caps" is not in /proc/devices`)
@@ -302,4 +302,18 @@ func TestHiddenPaths(t *testing.T) {
 			assert.Equal(t, only, inv.HiddenGPUs(sel))
 		})
 	}
+}
+
+// Nodes that everybody may open need no group.
+func TestGroups(t *testing.T) {
+	for _, tt := range []struct {
+		mode fs.FileMode
+		gid  uint32
+		want []uint32
+	}{
+		{0o666, 44, nil}, {0o660, 44, []uint32{44}}, {0o664, 44, []uint32{44}}, {0o662, 44, []uint32{44}}, {0o660, 0, nil},
+	} {
+		assert.Equal(t, tt.want, Groups([]Node{{Mode: tt.mode, GID: tt.gid}}), "%o %d", tt.mode, tt.gid)
+	}
+	assert.Equal(t, []uint32{27, 44}, Groups([]Node{{GID: 44}, {GID: 27}, {GID: 44}}))
 }

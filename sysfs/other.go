@@ -22,7 +22,8 @@ func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 			return nil, fmt.Errorf("IMEX channel %d: not between 0 and %d", channel, MaxIMEXChannels-1)
 		}
 		if inv.Majors.IMEXChannels < 0 {
-			return nil, fmt.Errorf("IMEX channel %d: %q is not in /proc/devices", channel, "nvidia-caps-imex-channels")
+			return nil, fmt.Errorf("IMEX channel %d: %q is not in /proc/devices: the kernel module nvidia is too old, or was loaded without channels (load it with %q)",
+				channel, "nvidia-caps-imex-channels", "modprobe nvidia NVreg_ImexChannelCount=2048")
 		}
 		node := adopt(devRoot, Node{
 			Path:  fmt.Sprintf("/dev/nvidia-caps-imex-channels/channel%d", channel),
@@ -33,8 +34,8 @@ func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 			if node.Instead != "" {
 				found = "found " + node.Instead
 			}
-			return nil, fmt.Errorf("IMEX channel %d: no character device %d:%d at %s, %s",
-				channel, node.Major, node.Minor, devRoot.Path(node.Path), found)
+			return nil, fmt.Errorf("IMEX channel %d: no character device %d:%d at %s, %s (make it with %q, if this machine shall have the channel)",
+				channel, node.Major, node.Minor, devRoot.Path(node.Path), found, node.Command())
 		}
 		nodes = append(nodes, node)
 	}
@@ -102,7 +103,7 @@ func (inv Inventory) OtherNodes(devRoot Root, gds, mofed, gdrcopy, nvswitch bool
 				continue
 			}
 			path := kind.dir + "/" + entry.Name()
-			node, err := hostNode(devRoot, path)
+			node, err := HostNode(devRoot, path)
 			if err != nil {
 				warnings = append(warnings, fmt.Sprintf("%s: %s: %v", kind.what, devRoot.Path(path), err))
 				continue

@@ -454,17 +454,6 @@ func checkLibraries(p patient) []finding {
 	return findings
 }
 
-func mknod(n sysfs.Node) string {
-	command := fmt.Sprintf("mknod -m %o %s c %d %d", n.Mode.Perm(), n.Path, n.Major, n.Minor)
-	if n.GID != 0 {
-		command += fmt.Sprintf(" && chgrp %d %s", n.GID, n.Path)
-	}
-	if dir := path.Dir(n.Path); dir != "/dev" {
-		command = "mkdir -p " + dir + " && " + command
-	}
-	return command
-}
-
 // checkNodes: control nodes vanish with a reload of the module, and the major of nvidia-uvm changes.
 func checkNodes(p patient) []finding {
 	if !p.driverLoaded() {
@@ -478,19 +467,19 @@ func checkNodes(p patient) []finding {
 	for _, n := range p.survey.AllNodes() {
 		switch {
 		case n.Instead != "":
-			fix := fmt.Sprintf("rm -r %s && %s", n.Path, mknod(n))
+			fix := fmt.Sprintf("rm -r %s && %s", n.Path, n.Command())
 			found = append(found, wrong(fix, "%s is %s, and has to be character device %d:%d: programs of the host and containers in user namespaces fail", n.Path, n.Instead, n.Major, n.Minor)...)
 		case !n.OnHost && !strings.HasPrefix(n.Path, "/dev/dri/"):
 			missing = append(missing, n.Path)
-			commands = append(commands, mknod(n))
+			commands = append(commands, n.Command())
 		}
 	}
 	if len(missing) > 0 {
 		fix := strings.Join(commands, " && ")
 		if len(commands) > 6 {
-			fix = "nvidia-smi -L && nvidia-modprobe -u -c 0"
+			fix = "nvidia-smi -L && nvidia-modprobe -u -c 0 && nvidia-modprobe -m"
 		}
-		text := "containers in user namespaces do not start"
+		text := "containers in user namespaces go without them or do not start"
 		if p.cfg.LoadKmods {
 			text += ", and the first container that root starts makes them"
 		}

@@ -192,7 +192,7 @@ func TestChecks(t *testing.T) {
 			want: slices.Concat(
 				wrong("rm -r /dev/nvidia0 && mknod -m 666 /dev/nvidia0 c 195 0", "/dev/nvidia0 is regular file, and has to be character device 195:0: programs of the host and containers in user namespaces fail"),
 				note("mknod -m 666 /dev/nvidia-modeset c 195 254 && mknod -m 666 /dev/nvidia-uvm c 508 0 && mknod -m 666 /dev/nvidia-uvm-tools c 508 1 && mknod -m 666 /dev/nvidiactl c 195 255",
-					"the host lacks /dev/nvidia-modeset, /dev/nvidia-uvm, /dev/nvidia-uvm-tools, /dev/nvidiactl: containers in user namespaces do not start"),
+					"the host lacks /dev/nvidia-modeset, /dev/nvidia-uvm, /dev/nvidia-uvm-tools, /dev/nvidiactl: containers in user namespaces go without them or do not start"),
 			),
 		},
 		{
@@ -422,7 +422,7 @@ func TestDoctorNodes(t *testing.T) {
 			"rm -r /dev/nvidia-uvm && mknod -m 666 /dev/nvidia-uvm c 508 0",
 		},
 		{
-			"nodes", stateNote, "the host lacks /dev/nvidia-uvm-tools: containers in user namespaces do not start, and the first container that root starts makes them",
+			"nodes", stateNote, "the host lacks /dev/nvidia-uvm-tools: containers in user namespaces go without them or do not start, and the first container that root starts makes them",
 			"mknod -m 666 /dev/nvidia-uvm-tools c 508 1",
 		},
 		{

@@ -319,23 +319,11 @@ func (m *maker) noteHostNodes() {
 	}
 }
 
-// groupsOf are those that may open nodes which others may not.
-func groupsOf(nodes []sysfs.Node) []uint32 {
-	var gids []uint32
-	for _, n := range nodes {
-		if n.Mode.Perm()&0o006 != 0o006 && n.GID != 0 {
-			gids = append(gids, n.GID)
-		}
-	}
-	slices.Sort(gids)
-	return slices.Compact(gids)
-}
-
 func (m *maker) groups(nodes []sysfs.Node) []uint32 {
 	if !m.gids {
 		return nil
 	}
-	return groupsOf(nodes)
+	return sysfs.Groups(nodes)
 }
 
 func (m *maker) allGroups() []uint32 {
@@ -343,7 +331,7 @@ func (m *maker) allGroups() []uint32 {
 	for _, p := range m.parts.Devices {
 		nodes = append(nodes, p.Nodes...)
 	}
-	return groupsOf(nodes)
+	return sysfs.Groups(nodes)
 }
 
 // linkedWith are the libraries that programs are linked with, or open by the

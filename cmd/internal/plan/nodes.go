@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -35,7 +36,7 @@ func (p *Plan) planNodes(classes driver.Class, insideUserNS bool) error {
 		p.CharLinks = p.charLinks(p.Nodes)
 	}
 	if p.container.Facts.UserNS || insideUserNS {
-		return checkHostNodes(p.Nodes)
+		return p.checkHostNodes("/", classes)
 	}
 	if p.Root != "/" || !p.config.LoadKmods || os.Geteuid() != 0 {
 		return nil
@@ -151,32 +152,40 @@ func explicitly(env []string, classes ...string) bool {
 	return false
 }
 
-// checkHostNodes looks at the host's own nodes. In a user namespace no
-// device can be made: runc and crun bind the host's node of the same path
-// there, so it must be the right one. Elsewhere a node that is missing
-// on the host is merely noted, so that it can be made.
-func checkHostNodes(nodes []sysfs.Node) error {
-	for _, n := range nodes {
-		var st unix.Stat_t
-		err := unix.Stat(n.Path, &st)
-		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(uint32(n.Major), uint32(n.Minor)) {
+// checkHostNodes looks at the host's own nodes, below root. In a user namespace no device can be made: runc and crun bind
+// the host's node of the same path there, so it must be the right one. What the container can do without is left out.
+// Elsewhere a node that is missing on the host is merely noted, so that it can be made.
+func (p *Plan) checkHostNodes(root sysfs.Root, classes driver.Class) error {
+	var usable []sysfs.Node
+	for _, n := range p.Nodes {
+		host, err := sysfs.HostNode(root, n.Path)
+		if err == nil && host.Major == n.Major && host.Minor == n.Minor {
+			usable = append(usable, n)
 			continue
 		}
-		found := "it is not there"
+		fix := "rm -r " + n.Path + " && " + n.Command()
 		if err == nil {
-			found = fmt.Sprintf("it is %s", describe(st))
+			err = fmt.Errorf("it is character device %d:%d", host.Major, host.Minor)
+		} else if errors.Is(err, fs.ErrNotExist) {
+			err, fix = errors.New("it is not there"), n.Command()
+		} else if errors.Is(err, fs.ErrPermission) {
+			fix = "chmod a+x " + path.Dir(n.Path)
 		}
-		return fmt.Errorf("in a user namespace the low-level runtime binds the host's device nodes, and %s, which must be character device %d:%d, cannot be used: %s; run 'nvidia-modprobe -u -c 0' or 'nvidia-smi' as root on the host, then start the container again",
-			n.Path, n.Major, n.Minor, found)
+		if dispensable(n, classes) {
+			p.notef("%s is left out, as the host's cannot be bound in a user namespace: %v", n.Path, err)
+			continue
+		}
+		return fmt.Errorf("in a user namespace the low-level runtime binds the host's device nodes, and %s, which must be character device %d:%d, cannot be used: %w; run '%s' as root on the host, then start the container again",
+			n.Path, n.Major, n.Minor, err, fix)
 	}
+	p.Nodes = usable
 	return nil
 }
 
-func describe(st unix.Stat_t) string {
-	if st.Mode&unix.S_IFMT == unix.S_IFCHR {
-		return fmt.Sprintf("character device %d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-	}
-	return "no character device"
+// dispensable nodes are those without which the driver works: that of the display's modes unless a display is asked
+// for, that of tools which trace memory, and those of DRM, which Mesa and Wayland use and CUDA and Vulkan do not need.
+func dispensable(n sysfs.Node, classes driver.Class) bool {
+	return n.Path == "/dev/nvidia-modeset" && classes&driver.Display == 0 || n.Path == "/dev/nvidia-uvm-tools" || strings.HasPrefix(n.Path, "/dev/dri/")
 }
 
 // inUserNamespace tells whether this program runs in a user namespace of

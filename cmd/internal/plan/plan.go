@@ -124,12 +124,10 @@ func (p *Plan) planEdits() error {
 		if !p.config.ClosesNodes(p.Root) {
 			e.Devices = append(e.Devices, Device(n))
 		}
-		// Others may not open it: the group that may has to be the container's.
-		if n.Mode.Perm()&0o006 != 0o006 && n.GID != 0 && !p.config.NoAdditionalGIDs && !slices.Contains(e.AdditionalGIDs, n.GID) {
-			e.AdditionalGIDs = append(e.AdditionalGIDs, n.GID)
-		}
 	}
-	slices.Sort(e.AdditionalGIDs)
+	if !p.config.NoAdditionalGIDs {
+		e.AdditionalGIDs = sysfs.Groups(p.Nodes)
+	}
 	p.fence()
 	var err error
 	switch {
