@@ -5,6 +5,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
@@ -213,6 +215,45 @@ func TestContainerVolumes(t *testing.T) {
 				}
 			})
 			assert.Equal(t, "mine\n#!/bin/sh\necho mine\n#!/bin/sh\necho mine\n", got)
+		})
+	}
+}
+
+// Programs are built in a container, this machine's own system: with -lcuda as a compiler finds it, and in the directory
+// in which Triton's JIT looks, which is where "ldconfig -p" has libcuda.so.1. What was built is loaded, also after an
+// ldconfig.
+func TestContainerBuilds(t *testing.T) {
+	need.Program(t, "gcc")
+	for _, r := range lowLevels(t) {
+		t.Run(r.name, func(t *testing.T) {
+			w := newWorld(t, r, "t4", "debian")
+			scratch := t.TempDir()
+			require.NoError(t, unix.Mount("tmpfs", scratch, "tmpfs", 0, ""))
+			t.Cleanup(func() { assert.NoError(t, unix.Unmount(scratch, unix.MNT_DETACH)) })
+			for _, dir := range []string{"upper", "work"} {
+				require.NoError(t, os.Mkdir(filepath.Join(scratch, dir), 0o755))
+			}
+			require.NoError(t, os.RemoveAll(w.rootfs))
+			require.NoError(t, os.Mkdir(w.rootfs, 0o755))
+			require.NoError(t, unix.Mount("overlay", w.rootfs, "overlay", 0,
+				fmt.Sprintf("lowerdir=/,upperdir=%s/upper,workdir=%s/work", scratch, scratch)))
+			t.Cleanup(func() { assert.NoError(t, unix.Unmount(w.rootfs, unix.MNT_DETACH)) })
+
+			got := w.run(`set -e
+cd /var/tmp
+echo 'int main() { return 0; }' >x.c
+gcc -o usual x.c -Wl,--no-as-needed -lcuda -lnvidia-ml
+dir=$(dirname $(ldconfig -p | sed -n 's/.*libcuda.so.1 .* => //p' | head -1))
+gcc -o triton x.c -Wl,--no-as-needed -L$dir -l:libcuda.so.1
+for program in usual triton; do ldd $program | grep -o 'lib.*'"$dir"'[^ ]*'; ./$program; done
+ldconfig
+ldd usual | grep -c "$dir"
+`, []string{"NVIDIA_VISIBLE_DEVICES=0"}, nil)
+			assert.Equal(t, strings.ReplaceAll(`libcuda.so.1 => DIR/libcuda.so.1
+libnvidia-ml.so.1 => DIR/libnvidia-ml.so.1
+libcuda.so.1 => DIR/libcuda.so.1
+2
+`, "DIR", plan.Dir), got)
 		})
 	}
 }
