@@ -172,3 +172,13 @@ func hasState(crun bool, name string, inv invocation, environ []string) bool {
 		return unix.Access(filepath.Join(root, name, file), unix.F_OK) == nil
 	})
 }
+
+// lookup returns the value that environ, a list of name=value, gives name.
+func lookup(environ []string, name string) string {
+	for _, e := range slices.Backward(environ) {
+		if v, ok := strings.CutPrefix(e, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}

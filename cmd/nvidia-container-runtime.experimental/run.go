@@ -6,8 +6,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
@@ -68,7 +66,7 @@ func start(inv invocation, argv, environ []string) error {
 			return err
 		}
 	}
-	err = syscall.Exec(runtime, slices.Concat([]string{runtime}, args), environ)
+	err = syscall.Exec(runtime, append([]string{runtime}, args...), environ)
 	return fmt.Errorf("executing the low-level runtime %s: %w", runtime, err)
 }
 
@@ -116,14 +114,4 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 		log.Info(note)
 	}
 	return err
-}
-
-// lookup returns the value that environ, a list of name=value, gives name.
-func lookup(environ []string, name string) string {
-	for _, e := range slices.Backward(environ) {
-		if v, ok := strings.CutPrefix(e, name+"="); ok {
-			return v
-		}
-	}
-	return ""
 }

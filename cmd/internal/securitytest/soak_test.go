@@ -52,8 +52,8 @@ func TestSoak(t *testing.T) {
 		prefix: fmt.Sprintf("nvcr-soak-%d", os.Getpid()),
 	}
 	workers := 4 * runtime.NumCPU()
-	for i := range workers / 2 {
-		testimage.Build(t, w.rootfs(i), []string{"debian", "fedora", "arch"}[i%3])
+	for i, layout := range []string{"debian", "fedora", "arch"} {
+		testimage.Build(t, w.rootfs(i), layout) // what some containers get, others beside them do not
 	}
 	before := w.around(t)
 
@@ -152,21 +152,24 @@ var soakKinds = []struct {
 	env  []string
 	want string
 }{
-	{env: []string{gpu0, "NVIDIA_DRIVER_CAPABILITIES=all"}, want: "nvidia-modeset nvidia-uvm nvidia-uvm-tools nvidia0 nvidiactl ; libcuda.so.1 found ; 0 1 2 3\n"},
+	{env: []string{gpu0, "NVIDIA_DRIVER_CAPABILITIES=all"}, want: "nvidia-modeset nvidia-uvm nvidia-uvm-tools nvidia0 nvidiactl ; libcuda.so.1 libnvidia-ml.so.1 libGLX_nvidia.so.0 ; 0 1 2 3\n"},
 	{env: nil, want: "; ; 0 1 2 3\n"},
-	{env: []string{gpu0}, want: "nvidia-uvm nvidia-uvm-tools nvidia0 nvidiactl ; libcuda.so.1 found ; 0 1 2 3\n"},
-	{env: []string{"NVIDIA_VISIBLE_DEVICES=none"}, want: "nvidia-uvm nvidia-uvm-tools nvidiactl ; libcuda.so.1 found ; 0 1 2 3\n"},
+	{env: []string{gpu0, "NVIDIA_DRIVER_CAPABILITIES=compute"}, want: "nvidia-uvm nvidia-uvm-tools nvidia0 nvidiactl ; libcuda.so.1 ; 0 1 2 3\n"},
+	{env: []string{gpu0, "NVIDIA_DRIVER_CAPABILITIES=utility"}, want: "nvidia0 nvidiactl ; libnvidia-ml.so.1 ; 0 1 2 3\n"},
+	{env: []string{gpu0, "NVIDIA_DRIVER_CAPABILITIES=graphics"}, want: "nvidia-modeset nvidia0 nvidiactl ; libGLX_nvidia.so.0 ; 0 1 2 3\n"},
+	{env: []string{gpu0}, want: "nvidia-uvm nvidia-uvm-tools nvidia0 nvidiactl ; libcuda.so.1 libnvidia-ml.so.1 ; 0 1 2 3\n"},
+	{env: []string{"NVIDIA_VISIBLE_DEVICES=none"}, want: "nvidia-uvm nvidia-uvm-tools nvidiactl ; libcuda.so.1 libnvidia-ml.so.1 ; 0 1 2 3\n"},
 }
 
 const soakLook = `cd /dev; for n in nvidia*; do [ -c $n ] && echo -n "$n "; done; echo -n "; "
-if probe libcuda.so.1 | grep -q '=> /'; then echo -n "libcuda.so.1 found "; fi; echo "; "$(cd /proc/self/fd; for n in ?; do echo $n; done)`
+for l in libcuda.so.1 libnvidia-ml.so.1 libGLX_nvidia.so.0; do probe $l | grep -q '=> /' && echo -n "$l "; done; echo "; "$(cd /proc/self/fd; for n in ?; do echo $n; done)`
 
 // cycle is the life of one container.
 func (w *soakWorld) cycle(s *soak, worker, n int) (err error) {
 	id := fmt.Sprintf("%s-%d-%d", w.prefix, worker, n)
 	bundle := filepath.Join(w.dir, "bundle", id)
 	kind := soakKinds[(worker+n)%len(soakKinds)]
-	if err := w.write(bundle, id, w.rootfs(worker/2), kind.env); err != nil {
+	if err := w.write(bundle, id, w.rootfs(worker%3), kind.env); err != nil {
 		return err
 	}
 	defer os.RemoveAll(bundle)
