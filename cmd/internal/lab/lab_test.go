@@ -4,8 +4,7 @@
 package lab
 
 import (
-	"bytes"
-	"encoding/json"
+	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
@@ -21,7 +21,7 @@ import (
 )
 
 // patience is how long a machine may take for all its tests.
-const patience = 15 * time.Minute
+const patience = 25 * time.Minute
 
 // ground is a test binary, and which of its tests are run in the machine.
 type ground struct {
@@ -77,7 +77,16 @@ func (r release) test(t *testing.T, programs, deb string) result {
 	image := r.image(t)
 	dir, err := os.MkdirTemp("", "nvcr-lab-")
 	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if !t.Failed() {
+			assert.NoError(t, os.RemoveAll(dir))
+			return
+		}
+		for _, large := range []string{"cow", "programs", "package.deb"} {
+			assert.NoError(t, os.RemoveAll(filepath.Join(dir, large)))
+		}
+		t.Logf("what the machine has said is kept in %s", dir)
+	})
 	require.NoError(t, os.CopyFS(filepath.Join(dir, "programs"), os.DirFS(programs)))
 	data, err := os.ReadFile(deb)
 	require.NoError(t, err)
@@ -90,7 +99,7 @@ export NVCR_NO_SKIP=1 NVCR_LAB=inside NVCR_TEST_PROGRAMS=$PWD
 status=0
 `
 	for _, g := range grounds {
-		script += "TMPDIR=/tmp ./" + g.name + ".test -test.v=test2json -test.run '" + g.tests + "' >/host/" + g.name + ".out 2>&1 || status=1\n"
+		script += "TMPDIR=/tmp ./" + g.name + ".test -test.v=test2json -test.run '" + cmp.Or(os.Getenv("NVCR_LAB_RUN"), g.tests) + "' >/host/" + g.name + ".out 2>&1 || status=1\n"
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "run"), []byte(script+"exit $status\n"), 0o644))
 	start := time.Now()
@@ -101,7 +110,7 @@ status=0
 	for _, g := range grounds {
 		out, err := os.ReadFile(filepath.Join(dir, g.name+".out"))
 		require.NoError(t, err)
-		for _, e := range events(t, out) {
+		for _, e := range events(t, string(out)) {
 			if !e.leaf && e.passed {
 				continue
 			}
@@ -129,43 +138,58 @@ type outcome struct {
 	output          string
 }
 
-// events reads what a test binary prints with -test.v=test2json.
-func events(t *testing.T, printed []byte) []*outcome {
+// events reads what a test binary prints with -test.v=test2json: a line of the testing package's own has the byte
+// 0x16 in it, "=== RUN   TestA/b" or "    --- PASS: TestA/b (0.01s)"; other lines are what the current test prints.
+func events(t *testing.T, printed string) []*outcome {
 	t.Helper()
-	cmd := exec.Command("go", "tool", "test2json")
-	cmd.Stdin = bytes.NewReader(printed)
-	out, err := cmd.Output()
-	require.NoError(t, err)
 	byName := map[string]*outcome{}
 	var list []*outcome
-	stray := ""
-	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
-		var e struct{ Action, Test, Output string }
-		require.NoError(t, d.Decode(&e))
-		if e.Test == "" {
-			if e.Action == "output" {
-				stray += e.Output
-			}
-			continue
-		}
-		o := byName[e.Test]
-		if o == nil {
-			o = &outcome{name: e.Test, leaf: true}
-			byName[e.Test] = o
-			list = append(list, o)
-			if i := strings.LastIndexByte(e.Test, '/'); i > 0 && byName[e.Test[:i]] != nil {
-				byName[e.Test[:i]].leaf = false
+	get := func(name string) *outcome {
+		if byName[name] == nil {
+			o := &outcome{name: name, leaf: true}
+			byName[name], list = o, append(list, o)
+			for above := name; strings.Contains(above, "/"); {
+				above = above[:strings.LastIndexByte(above, '/')]
+				if o := byName[above]; o != nil { // a name may have more parts than there are tests
+					o.leaf = false
+				}
 			}
 		}
-		switch e.Action {
-		case "output":
-			o.output += e.Output
-		case "pass":
-			o.passed = true
-		case "skip":
-			o.skipped = true
+		return byName[name]
+	}
+	current, stray := (*outcome)(nil), ""
+	for line := range strings.Lines(printed) {
+		before, event, framed := strings.Cut(line, "\x16")
+		if f := strings.Fields(event); framed && len(f) > 2 {
+			switch {
+			case f[0] == "===":
+				current = get(strings.Join(f[2:], " "))
+			case f[0] == "---":
+				name, _, _ := strings.Cut(strings.TrimSpace(event)[len("--- PASS: "):], " (")
+				current = get(name)
+				current.passed, current.skipped = f[1] == "PASS:", f[1] == "SKIP:"
+			}
+			line = before
+		}
+		if current != nil {
+			current.output += line
+		} else {
+			stray += line
 		}
 	}
 	require.NotEmpty(t, list, "no test was run: %s", stray)
 	return list
+}
+
+func TestEvents(t *testing.T) {
+	got := events(t, "stray\n\x16=== RUN   TestA\n\x16=== RUN   TestA/b_c\nsaid    a.go:1: by b\n    \x16--- FAIL: TestA/b_c (0.01s)\n"+
+		"\x16=== RUN   TestA/d\n    a_test.go:2: why\n    \x16--- SKIP: TestA/d (0.00s)\n\x16--- FAIL: TestA (0.02s)\n"+
+		"\x16=== RUN   TestE\n\x16=== RUN   TestE/f/g\nno newline\x16--- PASS: TestE/f/g (0.00s)\n\x16--- PASS: TestE (0.00s)\nFAIL\n")
+	assert.Equal(t, []*outcome{
+		{name: "TestA"},
+		{name: "TestA/b_c", leaf: true, output: "said    a.go:1: by b\n    "},
+		{name: "TestA/d", leaf: true, skipped: true, output: "    a_test.go:2: why\n    "},
+		{name: "TestE", passed: true, output: "FAIL\n"},
+		{name: "TestE/f/g", leaf: true, passed: true, output: "no newline"},
+	}, got)
 }
