@@ -91,12 +91,13 @@ func (f *FS) Update(name string, max int64, perm fs.FileMode, o Owner, change fu
 	if err != nil {
 		return err
 	}
+	t := target{d: d, dir: dir, name: last, perm: perm, owner: o}
 	byName := func() ([]byte, error) {
 		old, err := f.readFile(name, max)
 		return change(old, err == nil)
 	}
 	for range attempts {
-		err = f.update(d, dir, last, max, perm, o, byName, change)
+		err = f.update(t, max, byName, change)
 		if err != errAgain {
 			return err
 		}
@@ -104,7 +105,15 @@ func (f *FS) Update(name string, max int64, perm fs.FileMode, o Owner, change fu
 		// lock a file for ever, so there is an end.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: 200_000}, nil)
 	}
-	return f.write(d, dir, last, perm, o, false, byName)
+	return f.write(t, false, byName)
+}
+
+// target is a file that is written: its directory's handle and name, its own name, and what it is to have.
+type target struct {
+	d         int
+	dir, name string
+	perm      fs.FileMode
+	owner     Owner
 }
 
 // attempts bounds how long others are waited for: 50 ms.
@@ -113,10 +122,12 @@ const attempts = 250
 var errAgain = errors.New("somebody else is writing it")
 
 // update writes a file of which nobody else holds the lock.
-func (f *FS) update(d int, dir, last string, max int64, perm fs.FileMode, o Owner, byName func() ([]byte, error), change func([]byte, bool) ([]byte, error)) error {
-	handle, err := openat(d, last, unix.O_PATH|unix.O_NOFOLLOW, 0)
+func (f *FS) update(
+	t target, max int64, byName func() ([]byte, error), change func(old []byte, there bool) ([]byte, error),
+) error {
+	handle, err := openat(t.d, t.name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err == unix.ENOENT {
-		return f.write(d, dir, last, perm, o, true, func() ([]byte, error) { return change(nil, false) })
+		return f.write(t, true, func() ([]byte, error) { return change(nil, false) })
 	}
 	if err != nil {
 		return err
@@ -129,9 +140,9 @@ func (f *FS) update(d int, dir, last string, max int64, perm fs.FileMode, o Owne
 	switch held.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 	case unix.S_IFLNK:
-		return f.write(d, dir, last, perm, o, false, byName)
+		return f.write(t, false, byName)
 	default:
-		return occupied(d, dir, last)
+		return occupied(t.d, t.dir, t.name)
 	}
 	lock, size, err := f.reopen(handle, math.MaxInt64)
 	if err == nil {
@@ -139,11 +150,12 @@ func (f *FS) update(d int, dir, last string, max int64, perm fs.FileMode, o Owne
 		if unix.Flock(int(lock), unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK {
 			return errAgain
 		}
-		if err := unix.Fstatat(d, last, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil || now.Ino != held.Ino || now.Dev != held.Dev {
+		if err := unix.Fstatat(t.d, t.name, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil || now.Ino != held.Ino ||
+			now.Dev != held.Dev {
 			return errAgain // replaced before it was locked
 		}
 	}
-	return f.write(d, dir, last, perm, o, false, func() ([]byte, error) {
+	return f.write(t, false, func() ([]byte, error) {
 		if err != nil || size > max {
 			return change(nil, false)
 		}
@@ -156,7 +168,7 @@ func (f *FS) update(d int, dir, last string, max int64, perm fs.FileMode, o Owne
 }
 
 // write gives a name a new file; fresh is one that did not exist.
-func (f *FS) write(d int, dir, last string, perm fs.FileMode, o Owner, fresh bool, content func() ([]byte, error)) error {
+func (f *FS) write(t target, fresh bool, content func() ([]byte, error)) error {
 	data, err := content()
 	if err == nil && f.fault != nil {
 		err = f.fault // the old file may well have something that must not be lost
@@ -164,7 +176,7 @@ func (f *FS) write(d int, dir, last string, perm fs.FileMode, o Owner, fresh boo
 	if err != nil {
 		return err
 	}
-	tmp, fd, err := f.temporary(d)
+	tmp, fd, err := f.temporary(t.d)
 	if err == unix.EEXIST {
 		return errAgain
 	}
@@ -172,25 +184,25 @@ func (f *FS) write(d int, dir, last string, perm fs.FileMode, o Owner, fresh boo
 		return err
 	}
 	defer unix.Close(fd) // until then it is locked
-	if err = f.fill(fd, data, perm, o); err == nil {
+	if err = f.fill(fd, data, t.perm, t.owner); err == nil {
 		err = uninterrupted(func() error {
 			if fresh {
-				if err := unix.Renameat2(d, tmp, d, last, unix.RENAME_NOREPLACE); err != unix.EINVAL && err != unix.ENOSYS {
+				if err := unix.Renameat2(t.d, tmp, t.d, t.name, unix.RENAME_NOREPLACE); err != unix.EINVAL && err != unix.ENOSYS {
 					return err
 				}
 			}
-			return unix.Renameat(d, tmp, d, last)
+			return unix.Renameat(t.d, tmp, t.d, t.name)
 		})
 	}
 	if err == nil {
 		return nil
 	}
-	unix.Unlinkat(d, tmp, 0)
+	unix.Unlinkat(t.d, tmp, 0)
 	switch {
 	case fresh && err == unix.EEXIST:
 		return errAgain
 	case err == unix.EISDIR:
-		return occupied(d, dir, last)
+		return occupied(t.d, t.dir, t.name)
 	}
 	return err
 }
