@@ -74,7 +74,9 @@ func (f *FS) Link(dir, name, target string, o Owner, ours func(target string) bo
 // is neither a link nor a regular file is left alone, and the error is an [*OccupiedError].
 //
 // A run that is killed may leave a file of a temporary name behind; the next one in this directory removes it.
-func (f *FS) Update(name string, max int64, perm fs.FileMode, o Owner, change func(old []byte, there bool) ([]byte, error)) (err error) {
+func (f *FS) Update(
+	name string, max int64, perm fs.FileMode, o Owner, change func(old []byte, there bool) ([]byte, error),
+) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("writing %s: %w", quote(path.Join("/", name)), err)

@@ -8,10 +8,7 @@ import (
 	"errors"
 	"os"
 	"path"
-	"slices"
 	"strings"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
@@ -85,7 +82,8 @@ func (p *Plan) writeImage(doc *spec.Document) error {
 			dirs[dir] = failed
 		}
 		if failed == nil {
-			_, failed = image.Link(dir, name, l.Target, p.Image.Owner, func(target string) bool { return madeByUs(image, dir, target) })
+			ours := func(target string) bool { return madeByUs(image, dir, target) }
+			_, failed = image.Link(dir, name, l.Target, p.Image.Owner, ours)
 		}
 		var taken *rootfs.OccupiedError
 		switch {
@@ -107,7 +105,7 @@ func (p *Plan) writeImage(doc *spec.Document) error {
 		var taken *rootfs.OccupiedError
 		switch cover, _ := p.cover(u.Path); {
 		case failed == nil:
-		case u.Entries == nil || errors.As(failed, &taken) && taken.Mode.IsDir() || cover != nil && !mountable(*cover, u.Path):
+		case u.Entries == nil, errors.As(failed, &taken) && taken.Mode.IsDir(), cover != nil && !mountable(*cover, u.Path):
 			p.notef("%s is not written: %v", u.Path, failed)
 		default:
 			source, err := doc.WriteBeside("nvidia-"+path.Base(u.Path), u.New)
@@ -118,7 +116,7 @@ func (p *Plan) writeImage(doc *spec.Document) error {
 			p.Edits.Mounts = append(p.Edits.Mounts, bindMount(source, u.Path, fileOptions))
 		}
 	}
-	slices.SortStableFunc(p.Edits.Mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+	sortMounts(p.Edits.Mounts)
 	return nil
 }
 

@@ -50,7 +50,10 @@ func (m *Machine) charLinks(nodes []sysfs.Node) []CharLink {
 	var bad []CharLink
 	seen := map[string]bool{}
 	for _, n := range nodes {
-		l := CharLink{Name: fmt.Sprintf("/dev/char/%d:%d", n.Major, n.Minor), Target: ".." + strings.TrimPrefix(n.Path, "/dev")}
+		l := CharLink{
+			Name:   fmt.Sprintf("/dev/char/%d:%d", n.Major, n.Minor),
+			Target: ".." + strings.TrimPrefix(n.Path, "/dev"),
+		}
 		// Nodes by-path are the same devices again. What has another number gets no second name for it.
 		if strings.Contains(n.Path, "/by-path/") || n.Instead != "" || seen[l.Name] {
 			continue

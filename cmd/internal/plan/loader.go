@@ -38,8 +38,14 @@ type glibc struct{ loader, etc string }
 
 // glibcs are, after the usual one, that of the glibc packages for Alpine.
 var glibcs = map[ldcache.Arch][]glibc{
-	ldcache.X8664:   {{"/lib64/ld-linux-x86-64.so.2", "/etc"}, {"/usr/glibc-compat/lib/ld-linux-x86-64.so.2", "/usr/glibc-compat/etc"}},
-	ldcache.AArch64: {{"/lib/ld-linux-aarch64.so.1", "/etc"}, {"/usr/glibc-compat/lib/ld-linux-aarch64.so.1", "/usr/glibc-compat/etc"}},
+	ldcache.X8664: {
+		{"/lib64/ld-linux-x86-64.so.2", "/etc"},
+		{"/usr/glibc-compat/lib/ld-linux-x86-64.so.2", "/usr/glibc-compat/etc"},
+	},
+	ldcache.AArch64: {
+		{"/lib/ld-linux-aarch64.so.1", "/etc"},
+		{"/usr/glibc-compat/lib/ld-linux-aarch64.so.1", "/usr/glibc-compat/etc"},
+	},
 	ldcache.I386:    {{"/lib/ld-linux.so.2", "/etc"}},
 	ldcache.PPC64LE: {{"/lib64/ld64.so.2", "/etc"}},
 }
@@ -87,7 +93,8 @@ func (p *Plan) planLoader(v *view) {
 func (p *Plan) updateConf(v *view, etc string, lines []string) {
 	conf, there := p.read(v, etc+"/ld.so.conf", maxListSize)
 	for line := range bytes.Lines(conf) {
-		if words := strings.Fields(string(line)); len(words) > 1 && words[0] == "include" && strings.Contains(words[1], "ld.so.conf.d/") {
+		words := strings.Fields(string(line))
+		if len(words) > 1 && words[0] == "include" && strings.Contains(words[1], "ld.so.conf.d/") {
 			name := etc + "/ld.so.conf.d/00-nvidia-container-driver.conf"
 			p.planUpdate(Update{Path: name, Lines: lines, Old: present(p.read(v, name, maxListSize))})
 			return

@@ -64,7 +64,8 @@ func (p *Plan) placeFiles(files []driver.File, classes driver.Class) []File {
 		placed = append(placed, placeOf(f, p.DriverRoot.Path(f.Path)))
 	}
 	for _, name := range p.GDS {
-		placed = append(placed, File{File: driver.File{Name: path.Base(name), Kind: driver.Config, Dest: name}, Source: p.Root.Path(name)})
+		file := driver.File{Name: path.Base(name), Kind: driver.Config, Dest: name}
+		placed = append(placed, File{File: file, Source: p.Root.Path(name)})
 	}
 	if classes&(driver.Graphics|driver.Display) != 0 {
 		if profile, ok := p.applicationProfile(); ok {
@@ -125,9 +126,10 @@ func (p *Plan) applicationProfile() (File, bool) {
 		mask |= 1 << g.GPU.Minor
 	}
 	const name, dir = "10-container.conf", "/etc/nvidia/nvidia-application-profiles-rc.d"
-	f := File{File: driver.File{Name: name, Kind: driver.Config, Class: driver.Graphics | driver.Display, Dest: path.Join(dir, name)}, Place: "share/" + name}
-	f.Data = fmt.Appendf(nil, `{"profiles": [{"name": "_container_", "settings": ["EGLVisibleDGPUDevices", 0x%x]}], "rules": [{"pattern": [], "profile": "_container_"}]}`+"\n", mask)
-	return f, mask != 0
+	file := driver.File{Name: name, Kind: driver.Config, Class: driver.Graphics | driver.Display, Dest: path.Join(dir, name)}
+	text := fmt.Appendf(nil, `{"profiles": [{"name": "_container_", "settings": ["EGLVisibleDGPUDevices", 0x%x]}], `+
+		`"rules": [{"pattern": [], "profile": "_container_"}]}`+"\n", mask)
+	return File{File: file, Data: text, Place: "share/" + name}, mask != 0
 }
 
 // directory lists what is in the directory of the host that is mounted at Dir.
@@ -158,7 +160,9 @@ func (p *Plan) findDirectory(view *view) {
 }
 
 // inDirectories tries find, which is linkdir's Find or Make, in each place where the directory may be.
-func (p *Plan) inDirectories(find func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error)) {
+func (p *Plan) inDirectories(
+	find func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error),
+) {
 	p.Directory = ""
 	if p.boot.ID == "" {
 		var err error
@@ -224,7 +228,7 @@ func (p *Plan) place() {
 		p.link("/run/opengl-driver/lib", Dir, "")
 		p.link("/run/opengl-driver-32/lib", path.Join(Dir, lib32), "")
 	}
-	slices.SortStableFunc(p.Edits.Mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+	sortMounts(p.Edits.Mounts)
 	slices.SortStableFunc(p.Links, func(a, b Link) int { return strings.Compare(a.Path, b.Path) })
 	p.Links = slices.CompactFunc(p.Links, func(a, b Link) bool { return a.Path == b.Path })
 	p.dropOtherWay()
@@ -316,8 +320,12 @@ func (p *Plan) dropOtherWay() {
 		wanted[m.Destination] = true
 	}
 	for _, m := range p.container.Facts.Mounts {
-		if slices.Equal(m.Options, fileOptions) && !wanted[m.Destination] &&
-			(holds(Dir, path.Clean(m.Destination)) || path.Base(m.Destination) == "ld.so.cache" || ofDriver(path.Base(m.Destination)) || slices.ContainsFunc(p.Links, func(l Link) bool { return l.Path == m.Destination })) {
+		if !slices.Equal(m.Options, fileOptions) || wanted[m.Destination] {
+			continue
+		}
+		base := path.Base(m.Destination)
+		if holds(Dir, path.Clean(m.Destination)) || base == "ld.so.cache" || ofDriver(base) ||
+			slices.ContainsFunc(p.Links, func(l Link) bool { return l.Path == m.Destination }) {
 			p.Edits.RemoveBinds = append(p.Edits.RemoveBinds, bindMount(m.Source, m.Destination, fileOptions))
 		}
 	}
@@ -346,6 +354,11 @@ func MountOptions(kind driver.Kind) []string {
 		return slices.Clone(socketOptions)
 	}
 	return slices.Clone(fileOptions)
+}
+
+// sortMounts sorts by destination: what is mounted below another mount comes after it.
+func sortMounts(mounts []specs.Mount) {
+	slices.SortStableFunc(mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
 }
 
 func bindMount(source, destination string, options []string) specs.Mount {

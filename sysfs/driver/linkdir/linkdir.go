@@ -129,7 +129,8 @@ func isUUID(s string) bool {
 		return false
 	}
 	for i, c := range []byte(s) {
-		if dash := i == 8 || i == 13 || i == 18 || i == 23; dash != (c == '-') || !dash && !strings.ContainsRune("0123456789abcdef", rune(c)) {
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		if dash != (c == '-') || !dash && !strings.ContainsRune("0123456789abcdef", rune(c)) {
 			return false
 		}
 	}
@@ -500,7 +501,8 @@ func removeOld(base int, boot Boot) {
 			continue
 		}
 		var st unix.Stat_t
-		if err := unix.Fstatat(base, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && time.Unix(st.Ctim.Unix()).Before(boot.Time) {
+		err := unix.Fstatat(base, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil && time.Unix(st.Ctim.Unix()).Before(boot.Time) {
 			remove(base, name, 3)
 		}
 	}
