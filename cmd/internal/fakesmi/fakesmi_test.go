@@ -50,7 +50,7 @@ func container(nodes ...string) fstest.MapFS {
 
 func TestRun(t *testing.T) {
 	machines := map[string]Machine{}
-	for _, name := range []string{"t4", "a100-mig", "mixed-mig"} {
+	for _, name := range []string{"t4", "a100-mig", "mixed-mig", "dgx-h100"} {
 		machines[name], _ = read(t, name)
 	}
 	uuid := machines["t4"].GPUs[0].UUID
@@ -72,6 +72,16 @@ func TestRun(t *testing.T) {
 		{
 			name: "query without header", machine: "t4", nodes: []string{"nvidiactl", "nvidia0"}, args: "--format=csv,noheader --query-gpu name,memory.total,mig.mode.current,count",
 			want: "Tesla T4, [N/A], [N/A], 1\n",
+		},
+		{
+			name: "query all", machine: "dgx-h100", nodes: []string{"nvidiactl", "nvidia0", "nvidia-caps/nvidia-cap75", "nvidia-caps/nvidia-cap76"}, args: "-q",
+			want: "\n==============NVSMI LOG==============\n\nDriver Version                                         : 580.95.05\n" +
+				"CUDA Version                                           : 13.0\n\nAttached GPUs                                          : 1\n" +
+				"GPU 00000000:1B:00.0\n    Product Name                                       : NVIDIA H100 80GB HBM3\n" +
+				"    MIG Device\n        Index                                          : 0\n        GPU Instance ID                                : 8\n" +
+				"        Compute Instance ID                            : 0\n" +
+				"    GPU UUID                                           : GPU-6f1d29c8-04e7-b53a-91d6-2a8c70f4be13\n" +
+				"    GPU PDI                                            : 0x2c5f18d0947be36a\n",
 		},
 		{name: "no format", machine: "t4", args: "--query-gpu=name", status: 2, want: "\"--format=\" switch is missing. Please run 'nvidia-smi -h' for help.\n"},
 		{name: "misspelt field", machine: "t4", args: "--query-gpu=nmae --format=csv", status: 2, want: "Field \"nmae\" is not a valid field to query.\n"},
@@ -130,8 +140,11 @@ func TestListing(t *testing.T) {
 				return
 			}
 			assert.Zero(t, status)
-			if strings.HasPrefix(listing, "GPU 0: ") {
-				assert.Equal(t, listing, out.String())
+			if list, query, found := strings.Cut(listing, "\n=="); strings.HasPrefix(listing, "GPU 0: ") {
+				var queried strings.Builder
+				assert.Zero(t, run(container(nodes...), m, []string{"-q"}, &queried))
+				assert.Equal(t, list, out.String())
+				assert.True(t, !found || "\n=="+query == queried.String(), "nvidia-smi -q prints\n%s", &queried)
 			}
 			if !strings.Contains(out.String(), "(UUID: )") && !strings.Contains(out.String(), "?") {
 				_, err := smi.Parse([]byte(out.String()))

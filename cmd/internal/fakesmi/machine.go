@@ -6,8 +6,8 @@
 //
 // [Install] makes it: a copy of a static program that calls [Main] first, with a description of the fixture's machine
 // behind its end, where no loader looks. In a container it looks which of that machine's device nodes are there,
-// and prints those GPUs and MIG devices. It knows -L, --query-gpu, --version, -i, and the table that it
-// prints without arguments; exit statuses are NVIDIA's. What only a GPU can tell is [N/A].
+// and prints those GPUs and MIG devices. It knows -L, -q, --query-gpu, --version, -i, and the table that it
+// prints without arguments; exit statuses are NVIDIA's. What only a GPU can tell is [N/A], or not in -q.
 package fakesmi
 
 import (
@@ -37,34 +37,43 @@ type GPU struct {
 	Name    string // "Tesla T4"
 	UUID    string
 	Bus     string // "00000000:07:00.0"
+	PDI     string // "0x2c5f18d0947be36a", "" unknown
 	Devices []Device
 }
 
 // Device is a MIG device.
 type Device struct {
+	GI, CI  int    // its GPU instance and compute instance
 	Caps    []int  // minors of /dev/nvidia-caps/nvidia-capN of its GPU instance and its compute instance
 	Profile string // "1g.10gb"
 	UUID    string
 }
 
-// listed is a MIG device in the output of nvidia-smi -L.
-var listed = regexp.MustCompile(`^ +MIG (\S+) +Device +\d+: \(UUID: (MIG-[^)]+)\)$`)
+// listed is a MIG device in the output of nvidia-smi -L, queried a line of -q.
+var (
+	listed  = regexp.MustCompile(`^ +MIG (\S+) +Device +\d+: \(UUID: (MIG-[^)]+)\)$`)
+	queried = regexp.MustCompile(`^ +GPU (UUID|PDI) +: (\S+)$`)
+)
 
 // Read describes the machine below root. listing is the output of its nvidia-smi -L, which names the profiles and UUIDs
-// of MIG devices; where it has none of a GPU, they have the names that drivers before R470 gave them, and no
-// profile.
+// of MIG devices, and perhaps of -q, which has the GPUs' PDIs; where it has none of a GPU, MIG devices have the names
+// that drivers before R470 gave them, and no profile.
 func Read(root sysfs.Root, listing string) (Machine, error) {
 	inventory, err := sysfs.Read(root, true)
 	if err != nil || inventory.Driver == nil {
 		return Machine{}, err
 	}
-	devices, uuid := map[string][]Device{}, ""
+	devices, pdis, uuid := map[string][]Device{}, map[string]string{}, ""
 	for line := range strings.Lines(listing) {
 		line = strings.TrimRight(line, "\n")
 		if _, after, ok := strings.Cut(line, "(UUID: GPU-"); ok && strings.HasPrefix(line, "GPU ") {
 			uuid = "GPU-" + strings.TrimSuffix(after, ")")
 		} else if m := listed.FindStringSubmatch(line); m != nil {
 			devices[uuid] = append(devices[uuid], Device{Profile: m[1], UUID: m[2]})
+		} else if m := queried.FindStringSubmatch(line); m != nil && m[1] == "UUID" {
+			uuid = m[2]
+		} else if m != nil {
+			pdis[uuid] = m[2]
 		}
 	}
 	m := Machine{Driver: inventory.Driver.Version}
@@ -74,7 +83,7 @@ func Read(root sysfs.Root, listing string) (Machine, error) {
 			continue
 		}
 		a := g.Address
-		gpu := GPU{Minor: g.Minor, Name: g.Model, UUID: g.UUID, Bus: fmt.Sprintf("%08X:%02X:%02X.%X", a.Domain, a.Bus, a.Device, a.Function)}
+		gpu := GPU{Minor: g.Minor, Name: g.Model, UUID: g.UUID, PDI: pdis[g.UUID], Bus: fmt.Sprintf("%08X:%02X:%02X.%X", a.Domain, a.Bus, a.Device, a.Function)}
 		known := devices[g.UUID]
 		if len(known) > 0 && len(known) != len(g.Instances) {
 			return Machine{}, fmt.Errorf("nvidia-smi -L lists %d MIG devices of %s, the machine has %d", len(known), g.UUID, len(g.Instances))
@@ -84,7 +93,7 @@ func Read(root sysfs.Root, listing string) (Machine, error) {
 			if len(known) > 0 {
 				d = known[i]
 			}
-			d.Caps = []int{instance.GICap.Minor, instance.CICap.Minor}
+			d.GI, d.CI, d.Caps = instance.GI, instance.CI, []int{instance.GICap.Minor, instance.CICap.Minor}
 			gpu.Devices = append(gpu.Devices, d)
 		}
 		m.GPUs = append(m.GPUs, gpu)

@@ -101,6 +101,8 @@ func run(fsys fs.FS, machine Machine, args []string, stdout io.Writer) int {
 				fmt.Fprintf(stdout, "  MIG %-11s Device %2d: (UUID: %s)\n", d.Profile, n, d.UUID)
 			}
 		}
+	case o.query:
+		query(stdout, machine, gpus, asked)
 	case len(o.fields) > 0:
 		if !o.noHeader {
 			fmt.Fprintln(stdout, strings.Join(o.fields, ", "))
@@ -119,8 +121,8 @@ func run(fsys fs.FS, machine Machine, args []string, stdout io.Writer) int {
 }
 
 type options struct {
-	list, version, noHeader bool
-	fields, ids             []string
+	list, query, version, noHeader bool
+	fields, ids                    []string
 }
 
 func parse(args []string) (options, error) {
@@ -140,6 +142,8 @@ func parse(args []string) (options, error) {
 		switch name {
 		case "-L", "--list-gpus":
 			o.list = true
+		case "-q", "--query":
+			o.query = true
 		case "--version":
 			o.version = true
 		case "-i", "--id":
@@ -156,7 +160,7 @@ func parse(args []string) (options, error) {
 			format = value
 		default:
 			return options{}, fmt.Errorf("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n"+ //nolint:staticcheck // NVIDIA's words
-				"(This is a fixture's nvidia-smi, which knows -L, --query-gpu, --format, -i and --version, and not %q.)", args[i])
+				"(This is a fixture's nvidia-smi, which knows -L, -q, --query-gpu, --format, -i and --version, and not %q.)", args[i])
 		}
 	}
 	words := strings.Split(format, ",")
@@ -165,6 +169,33 @@ func parse(args []string) (options, error) {
 	}
 	o.noHeader = slices.Contains(words, "noheader")
 	return o, nil
+}
+
+// query prints what identifies GPUs and MIG devices in the form of nvidia-smi -q.
+func query(w io.Writer, machine Machine, gpus []GPU, asked []int) {
+	line := func(indent int, key string, value any) {
+		fmt.Fprintf(w, "%*s%-*s: %v\n", indent, "", 55-indent, key, value)
+	}
+	fmt.Fprint(w, "\n==============NVSMI LOG==============\n\n")
+	line(0, "Driver Version", machine.Driver)
+	line(0, "CUDA Version", orNA(machine.CUDA))
+	fmt.Fprintln(w)
+	line(0, "Attached GPUs", len(gpus))
+	for _, i := range asked {
+		g := gpus[i]
+		fmt.Fprintf(w, "GPU %s\n", g.Bus)
+		line(4, "Product Name", g.Name)
+		for n, d := range g.Devices {
+			fmt.Fprint(w, "    MIG Device\n")
+			line(8, "Index", n)
+			line(8, "GPU Instance ID", d.GI)
+			line(8, "Compute Instance ID", d.CI)
+		}
+		line(4, "GPU UUID", g.UUID)
+		if g.PDI != "" {
+			line(4, "GPU PDI", g.PDI)
+		}
+	}
 }
 
 // measured begin the names of fields that nvidia-smi knows and only a GPU can tell.

@@ -33,8 +33,7 @@ func TestSurveyAgrees(t *testing.T) {
 				assert.Empty(t, survey.AllNodes())
 				assert.Empty(t, survey.Files)
 			case err != nil:
-				require.NoError(t, survey.NodesErr)
-				require.EqualError(t, survey.FilesErr, err.Error())
+				require.EqualError(t, survey.Err(), err.Error())
 			default:
 				require.NoError(t, survey.NodesErr)
 				require.NoError(t, survey.FilesErr)
