@@ -6,6 +6,7 @@ package mig
 import (
 	"encoding/binary"
 	stdhex "encoding/hex"
+	"strconv"
 	"strings"
 )
 
@@ -126,4 +127,11 @@ func FindChip(pdi uint64, uuid UUID, gi int) (chip uint16, ok bool) {
 		}
 	}
 	return 0, false
+}
+
+// HasUUIDs tells whether MIG devices have UUIDs under a version of the driver: since R470. Before, they had a [Name].
+func HasUUIDs(driver string) bool {
+	branch, _, _ := strings.Cut(driver, ".")
+	number, err := strconv.Atoi(branch)
+	return err != nil || number >= 470
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
@@ -134,7 +135,7 @@ func writeBundle(bundle, image string, environ []string) error {
 func completeVariable(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	words := []string{"NVIDIA_VISIBLE_DEVICES=all"}
 	dir := cmd.Flag("root").Value.String()
-	if root, err := openRoot(orRoot(dir)); err == nil {
+	if root, err := plan.OpenRoot(orRoot(dir)); err == nil {
 		inventory, _ := sysfs.Read(root, true) // nothing to offer then
 		for _, gpu := range inventory.GPUs {
 			if gpu.Index < 0 {

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +14,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	specs "tags.cncf.io/container-device-interface/specs-go"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/cdi"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
@@ -36,9 +34,9 @@ runtime but runc or crun.`,
 }
 
 // warn prints what is not as one might think, and no reason to fail.
-func (i invocation) warn(format string, args ...any) error {
-	_, err := fmt.Fprintf(i.stderr, "nvsysfs: warning: %s\n", strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; "))
-	return err
+func (i invocation) warn(format string, args ...any) {
+	// Nothing is left to be done if stderr cannot be written.
+	_, _ = fmt.Fprintf(i.stderr, "nvsysfs: warning: %s\n", strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; "))
 }
 
 // words splits at commas.
@@ -145,16 +143,10 @@ func runCDIGenerate(i invocation, g generateOptions) error {
 		}
 		o.ClosedNodes = true
 	}
-	if g.root != "" {
-		dir, err := openRoot(g.root)
-		if err != nil {
-			return err
-		}
-		if dir != "/" {
-			o.Root = string(dir)
-		}
+	if err := o.SetRoot(g.root); err != nil {
+		return err
 	}
-	file, notes, err := makeCDI(i.environ, o)
+	file, notes, err := cdi.Generate(i.environ, o)
 	if err != nil {
 		return fmt.Errorf("cdi generate: %w", err)
 	}
@@ -164,9 +156,7 @@ func runCDIGenerate(i invocation, g generateOptions) error {
 		return fmt.Errorf("cdi generate: %w", err)
 	}
 	for _, note := range notes {
-		if err := i.warn("%s", note); err != nil {
-			return err
-		}
+		i.warn("%s", note)
 	}
 	if g.output == "" {
 		_, err := i.stdout.Write(data)
@@ -181,14 +171,16 @@ func (i invocation) saveCDI(output string, file cdi.File, data []byte, force boo
 	if err != nil {
 		return fmt.Errorf("cdi generate: %w", err)
 	}
-	others, err := rivals(output, file)
+	absolute, err := filepath.Abs(output)
+	if err != nil {
+		return err
+	}
+	others, err := cdi.Rivals(absolute, os.Geteuid())
 	if err != nil {
 		return fmt.Errorf("cdi generate: %w", err)
 	}
 	if len(others) > 0 {
-		if err := i.warn("%s describes devices of the same names: engines give none that two files of one directory have", strings.Join(others, ", ")); err != nil {
-			return err
-		}
+		i.warn("%s describes devices of the same names: engines give none that two files of one directory have", fileName(strings.Join(others, ", ")))
 	}
 	if !written {
 		_, err = fmt.Fprintf(i.stdout, "%s is up to date.\n", fileName(output))
@@ -227,30 +219,6 @@ func cdiFormat(format, output string) (bool, error) {
 	return false, fmt.Errorf("the format %.100q is neither yaml nor json", format)
 }
 
-// makeCDI describes the machine that the options name. Programs of the driver are looked for in the usual directories
-// alone: what is in the file is not to depend on the PATH of the one who makes it.
-func makeCDI(environ []string, o cdi.Options) (cdi.File, []string, error) {
-	classes, err := o.Classes()
-	if err != nil {
-		return cdi.File{}, nil, err
-	}
-	cfg, err := loadConfig(environ, o.Root)
-	if err != nil {
-		return cdi.File{}, nil, err
-	}
-	if o.DriverRoot != "" {
-		cfg.DriverRoot = o.DriverRoot
-	}
-	parts, err := plan.ReadSurvey(cfg, classes, "", o.Extras...)
-	if err == nil {
-		err = parts.Err()
-	}
-	if err != nil {
-		return cdi.File{}, nil, err
-	}
-	return cdi.Make(parts, o)
-}
-
 // fileName shows the name of a file; one with odd characters in it as Go would write it.
 func fileName(name string) string {
 	if strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) {
@@ -261,7 +229,7 @@ func fileName(name string) string {
 
 // readCDI reads the files in the directories that engines read, and in more.
 func readCDI(dir string, more []string) ([]cdi.Found, error) {
-	root, err := openRoot(dir)
+	root, err := plan.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -286,13 +254,6 @@ func readCDI(dir string, more []string) ([]cdi.Found, error) {
 type leftAside struct {
 	File   string `json:"file"`
 	Reason string `json:"reason"`
-}
-
-// listedCDI is a device of a CDI file.
-type listedCDI struct {
-	Name   string `json:"name"` // "nvidia.com/gpu=0"
-	File   string `json:"file"`
-	Remark string `json:"remark,omitempty"` // why no engine gives it
 }
 
 func newCDIList(i invocation) *cobra.Command {
@@ -321,38 +282,30 @@ func runCDIList(i invocation, dir string, more []string, vendor, class string, a
 	if err != nil {
 		return fmt.Errorf("cdi list: %w", err)
 	}
-	devices, aside := []listedCDI{}, []leftAside{}
-	for _, f := range found {
+	aside := []leftAside{}
+	found = slices.DeleteFunc(found, func(f cdi.Found) bool {
 		if f.Err != nil {
 			aside = append(aside, leftAside{f.Path, f.Err.Error()})
-			continue
 		}
 		v, c, _ := strings.Cut(f.File.Kind(), "/")
-		if vendor != "" && v != vendor || class != "" && c != class {
-			continue
-		}
-		for _, d := range f.File.Spec.Devices {
-			devices = append(devices, listedCDI{Name: f.File.Kind() + "=" + d.Name, File: f.Path})
-		}
-	}
-	remark(devices)
+		return f.Err != nil || vendor != "" && v != vendor || class != "" && c != class
+	})
+	devices := cdi.Devices(found)
 	if as != asTable {
 		return as.write(i.stdout, struct {
-			Devices   []listedCDI `json:"devices"`
-			LeftAside []leftAside `json:"left_aside"`
+			Devices   []cdi.Device `json:"devices"`
+			LeftAside []leftAside  `json:"left_aside"`
 		}{devices, aside})
 	}
 	for _, f := range aside {
-		if err := i.warn("%s is left aside: %s", fileName(f.File), f.Reason); err != nil {
-			return err
-		}
+		i.warn("%s is left aside: %s", fileName(f.File), f.Reason)
 	}
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	for _, d := range devices {
 		fmt.Fprintf(w, "%s\t%s", d.Name, fileName(d.File))
 		if d.Remark != "" {
-			fmt.Fprintf(w, "\t(%s)", d.Remark)
+			fmt.Fprintf(w, "\t(%s)", fileName(d.Remark))
 		}
 		fmt.Fprintln(w)
 	}
@@ -364,61 +317,6 @@ func runCDIList(i invocation, dir string, more []string, vendor, class string, a
 	}
 	_, err = i.stdout.Write(out.Bytes())
 	return err
-}
-
-// remark says which devices engines do not give: none of a name that two files of one directory have, not even if a later
-// directory has it, too; else that of the last directory.
-func remark(devices []listedCDI) {
-	last := map[string]string{}     // name to file
-	twice := map[string]string{}    // name to what is wrong with it
-	inDir := map[[2]string]string{} // name and directory to file
-	for _, d := range devices {
-		last[d.Name] = d.File
-		place := [2]string{d.Name, filepath.Dir(d.File)}
-		if other, ok := inDir[place]; ok {
-			twice[d.Name] = "not given: " + fileName(other) + " and " + fileName(d.File) + " have it"
-		}
-		inDir[place] = d.File
-	}
-	for n := range devices {
-		d := &devices[n]
-		if d.Remark = twice[d.Name]; d.Remark == "" && last[d.Name] != d.File {
-			d.Remark = "hidden by " + fileName(last[d.Name])
-		}
-	}
-}
-
-// rivals are files beside name that have devices of its names: engines then give none of these.
-func rivals(name string, file cdi.File) ([]string, error) {
-	absolute, err := filepath.Abs(name)
-	if err != nil {
-		return nil, err
-	}
-	found, err := cdi.ReadDirs("/", []string{filepath.Dir(absolute)}, os.Geteuid())
-	if err != nil {
-		return nil, err
-	}
-	var list []string
-	for _, f := range found {
-		if f.Err != nil || f.Path == absolute || f.File.Kind() != file.Kind() {
-			continue
-		}
-		if slices.ContainsFunc(f.File.Spec.Devices, func(d specs.Device) bool {
-			return slices.ContainsFunc(file.Spec.Devices, func(own specs.Device) bool { return own.Name == d.Name })
-		}) {
-			list = append(list, fileName(f.Path))
-		}
-	}
-	return list, nil
-}
-
-// checkedCDI is what came of one file.
-type checkedCDI struct {
-	File        string           `json:"file"`
-	Drifted     bool             `json:"drifted"`
-	Differences []cdi.Difference `json:"differences"`
-	Mend        string           `json:"mend,omitempty"`  // the command that does
-	Notes       []string         `json:"notes,omitempty"` // what generate would warn of
 }
 
 func newCDICheck(i invocation) *cobra.Command {
@@ -442,20 +340,19 @@ fixes it is shown), and 2 if that cannot be told.`,
 }
 
 func runCDICheck(i invocation, files []string, dir string, as outputFormat) error {
-	checked, aside := []checkedCDI{}, []leftAside{}
+	checked, aside := []cdi.Checked{}, []leftAside{}
 	troubles := 0
 	found, err := readCDI(orRoot(dir), nil)
 	if err != nil {
 		return cannotTell(err)
 	}
 	check := func(name string, f cdi.File) {
-		c, err := checkCDI(i, name, f, dir)
+		c, err := cdi.Check(i.environ, dir, found, name, f)
 		if err != nil {
 			aside = append(aside, leftAside{name, err.Error()})
 			troubles++
 			return
 		}
-		c.addTaken(found)
 		checked = append(checked, c)
 	}
 	if len(files) == 0 {
@@ -514,100 +411,20 @@ func orRoot(dir string) string {
 // cannotTell makes the exit status 2, as cmp and diff have it: 1 is kept for a file that has drifted.
 func cannotTell(err error) error { return &usageError{"cdi check: " + err.Error()} }
 
-// checkCDI makes a file anew, of the machine below dir if that is given, and compares the two.
-func checkCDI(i invocation, name string, f cdi.File, dir string) (checkedCDI, error) {
-	o := f.Record.Options
-	if dir != "" {
-		root, err := openRoot(dir)
-		if err != nil {
-			return checkedCDI{}, err
-		}
-		o.Root = string(root)
-		if root == "/" {
-			o.Root = ""
-		}
-	}
-	now, notes, err := makeCDI(i.environ, o)
-	if err != nil {
-		return checkedCDI{}, err
-	}
-	now.JSON = f.JSON
-	if now.Spec, err = now.Versioned(); err != nil {
-		return checkedCDI{}, err
-	}
-	c := checkedCDI{File: name, Differences: cdi.Compare(f, now), Notes: notes}
-	if c.Differences == nil {
-		c.Differences = []cdi.Difference{}
-	}
-	if c.Drifted = len(c.Differences) > 0; c.Drifted {
-		c.Mend = mendCDI(o, name, f.Edited())
-	}
-	return c, nil
-}
-
-// addTaken adds the devices that another file takes away. Writing this one anew does not help.
-func (c *checkedCDI) addTaken(found []cdi.Found) {
-	taken := cdi.Taken(found, c.File)
-	for _, device := range slices.Sorted(maps.Keys(taken)) {
-		c.Differences = append(c.Differences, cdi.Difference{What: "device", Name: device, Reason: taken[device]})
-		c.Drifted = true
-	}
-}
-
-// mendCDI is the command that writes a file anew.
-func mendCDI(o cdi.Options, name string, force bool) string {
-	args := []string{"nvsysfs", "cdi", "generate"}
-	for _, f := range []struct{ flag, value, usual string }{
-		{"--root", o.Root, ""},
-		{"--driver-root", o.DriverRoot, ""},
-		{"--vendor", o.Vendor, "nvidia.com"},
-		{"--class", o.Class, "gpu"},
-		{"--name", strings.Join(o.Names, ","), cdi.ByIndex + "," + cdi.ByUUID},
-		{"--capabilities", strings.Join(o.Capabilities, ","), "all"},
-		{"--with", strings.Join(o.Extras, ","), ""},
-		{"--distribution", o.Distribution, ""},
-		{"--library-dir", o.LibraryDir, ""},
-		{"--library-dir32", o.LibraryDir32, ""},
-		{"--cdi-version", o.MaxVersion, ""},
-	} {
-		if f.value != f.usual {
-			args = append(args, f.flag, shellWord(f.value))
-		}
-	}
-	if force {
-		args = append(args, "--force")
-	}
-	return strings.Join(append(args, "--output", shellWord(name)), " ")
-}
-
-// shellWord quotes a word for a shell if it needs to be.
-func shellWord(word string) string {
-	if word != "" && !strings.ContainsFunc(word, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("/._-,:=+@%", r)
-	}) {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-}
-
-func (i invocation) printChecked(checked []checkedCDI, aside []leftAside, as outputFormat) error {
+func (i invocation) printChecked(checked []cdi.Checked, aside []leftAside, as outputFormat) error {
 	if as != asTable {
 		return as.write(i.stdout, struct {
-			Files     []checkedCDI `json:"files"`
-			LeftAside []leftAside  `json:"left_aside"`
+			Files     []cdi.Checked `json:"files"`
+			LeftAside []leftAside   `json:"left_aside"`
 		}{checked, aside})
 	}
 	for _, f := range aside {
-		if err := i.warn("%s is left aside: %s", fileName(f.File), f.Reason); err != nil {
-			return err
-		}
+		i.warn("%s is left aside: %s", fileName(f.File), f.Reason)
 	}
 	var out bytes.Buffer
 	for _, c := range checked {
 		for _, note := range c.Notes {
-			if err := i.warn("%s: %s", fileName(c.File), note); err != nil {
-				return err
-			}
+			i.warn("%s: %s", fileName(c.File), note)
 		}
 		if !c.Drifted {
 			fmt.Fprintf(&out, "%s fits the machine.\n", fileName(c.File))
@@ -616,35 +433,17 @@ func (i invocation) printChecked(checked []checkedCDI, aside []leftAside, as out
 		fmt.Fprintf(&out, "%s has drifted:\n", fileName(c.File))
 		w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 		for _, d := range c.Differences {
-			fmt.Fprintf(w, "  %s\t%s\t%s\n", d.What, d.Name, sayDifference(d))
+			fmt.Fprintf(w, "  %s\t%s\t%s\n", d.What, d.Name, d)
 		}
 		if err := w.Flush(); err != nil {
 			return err
 		}
-		if c.Mend != "" {
-			fmt.Fprintf(&out, "Mend it with: %s\n", c.Mend)
+		if c.Fix != "" {
+			fmt.Fprintf(&out, "Fix it with: %s\n", c.Fix)
 		} else {
 			out.WriteString("Remove one of the files that describe these devices.\n")
 		}
 	}
 	_, err := i.stdout.Write(out.Bytes())
 	return err
-}
-
-func sayDifference(d cdi.Difference) string {
-	var text string
-	switch {
-	case d.File == "" && d.Now == "":
-		return d.Reason
-	case d.File == "":
-		text = "new: " + d.Now
-	case d.Now == "":
-		text = "gone: " + d.File
-	default:
-		text = d.File + " is " + d.Now + " now"
-	}
-	if d.Reason != "" {
-		text += ", which " + d.Reason
-	}
-	return text
 }

@@ -44,7 +44,7 @@ NVIDIA's programs are left alone. The exit status is 1 if anything is found.`,
 }
 
 func runConfigCheck(i invocation, dir string, files []string) error {
-	environ, err := machineEnviron(i.environ, dir)
+	environ, err := plan.Below(dir, i.environ)
 	if err != nil {
 		return err
 	}

@@ -140,7 +140,7 @@ func runExplain(i invocation, bundle, file, root string, systemd bool, as output
 	if err != nil {
 		return err
 	}
-	e, err := explain(cfg, bundle, file, systemd, lookup(i.environ, "PATH"))
+	e, err := explain(cfg, bundle, file, systemd, plan.Getenv(i.environ, "PATH"))
 	if err != nil {
 		return err
 	}
@@ -439,39 +439,9 @@ func trimmed(rows [][]string) [][]string {
 
 // loadConfig reads the configuration as the runtime would; with a root, the one in there, for the machine in there.
 func loadConfig(environ []string, dir string) (plan.Config, error) {
-	environ, err := machineEnviron(environ, dir)
+	environ, err := plan.Below(dir, environ)
 	if err != nil {
 		return plan.Config{}, err
 	}
 	return plan.LoadConfig("", environ)
-}
-
-// machineEnviron adds to an environment what makes the runtime look at the machine below a directory; "" is this machine.
-func machineEnviron(environ []string, dir string) ([]string, error) {
-	if dir == "" {
-		return environ, nil
-	}
-	root, err := openRoot(dir)
-	if err != nil {
-		return nil, err
-	}
-	environ = append(slices.Clone(environ), "NVIDIA_CONTAINER_RUNTIME_SYSROOT="+string(root), "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open")
-	if root != "/" && lookup(environ, "NVIDIA_CTK_CONFIG_FILE_PATH") == "" {
-		file := "/etc/nvidia-container-runtime/config.toml"
-		if resolved, err := root.Resolve(file); err == nil {
-			file = resolved
-		}
-		environ = append(environ, "NVIDIA_CTK_CONFIG_FILE_PATH="+root.Path(file))
-	}
-	return environ, nil
-}
-
-// lookup returns the value that environ, a list of name=value, gives name.
-func lookup(environ []string, name string) string {
-	for _, entry := range slices.Backward(environ) {
-		if value, ok := strings.CutPrefix(entry, name+"="); ok {
-			return value
-		}
-	}
-	return ""
 }

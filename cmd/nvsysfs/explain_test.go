@@ -25,7 +25,7 @@ func bundle(t *testing.T) string {
 	require.NoError(t, err)
 	_, err = a.Unpack(filepath.Join(dir, "rootfs"), fixtures.UnpackOptions{})
 	require.NoError(t, err)
-	plant(t, dir, map[string]string{
+	need.Files(t, dir, map[string]string{
 		// Left by an earlier driver: the runtime would remove it.
 		"rootfs/usr/lib/x86_64-linux-gnu/libcuda.so.1": "-> libcuda.so.100.1",
 		"config.json": `{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["sh"],"cwd":"/",
@@ -40,7 +40,7 @@ func bundle(t *testing.T) string {
 func TestExplainChangesNothing(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {
-			machine, dir := unpacked(t, name, false), bundle(t)
+			machine, dir := need.Machine(t, name, false), bundle(t)
 			config := filepath.Join(t.TempDir(), "config.toml")
 			before, err := snapshot(machine)
 			require.NoError(t, err)
@@ -69,7 +69,7 @@ func TestExplainChangesNothing(t *testing.T) {
 
 // TestExplainHost is on the machine itself, where the runtime would make nodes and links.
 func TestExplainHost(t *testing.T) {
-	machine := unpacked(t, "t4", false)
+	machine := need.Machine(t, "t4", false)
 	if !need.Host(t, machine) {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/fixture"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
 func newFixture(i invocation) *cobra.Command {
@@ -104,7 +105,7 @@ func fixtureDir(environ []string, given string) (string, error) {
 	if given != "" {
 		return given, nil
 	}
-	return fixture.DefaultDir(func(name string) string { return lookup(environ, name) })
+	return fixture.DefaultDir(func(name string) string { return plan.Getenv(environ, name) })
 }
 
 func runFixtureUp(i invocation, o fixture.Options, machine string) error {
@@ -121,7 +122,7 @@ func runFixtureUp(i invocation, o fixture.Options, machine string) error {
 	if o.Program, err = os.Executable(); err != nil {
 		return err
 	}
-	o.Getenv = func(name string) string { return lookup(i.environ, name) }
+	o.Getenv = func(name string) string { return plan.Getenv(i.environ, name) }
 	return fixture.Up(o, i.stdout, i.stderr)
 }
 

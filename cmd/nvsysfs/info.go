@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/configure"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
@@ -35,7 +36,7 @@ capability, the container engines, and each configuration key with its origin.`,
 }
 
 func runInfo(i invocation, dir string) error {
-	environ, err := machineEnviron(i.environ, dir)
+	environ, err := plan.Below(dir, i.environ)
 	if err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func runInfo(i invocation, dir string) error {
 	if err != nil {
 		return err
 	}
-	pathVar := lookup(environ, "PATH")
+	pathVar := plan.Getenv(environ, "PATH")
 	survey, err := plan.ReadSurvey(cfg, driver.All, pathVar)
 	if err != nil {
 		return err
@@ -56,7 +57,7 @@ func runInfo(i invocation, dir string) error {
 	printDriver(&out, survey)
 	printNodes(&out, survey)
 	printFiles(&out, survey)
-	printEngines(&out, survey.Root, findLowLevel(survey.Root, cfg, pathVar))
+	printEngines(&out, survey.Root, configure.FindLowLevel(survey.Root, cfg, pathVar))
 	if dir != "" {
 		for n := range settings {
 			if strings.HasPrefix(settings[n].Origin, "NVIDIA_CONTAINER_RUNTIME_SYSROOT") {
@@ -195,28 +196,28 @@ func printFiles(out *bytes.Buffer, s plan.Survey) {
 }
 
 func printEngines(out *bytes.Buffer, root sysfs.Root, lowLevel string) {
-	engines := findEngines(root)
+	engines := configure.FindEngines(root)
 	out.WriteString("\nContainer engines:")
 	if len(engines) == 0 {
 		out.WriteString(" none found")
 	}
 	out.WriteByte('\n')
 	for _, e := range engines {
-		program := e.program
+		program := e.Program
 		if program == "" {
 			program = "configuration only"
 		}
-		fmt.Fprintf(out, "  %s (%s)", e.name, program)
-		if len(e.runtimes) == 0 {
+		fmt.Fprintf(out, "  %s (%s)", e.Name, program)
+		if len(e.Runtimes) == 0 {
 			out.WriteString(", this runtime is not registered")
 		}
-		for _, r := range e.runtimes {
-			fmt.Fprintf(out, ", runtime %q in %s", r.name, r.file)
-			if r.isDefault {
+		for _, r := range e.Runtimes {
+			fmt.Fprintf(out, ", runtime %q in %s", r.Name, r.File)
+			if r.Default {
 				out.WriteString(", the default")
 			}
 		}
-		for _, err := range e.errs {
+		for _, err := range e.Errs {
 			fmt.Fprintf(out, ", %v", err)
 		}
 		out.WriteByte('\n')

@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -91,9 +89,7 @@ func runList(i invocation, dir string, as outputFormat) error {
 	unbound, err := sysfs.UnboundGPUs(root, inventory)
 	if err != nil {
 		// It comes with what could be read: the list is worth printing all the same.
-		if _, err := fmt.Fprintf(i.stderr, "nvsysfs: warning: %s\n", strings.ReplaceAll(err.Error(), "\n", "; ")); err != nil {
-			return err
-		}
+		i.warn("%v", err)
 	}
 
 	if as != asTable {
@@ -126,16 +122,7 @@ func (i invocation) machine(dir string) (sysfs.Root, error) {
 			dir = cfg.Sysroot
 		}
 	}
-	return openRoot(dir)
-}
-
-// openRoot takes a directory as it may stand on a command line.
-func openRoot(dir string) (sysfs.Root, error) {
-	absolute, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	return sysfs.NewRoot(absolute)
+	return plan.OpenRoot(dir)
 }
 
 func makeListing(inventory sysfs.Inventory, unbound []sysfs.PCIFunction, uuids sysfs.MIGUUIDs) listing {

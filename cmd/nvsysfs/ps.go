@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/ps"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
@@ -38,7 +39,7 @@ others run is seen by root only; how many processes were hidden is printed last.
 }
 
 func runPS(i invocation, dir string, as outputFormat) error {
-	root, err := openRoot(dir)
+	root, err := plan.OpenRoot(dir)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,9 @@ import (
 type Seen struct {
 	UUID      string // in lower case
 	Address   string
+	Index     int
+	Driver    string // version
+	Err       error  // why nothing can be learnt of it
 	Instances []mig.Instance
 	Marks     []string // of the instances, in their order
 	// Candidates may be the PDI: one is believed when it explains the UUID of a MIG device.

@@ -30,17 +30,6 @@ import (
 // usual are the options without flags.
 var usual = Options{Vendor: "nvidia.com", Class: "gpu", Names: []string{ByIndex, ByUUID}, Capabilities: []string{"all"}}
 
-// unpacked is a fixture without device nodes.
-func unpacked(t testing.TB, fixture string) string {
-	t.Helper()
-	a, err := fixtures.Load(fixture)
-	require.NoError(t, err)
-	dir := t.TempDir()
-	_, err = a.Unpack(dir, fixtures.UnpackOptions{NoDevices: true})
-	require.NoError(t, err)
-	return dir
-}
-
 func parts(t testing.TB, dir string, o Options) (plan.Survey, error) {
 	t.Helper()
 	cfg := plan.DefaultConfig()
@@ -60,7 +49,7 @@ func parts(t testing.TB, dir string, o Options) (plan.Survey, error) {
 // made is the description of a fixture.
 func made(t testing.TB, fixture string) File {
 	t.Helper()
-	p, err := parts(t, unpacked(t, fixture), usual)
+	p, err := parts(t, need.Machine(t, fixture, false), usual)
 	require.NoError(t, err)
 	f, _, err := Make(p, usual)
 	require.NoError(t, err)
@@ -73,7 +62,7 @@ func TestEveryMachine(t *testing.T) {
 	described := 0
 	for _, fixture := range fixtures.Names() {
 		t.Run(fixture, func(t *testing.T) {
-			dir := unpacked(t, fixture)
+			dir := need.Machine(t, fixture, false)
 			o := usual
 			if _, err := os.Stat(filepath.Join(dir, "run/nvidia/driver")); err == nil {
 				o.DriverRoot = "/run/nvidia/driver"
@@ -168,7 +157,7 @@ func checkContainer(t *testing.T, p plan.Survey, spec *cdi.Spec) {
 
 // Groups take CDI 0.7.0; where that is too new they are left out, and it is said.
 func TestGroups(t *testing.T) {
-	p, err := parts(t, unpacked(t, "t4"), usual)
+	p, err := parts(t, need.Machine(t, "t4", false), usual)
 	require.NoError(t, err)
 	p.Devices[0].Nodes[0].GID, p.Devices[0].Nodes[0].Mode = 44, 0o660
 	f, notes, err := Make(p, usual)
@@ -188,7 +177,7 @@ func TestGroups(t *testing.T) {
 
 // Names that no file may have, or not twice.
 func TestNames(t *testing.T) {
-	p, err := parts(t, unpacked(t, "mixed-mig"), usual)
+	p, err := parts(t, need.Machine(t, "mixed-mig", false), usual)
 	require.NoError(t, err)
 	p.Devices[0].GPU.UUID = "GPU-????????-????-????-????-????????????"
 	p.Devices[1].GPU.UUID = p.Devices[4].GPU.UUID
@@ -204,7 +193,7 @@ func TestNames(t *testing.T) {
 
 // A MIG device has no graphics, its GPU has.
 func TestGraphicsOfMIG(t *testing.T) {
-	dir := unpacked(t, "mixed-mig")
+	dir := need.Machine(t, "mixed-mig", false)
 	drm := filepath.Join(dir, "sys/bus/pci/devices/0000:41:00.0/drm/card3")
 	require.NoError(t, os.MkdirAll(drm, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(drm, "dev"), []byte("226:3\n"), 0o644))
@@ -221,7 +210,7 @@ func TestGraphicsOfMIG(t *testing.T) {
 
 // A driver container has the host's nodes, if it has any.
 func TestDriverContainer(t *testing.T) {
-	dir := unpacked(t, "driver-container")
+	dir := need.Machine(t, "driver-container", false)
 	o := usual
 	o.DriverRoot = "/run/nvidia/driver"
 	p, err := parts(t, dir, o)
@@ -236,7 +225,7 @@ func TestDriverContainer(t *testing.T) {
 
 // A node of the host that is another thing is told once, whatever devices have it.
 func TestHostNodes(t *testing.T) {
-	p, err := parts(t, unpacked(t, "t4"), usual)
+	p, err := parts(t, need.Machine(t, "t4", false), usual)
 	require.NoError(t, err)
 	p.Common[1].Instead = "regular file"
 	p.Devices[0].Nodes[0].Instead = "character device 1:2"
@@ -250,7 +239,7 @@ func TestHostNodes(t *testing.T) {
 
 // Where the host's nodes are not below /, the file tells where.
 func TestHostPaths(t *testing.T) {
-	p, err := parts(t, unpacked(t, "t4"), usual)
+	p, err := parts(t, need.Machine(t, "t4", false), usual)
 	require.NoError(t, err)
 	p.DevRoot = "/run/nvidia/driver"
 	p.Common[0].OnHost = true
@@ -266,7 +255,7 @@ func TestHostPaths(t *testing.T) {
 
 func TestCompare(t *testing.T) {
 	// Both are made anew: what is below a Spec is shared by copies.
-	dir := unpacked(t, "t4")
+	dir := need.Machine(t, "t4", false)
 	describe := func() File {
 		p, err := parts(t, dir, usual)
 		require.NoError(t, err)
@@ -355,7 +344,7 @@ func TestRecord(t *testing.T) {
 		Root: "/a", DriverRoot: "/b c", Vendor: "example.com", Class: "x", Names: []string{ByType}, Capabilities: []string{"compute", "video"},
 		LibraryDir: "/opt/l", LibraryDir32: "/opt/l32", MaxVersion: "0.6.0",
 	}
-	p, err := parts(t, unpacked(t, "t4"), usual)
+	p, err := parts(t, need.Machine(t, "t4", false), usual)
 	require.NoError(t, err)
 	for _, asJSON := range []bool{false, true} {
 		f, _, err := Make(p, o)
@@ -584,7 +573,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("# nvsysfs/fingerprint: x\n# nvsysfs/options: {\"vendor\":\"a\",\"class\":\"b\",\"names\":null,\"capabilities\":[\"all\"]}\n" + minimal))
 	o := usual
 	o.Capabilities = []string{"utility"}
-	p, err := parts(f, unpacked(f, "t4"), o)
+	p, err := parts(f, need.Machine(f, "t4", false), o)
 	require.NoError(f, err)
 	for _, asJSON := range []bool{false, true} {
 		file, _, err := Make(p, o)

@@ -23,6 +23,23 @@ type Difference struct {
 	Reason string `json:"reason,omitempty"` // what is wrong, where the two do not tell
 }
 
+// String is the difference in words, without What and Name.
+func (d Difference) String() string {
+	text := d.File + " is " + d.Now + " now"
+	switch {
+	case d.File == "" && d.Now == "":
+		return d.Reason
+	case d.File == "":
+		text = "new: " + d.Now
+	case d.Now == "":
+		text = "gone: " + d.File
+	}
+	if d.Reason != "" {
+		text += ", which " + d.Reason
+	}
+	return text
+}
+
 // Compare tells in what old, which was read, differs from now, which [Make]
 // has just made of the machine. It looks at the host's files only to say why one is
 // not in now any more.

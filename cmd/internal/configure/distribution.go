@@ -36,27 +36,15 @@ type distribution struct {
 
 const k0sRestart = "systemctl restart k0sworker (on controllers that run pods: systemctl restart k0scontroller)"
 
-// Found is a Kubernetes with a containerd of its own, and the files that this reads.
-type Found struct {
-	Name  string // "" if there is none
-	Files []string
-	Dirs  []string // of whose files those count that end in .toml
-}
-
-// FindDistribution looks for one below a root.
-func FindDistribution(root sysfs.Root) Found {
-	d, ok := findDistribution(root)
-	if !ok {
-		return Found{}
-	}
-	f := Found{Name: d.name, Files: []string{d.config}}
+// dropInDirs are the directories of whose files containerd reads those that end in .toml.
+func (d distribution) dropInDirs() []string {
 	switch {
 	case d.dropIns != "":
-		f.Dirs = []string{d.dropIns}
+		return []string{d.dropIns}
 	case d.template != "":
-		f.Dirs = []string{path.Join(path.Dir(d.config), "config-v3.toml.d")}
+		return []string{path.Join(path.Dir(d.config), "config-v3.toml.d")}
 	}
-	return f
+	return nil
 }
 
 func findDistribution(root sysfs.Root) (distribution, bool) {

@@ -6,7 +6,6 @@ package configure
 import (
 	"bytes"
 	"fmt"
-	"path"
 	"path/filepath"
 
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
@@ -31,18 +30,9 @@ exit 1
 `
 )
 
-// dockerPath is the PATH that systemd gives to dockerd.
-var dockerPath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
-
 // hook plans what --gpus asks for, and otherwise tells that it could be asked for.
 func hook(o options, p *plan) error {
-	found := ""
-	for _, dir := range dockerPath {
-		if name := path.Join(dir, hookName); executable(o.root, name) == nil {
-			found = name
-			break
-		}
-	}
+	found := FindProgram(o.root, hookName, ProgramDirs)
 	if !o.gpus {
 		switch {
 		case o.remove && found != "" && isPlaceholder(o.root, found):

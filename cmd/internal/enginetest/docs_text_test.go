@@ -105,7 +105,7 @@ func text(n ast.Node) (string, bool) {
 // quotes all that the check may complain of, and there is no other section.
 func TestDocsDoctor(t *testing.T) {
 	var declarations []ast.Decl
-	for _, file := range goFiles(t, "cmd/nvsysfs") {
+	for _, file := range goFiles(t, "cmd/internal/doctor") {
 		declarations = append(declarations, parseFile(t, file).Decls...)
 	}
 	ids := map[string]string{} // of checks, by the name of their function

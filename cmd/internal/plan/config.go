@@ -97,16 +97,16 @@ func LoadConfig(argv0 string, environ []string) (Config, error) {
 		if k.Variable == "" {
 			continue
 		}
-		if v := getenv(environ, k.Variable); v != "" {
+		if v := Getenv(environ, k.Variable); v != "" {
 			if err := k.set(&c, v); err != nil {
 				return Config{}, fmt.Errorf("%s in the environment: %w", k.Variable, err)
 			}
 		}
 	}
-	if dirs := getenv(environ, "XDG_DATA_DIRS"); dirs != "" {
+	if dirs := Getenv(environ, "XDG_DATA_DIRS"); dirs != "" {
 		c.DataDirs = filepath.SplitList(dirs)
 	}
-	c.MPSDirectory = getenv(environ, "CUDA_MPS_PIPE_DIRECTORY")
+	c.MPSDirectory = Getenv(environ, "CUDA_MPS_PIPE_DIRECTORY")
 	named := c.File
 	if strings.HasPrefix(filepath.Base(argv0), RegistrationMark) {
 		if !filepath.IsAbs(argv0) {
@@ -136,10 +136,10 @@ func LoadConfig(argv0 string, environ []string) (Config, error) {
 // loadBase reads the file that all registrations share, and sets c.File.
 func (c *Config) loadBase(environ []string) (configFile, error) {
 	const below = "nvidia-container-runtime/config.toml"
-	names := []string{getenv(environ, "NVIDIA_CTK_CONFIG_FILE_PATH")}
+	names := []string{Getenv(environ, "NVIDIA_CTK_CONFIG_FILE_PATH")}
 	if names[0] == "" {
 		names[0] = filepath.Join("/etc", below)
-		if home := getenv(environ, "XDG_CONFIG_HOME"); home != "" {
+		if home := Getenv(environ, "XDG_CONFIG_HOME"); home != "" {
 			names = []string{filepath.Join(home, below), names[0]}
 		}
 	}
@@ -208,8 +208,8 @@ func DefaultConfig() Config {
 	}
 }
 
-// getenv returns the last value of a variable in environ, without blanks around it.
-func getenv(environ []string, name string) string {
+// Getenv returns the last value of a variable in environ, without blanks around it.
+func Getenv(environ []string, name string) string {
 	for _, e := range slices.Backward(environ) {
 		if v, ok := strings.CutPrefix(e, name+"="); ok {
 			return strings.TrimSpace(v)

@@ -506,7 +506,7 @@ func (c Config) Settings(environ []string) ([]Setting, bool, error) {
 }
 
 func (k Key) fromEnviron(environ []string, s *Setting) {
-	if k.Variable != "" && getenv(environ, k.Variable) != "" {
+	if k.Variable != "" && Getenv(environ, k.Variable) != "" {
 		s.Origin, s.File = k.Variable, ""
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
@@ -85,13 +85,7 @@ func mapped(file string) string {
 }
 
 func TestRead(t *testing.T) {
-	dir := t.TempDir()
-	a, err := fixtures.Load("a100-mig")
-	require.NoError(t, err)
-	_, err = a.Unpack(filepath.Join(dir, "m"), fixtures.UnpackOptions{NoDevices: true})
-	require.NoError(t, err)
-	root, err := sysfs.NewRoot(filepath.Join(dir, "m"))
-	require.NoError(t, err)
+	root := sysfs.Root(need.Machine(t, "a100-mig", false))
 	inventory, err := sysfs.Read(root, true)
 	require.NoError(t, err)
 	require.NotEmpty(t, inventory.GPUs[0].Instances)

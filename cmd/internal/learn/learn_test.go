@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package learn
 
 import (
 	"bytes"
@@ -34,15 +34,15 @@ func main() {
 // Where the driver is a container, nvidia-smi runs in there: it finds its files below that root and not the machine's.
 func TestLearnDriverContainer(t *testing.T) {
 	need.Root(t)
-	archive, err := txtar.ParseFile("testdata/script/learn.txtar")
+	archive, err := txtar.ParseFile("../../nvsysfs/testdata/script/learn.txtar")
 	require.NoError(t, err)
 	texts := map[string]string{}
 	for _, f := range archive.Files {
 		texts[f.Name] = string(f.Data)
 	}
-	dir := unpacked(t, "a100-mig", false)
+	dir := need.Machine(t, "a100-mig", false)
 	for _, driver := range []string{"run/nvidia/driver", "elsewhere"} {
-		plant(t, dir, map[string]string{driver + "/L": texts["list.txt"], driver + "/q": texts["query-pdi.txt"], driver + "/usr/bin/": ""})
+		need.Files(t, dir, map[string]string{driver + "/L": texts["list.txt"], driver + "/q": texts["query-pdi.txt"], driver + "/usr/bin/": ""})
 	}
 	source := filepath.Join(t.TempDir(), "main.go")
 	require.NoError(t, os.WriteFile(source, []byte(smiStandIn), 0o600))
@@ -56,15 +56,15 @@ func TestLearnDriverContainer(t *testing.T) {
 	}
 	environ := []string{"PATH=/nowhere"}
 	var out, errs bytes.Buffer
-	require.ErrorContains(t, run([]string{"learn", "--root", dir}, environ, &out, &errs), "and not in a driver container at "+dir+"/run/nvidia/driver: give its output")
-	plant(t, dir, map[string]string{"etc/nvidia-container-runtime/config.toml": "[nvidia-container-runtime.experimental]\nroot = \"/elsewhere\"\n"})
-	require.NoError(t, run([]string{"learn", "--root", dir}, environ, &out, &errs))
+	require.ErrorContains(t, Run(Options{Root: dir}, environ, &out, &errs), "and not in a driver container at "+dir+"/run/nvidia/driver: give its output")
+	need.Files(t, dir, map[string]string{"etc/nvidia-container-runtime/config.toml": "[nvidia-container-runtime.experimental]\nroot = \"/elsewhere\"\n"})
+	require.NoError(t, Run(Options{Root: dir}, environ, &out, &errs))
 	assert.Contains(t, out.String(), "GPU 0 at 0000:07:00.0: 7 of 7 MIG devices, PDI 0x145c8e416b389d3e from nvidia-smi, proved by a UUID\n")
 	assert.Empty(t, errs.String())
 
-	plant(t, dir, map[string]string{"etc/nvidia-container-runtime": "absent"})
+	need.Files(t, dir, map[string]string{"etc/nvidia-container-runtime": "absent"})
 	require.NoError(t, os.Rename(filepath.Join(dir, "elsewhere/usr/bin/nvidia-smi"), filepath.Join(dir, "run/nvidia/driver/usr/bin/nvidia-smi")))
 	out.Reset()
-	require.NoError(t, run([]string{"learn", "--root", dir}, environ, &out, &errs))
+	require.NoError(t, Run(Options{Root: dir}, environ, &out, &errs))
 	assert.Contains(t, out.String(), "mig.learnt is up to date\n")
 }

@@ -1,11 +1,10 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package doctor
 
 import (
-	"bytes"
-	"encoding/json"
+	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,21 +16,24 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// unpacked is a machine in a directory of its own.
-func unpacked(t *testing.T, name string, nodes bool) string {
+var update = flag.Bool("update", false, "write what doctor finds into testdata/doctor.txtar")
+
+// diagnosed is what is found on the machine in a directory.
+func diagnosed(t *testing.T, dir string) []Finding {
 	t.Helper()
-	a, err := fixtures.Load(name)
+	environ, err := plan.Below(dir, []string{"PATH=/usr/bin"})
 	require.NoError(t, err)
-	dir := filepath.Join(t.TempDir(), "machine")
-	skipped, err := a.Unpack(dir, fixtures.UnpackOptions{NoDevices: !nodes})
+	findings, err := Run(environ)
 	require.NoError(t, err)
-	if nodes {
-		require.Empty(t, skipped)
+	for n := range findings {
+		f := &findings[n]
+		f.Text, f.Fix = strings.ReplaceAll(f.Text, dir, "$ROOT"), strings.ReplaceAll(f.Fix, dir, "$ROOT")
 	}
-	return dir
+	return findings
 }
 
 // TestDoctorFixtures compares all that doctor says of every machine, without device nodes, with
@@ -47,15 +49,13 @@ func TestDoctorFixtures(t *testing.T) {
 	got := map[string]string{}
 	now := &txtar.Archive{Comment: archive.Comment}
 	for _, name := range fixtures.Names() {
-		dir := unpacked(t, name, false)
-		var out, errs bytes.Buffer
-		err := run([]string{"doctor", "--root", dir}, []string{"PATH=/usr/bin"}, &out, &errs)
-		text := out.String()
-		if err != nil {
-			text += err.Error() + "\n"
+		dir := need.Machine(t, name, false)
+		for _, f := range diagnosed(t, dir) {
+			got[name] += f.State + " " + f.ID + ": " + f.Text + "\n"
+			if f.Fix != "" {
+				got[name] += "  > " + f.Fix + "\n"
+			}
 		}
-		assert.Empty(t, errs.String())
-		got[name] = strings.ReplaceAll(text, dir, "$ROOT")
 		now.Files = append(now.Files, txtar.File{Name: name, Data: []byte(got[name])})
 	}
 	if *update {
@@ -63,31 +63,6 @@ func TestDoctorFixtures(t *testing.T) {
 		return
 	}
 	assert.Equal(t, want, got)
-}
-
-// plant puts files into a tree: "-> x" is a link, "absent" removes, a name that ends in a slash is a directory, and what starts
-// with #! can be executed.
-func plant(t *testing.T, dir string, tree map[string]string) {
-	t.Helper()
-	for name, content := range tree {
-		file := filepath.Join(dir, name)
-		if content == "absent" {
-			require.NoError(t, os.RemoveAll(file))
-			continue
-		}
-		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
-		target, isLink := strings.CutPrefix(content, "-> ")
-		switch {
-		case isLink:
-			require.NoError(t, os.Symlink(target, file))
-		case strings.HasSuffix(name, "/"):
-			require.NoError(t, os.MkdirAll(file, 0o755))
-		case strings.HasPrefix(content, "#!"):
-			require.NoError(t, os.WriteFile(file, []byte(content), 0o755))
-		default:
-			require.NoError(t, os.WriteFile(file, []byte(content), 0o644))
-		}
-	}
 }
 
 func TestChecks(t *testing.T) {
@@ -104,7 +79,7 @@ func TestChecks(t *testing.T) {
 		fixture string // "" is t4
 		tree    map[string]string
 		id      string
-		want    []finding // without the id
+		want    []Finding // without the id
 	}{
 		{name: "configuration", tree: map[string]string{config: "disable-require = true\n"}, id: "config", want: ok("$ROOT/" + config)},
 		{
@@ -381,16 +356,13 @@ func TestChecks(t *testing.T) {
 			if fixture == "" {
 				fixture = "t4"
 			}
-			dir := unpacked(t, fixture, false)
-			plant(t, dir, tt.tree)
-			environ, err := machineEnviron([]string{"PATH=/usr/bin"}, dir)
-			require.NoError(t, err)
-			p, err := examine(environ)
-			require.NoError(t, err)
-			var got []finding
-			for _, f := range diagnose(p) {
+			dir := need.Machine(t, fixture, false)
+			need.Files(t, dir, tt.tree)
+			var got []Finding
+			for _, f := range diagnosed(t, dir) {
 				if f.ID == tt.id {
-					got = append(got, finding{State: f.State, Text: strings.ReplaceAll(f.Text, dir, "$ROOT"), Fix: strings.ReplaceAll(f.Fix, dir, "$ROOT")})
+					f.ID = ""
+					got = append(got, f)
 				}
 			}
 			assert.Equal(t, tt.want, got)
@@ -406,35 +378,29 @@ func TestChecks(t *testing.T) {
 // TestDoctorNodes has real nodes: one with another major, all with the mode of a group.
 func TestDoctorNodes(t *testing.T) {
 	need.Root(t)
-	dir := unpacked(t, "device-mode", true)
-	plant(t, dir, map[string]string{"dev/nvidia-uvm": "absent", "run/systemd/system/": "", "dev/char/195:0": "-> ../nvidia0", "dev/char/195:255": "-> ../nvidia0"})
+	dir := need.Machine(t, "device-mode", true)
+	need.Files(t, dir, map[string]string{"dev/nvidia-uvm": "absent", "run/systemd/system/": "", "dev/char/195:0": "-> ../nvidia0", "dev/char/195:255": "-> ../nvidia0"})
 	require.NoError(t, os.Rename(filepath.Join(dir, "dev/nvidia-uvm-tools"), filepath.Join(dir, "dev/nvidia-uvm")))
-	var out, errs bytes.Buffer
-	err := run([]string{"doctor", "--root", dir, "--json"}, nil, &out, &errs)
-	require.EqualError(t, err, "doctor: 2 things are wrong")
-	assert.Equal(t, 1, exitCode(err, &errs))
-	var got struct{ Findings []finding }
-	require.NoError(t, json.Unmarshal(out.Bytes(), &got))
-	got.Findings = slices.DeleteFunc(got.Findings, func(f finding) bool { return !strings.HasPrefix(f.ID, "node") && f.ID != "char-links" })
-	assert.Equal(t, []finding{
+	got := slices.DeleteFunc(diagnosed(t, dir), func(f Finding) bool { return !strings.HasPrefix(f.ID, "node") && f.ID != "char-links" })
+	assert.Equal(t, []Finding{
 		{
-			"nodes", stateWrong, "/dev/nvidia-uvm is character device 508:1, and has to be character device 508:0: programs of the host and containers in user namespaces fail",
+			"nodes", Wrong, "/dev/nvidia-uvm is character device 508:1, and has to be character device 508:0: programs of the host and containers in user namespaces fail",
 			"rm -r /dev/nvidia-uvm && mknod -m 666 /dev/nvidia-uvm c 508 0",
 		},
 		{
-			"nodes", stateNote, "the host lacks /dev/nvidia-uvm-tools: containers in user namespaces go without them or do not start, and the first container that root starts makes them",
+			"nodes", Note, "the host lacks /dev/nvidia-uvm-tools: containers in user namespaces go without them or do not start, and the first container that root starts makes them",
 			"mknod -m 666 /dev/nvidia-uvm-tools c 508 1",
 		},
 		{
-			"node-permissions", stateNote,
+			"node-permissions", Note,
 			"only a group may open /dev/nvidia-modeset (0660, group 483), /dev/nvidia0 (0660, group 483), /dev/nvidiactl (0660, group 483): containers are given it, rootless ones only if their user has it", "",
 		},
 		{
-			"char-links", stateWrong,
+			"char-links", Wrong,
 			"links to nodes are missing or wrong: /dev/char/195:254, /dev/char/508:1, /dev/char/195:255 (a link to \"../nvidia0\"); with the systemd cgroup driver containers may lose their GPUs at 'systemctl daemon-reload'",
 			"mkdir -p /dev/char && ln -sfn ../nvidia-modeset /dev/char/195:254 && ln -sfn ../nvidia-uvm-tools /dev/char/508:1 && ln -sfn ../nvidiactl /dev/char/195:255",
 		},
-	}, got.Findings)
+	}, got)
 }
 
 func TestAdviceOn(t *testing.T) {
@@ -455,7 +421,7 @@ func TestAdviceOn(t *testing.T) {
 // TestAskVersion asks a program, which may be anything.
 func TestAskVersion(t *testing.T) {
 	dir := t.TempDir()
-	plant(t, dir, map[string]string{"good": "#!/bin/sh\necho runc version 1.2.3; echo commit: x\n", "bad": "#!/bin/sh\necho no\nexit 1\n"})
+	need.Files(t, dir, map[string]string{"good": "#!/bin/sh\necho runc version 1.2.3; echo commit: x\n", "bad": "#!/bin/sh\necho no\nexit 1\n"})
 	assert.Equal(t, "runc version 1.2.3", askVersion(filepath.Join(dir, "good")))
 	assert.Empty(t, askVersion(filepath.Join(dir, "bad")))
 	assert.Empty(t, askVersion(filepath.Join(dir, "none")))

@@ -9,9 +9,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	specs "tags.cncf.io/container-device-interface/specs-go"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-func TestTaken(t *testing.T) {
+func TestDevices(t *testing.T) {
 	file := func(name, kind string, devices ...string) Found {
 		f := Found{Path: name, File: File{Spec: specs.Spec{Kind: kind}}}
 		for _, d := range devices {
@@ -39,7 +41,13 @@ func TestTaken(t *testing.T) {
 		{"a file that engines leave aside", []Found{{Path: "/etc/cdi/a.yaml", Err: errors.New("broken")}, file(ours, gpu, "0")}, map[string]string{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			assert.Equal(t, tt.want, Taken(tt.found, ours))
+			remarks := map[string]string{}
+			for _, d := range Devices(tt.found) {
+				if d.File == ours && d.Remark != "" {
+					remarks[d.Name] = d.Remark
+				}
+			}
+			assert.Equal(t, tt.want, remarks)
 		})
 	}
 }
@@ -48,7 +56,7 @@ func TestTaken(t *testing.T) {
 func TestExtras(t *testing.T) {
 	o := usual
 	o.Extras = []string{"nvswitch", "imex"}
-	dir := unpacked(t, "imex-nvswitch")
+	dir := need.Machine(t, "imex-nvswitch", false)
 	nodes := func(o Options) []string {
 		p, err := parts(t, dir, o)
 		assert.NoError(t, err)

@@ -1,0 +1,186 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package doctor finds what keeps containers from their GPUs. Each check of the table checks looks at one thing, and gives its
+// findings as data. Nothing is changed; but for the version of the low-level runtime, everything is read from files.
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/cdi"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/configure"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
+)
+
+// States of a finding.
+const (
+	OK    = "ok"
+	Note  = "note" // worth knowing
+	Wrong = "wrong"
+)
+
+// Finding is the result of a check.
+type Finding struct {
+	ID    string `json:"id"`    // of the check; it does not change between versions
+	State string `json:"state"` // OK, Note or Wrong
+	Text  string `json:"text"`
+	Fix   string `json:"fix,omitempty"` // a command, or what to do
+}
+
+// patient is what the checks look at.
+type patient struct {
+	root      sysfs.Root
+	cfg       plan.Config
+	cfgErr    error
+	environ   []string
+	survey    plan.Survey
+	surveyErr error
+	engines   []configure.Engine
+	cdi       []cdi.Found
+	cdiErr    error
+	lowLevel  string // path
+	version   string // what the low-level runtime says of itself; "" if it was not asked
+}
+
+// check is one check. It returns nil if it does not apply.
+type check struct {
+	id  string
+	run func(patient) []Finding
+}
+
+// checks are all checks, in the order in which they are printed.
+var checks = []check{
+	{"config", checkConfig},
+	{"platform", checkPlatform},
+	{"driver", checkDriver},
+	{"module-uvm", checkUVM},
+	{"gpus", checkGPUs},
+	{"nested", checkNested},
+	{"gpu-unreadable", checkUnreadable},
+	{"gpu-lost", checkLost},
+	{"gpu-uuid", checkUUIDs},
+	{"gpu-unbound", checkUnbound},
+	{"mig-uuids", checkMIGUUIDs},
+	{"libraries", checkLibraries},
+	{"nodes", checkNodes},
+	{"node-permissions", checkPermissions},
+	{"char-links", checkCharLinks},
+	{"fabric-manager", checkFabricManager},
+	{"persistence", checkPersistence},
+	{"low-level-runtime", checkLowLevel},
+	{"cgroup", checkCgroup},
+	{"registered", checkRegistered},
+	{"engine-config", checkEngineConfig},
+	{"cdi", checkCDIFiles},
+	{"docker-gpus", checkDockerGPUs},
+	{"classic-hook", checkClassicHook},
+	{"selinux", checkSELinux},
+	{"user-namespaces", checkUserNamespaces},
+}
+
+// Run runs all checks on the machine that an environment names, see [plan.Below].
+func Run(environ []string) ([]Finding, error) {
+	p, err := examine(environ)
+	if err != nil {
+		return nil, err
+	}
+	findings := []Finding{}
+	for _, c := range checks {
+		for _, f := range c.run(p) {
+			f.ID = c.id
+			findings = append(findings, f)
+		}
+	}
+	return findings, nil
+}
+
+// examine reads all that the checks look at.
+func examine(environ []string) (patient, error) {
+	p := patient{environ: environ}
+	if p.cfg, p.cfgErr = plan.LoadConfig("", environ); p.cfgErr != nil {
+		p.cfg = plan.DefaultConfig()
+		if dir := plan.Getenv(environ, "NVIDIA_CONTAINER_RUNTIME_SYSROOT"); dir != "" {
+			p.cfg.Sysroot = dir
+		}
+	}
+	var err error
+	if p.root, err = sysfs.NewRoot(p.cfg.Sysroot); err != nil {
+		return patient{}, err
+	}
+	pathVar := plan.Getenv(environ, "PATH")
+	p.survey, p.surveyErr = plan.ReadSurvey(p.cfg, driver.All, pathVar)
+	p.engines = configure.FindEngines(p.root)
+	p.cdi, p.cdiErr = cdi.ReadDirs(p.root, cdi.Dirs, os.Geteuid())
+	if p.lowLevel = configure.FindLowLevel(p.root, p.cfg, pathVar); p.lowLevel != "" && p.root == "/" {
+		p.version = askVersion(p.lowLevel)
+	}
+	return p, nil
+}
+
+// askVersion is the first line of a low-level runtime's --version: "runc version 1.1.5".
+func askVersion(program string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program, "--version").Output() //nolint:forbidigo // this is the low-level runtime
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimSpace(line)
+}
+
+func ok(format string, args ...any) []Finding {
+	return []Finding{{State: OK, Text: fmt.Sprintf(format, args...)}}
+}
+
+func note(fix, format string, args ...any) []Finding {
+	return []Finding{{State: Note, Text: fmt.Sprintf(format, args...), Fix: fix}}
+}
+
+func wrong(fix, format string, args ...any) []Finding {
+	return []Finding{{State: Wrong, Text: fmt.Sprintf(format, args...), Fix: fix}}
+}
+
+// some lists a few of many.
+func some(list []string) string {
+	const few = 6
+	if len(list) <= few {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:few], ", "), len(list)-few)
+}
+
+func (p patient) driverLoaded() bool { return p.surveyErr == nil && p.survey.Inventory.Driver != nil }
+
+// platform is the error of a machine that is not supported.
+func (p patient) platform() error {
+	if p.surveyErr != nil {
+		return nil //nolint:nilerr // another check tells that
+	}
+	return sysfs.CheckPlatform(p.root, p.survey.Inventory.Driver)
+}
+
+func (p patient) exists(name string) bool {
+	_, err := p.root.Stat(strings.TrimPrefix(name, "/"))
+	return err == nil
+}
+
+// captured tells that the root has a machine's GPUs and nothing else of it, as what "nvsysfs capture" keeps.
+func (p patient) captured() bool { return p.root != "/" && !p.exists("/bin/sh") }
+
+// word is the first word of a small file, "" if it cannot be read.
+func (p patient) word(name string) string {
+	data, err := p.root.ReadFileMax(name, 4096)
+	if fields := strings.Fields(string(data)); err == nil && len(fields) > 0 {
+		return fields[0]
+	}
+	return ""
+}

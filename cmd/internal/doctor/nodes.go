@@ -1,0 +1,104 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package doctor
+
+import (
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+)
+
+// checkNodes: control nodes vanish with a reload of the module, and the major of nvidia-uvm changes.
+func checkNodes(p patient) []Finding {
+	if !p.driverLoaded() {
+		return nil
+	}
+	if p.survey.NodesErr != nil {
+		return wrong("", "%v", p.survey.NodesErr)
+	}
+	var found []Finding
+	var missing, commands []string
+	for _, n := range p.survey.AllNodes() {
+		switch {
+		case n.Instead != "":
+			fix := fmt.Sprintf("rm -r %s && %s", n.Path, n.Command())
+			found = append(found, wrong(fix, "%s is %s, and has to be character device %d:%d: programs of the host and containers in user namespaces fail", n.Path, n.Instead, n.Major, n.Minor)...)
+		case !n.OnHost && !strings.HasPrefix(n.Path, "/dev/dri/"):
+			missing = append(missing, n.Path)
+			commands = append(commands, n.Command())
+		}
+	}
+	if len(missing) > 0 {
+		fix := strings.Join(commands, " && ")
+		if len(commands) > 6 {
+			fix = "nvidia-smi -L && nvidia-modprobe -u -c 0 && nvidia-modprobe -m"
+		}
+		text := "containers in user namespaces go without them or do not start"
+		if p.cfg.LoadKmods {
+			text += ", and the first container that root starts makes them"
+		}
+		found = append(found, note(fix, "the host lacks %s: %s", some(missing), text)...)
+	}
+	if len(found) == 0 {
+		return ok("all %d are there", len(p.survey.AllNodes()))
+	}
+	return found
+}
+
+func checkPermissions(p patient) []Finding {
+	if !p.driverLoaded() || p.survey.NodesErr != nil {
+		return nil
+	}
+	var closed []string
+	groups := map[uint32]bool{}
+	for _, n := range p.survey.AllNodes() {
+		need := fs.FileMode(0o006)
+		if strings.HasPrefix(n.Path, "/dev/nvidia-caps/") {
+			need = 0o004
+		}
+		if strings.HasPrefix(n.Path, "/dev/dri/") || n.Mode&need == need {
+			continue
+		}
+		closed = append(closed, fmt.Sprintf("%s (%04o, group %d)", n.Path, n.Mode.Perm(), n.GID))
+		groups[n.GID] = true
+	}
+	switch {
+	case len(closed) == 0:
+		return ok("everybody may open the nodes")
+	case groups[0]:
+		return wrong("set NVreg_DeviceFileMode=0666 for the module nvidia, and chmod 0666 the nodes", "only root may open %s: programs of other users fail in containers too", some(closed))
+	case p.cfg.NoAdditionalGIDs:
+		return wrong("remove no-additional-gids-for-device-nodes from "+p.cfg.File, "only a group may open %s, and containers are not given it", some(closed))
+	}
+	return note("", "only a group may open %s: containers are given it, rootless ones only if their user has it", some(closed))
+}
+
+// checkCharLinks: with the systemd cgroup driver, a device without such a link may be lost when systemd reloads.
+func checkCharLinks(p patient) []Finding {
+	if !p.driverLoaded() || p.survey.NodesErr != nil || !p.exists("/run/systemd/system") {
+		return nil
+	}
+	links := p.survey.CharLinks()
+	if len(links) == 0 {
+		return ok("/dev/char has a link to each node")
+	}
+	var names, commands []string
+	stuck := p.cfg.DevCharLinks == plan.CharLinksNever
+	for _, l := range links {
+		name := l.Name
+		if l.Found != "" {
+			name += " (" + l.Found + ")"
+			stuck = stuck || !l.Dead
+		}
+		names = append(names, name)
+		commands = append(commands, l.Command())
+	}
+	fix := "mkdir -p /dev/char && " + strings.Join(commands, " && ")
+	if stuck {
+		return wrong(fix, "links to nodes are missing or wrong: %s; with the systemd cgroup driver containers may lose their GPUs at 'systemctl daemon-reload'", some(names))
+	}
+	return note(fix, "links to nodes are missing: %s; they are made when a container starts with the systemd cgroup driver", some(names))
+}

@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package doctor
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/configure"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
+)
+
+func checkLowLevel(p patient) []Finding {
+	switch {
+	case p.lowLevel == "" && p.captured():
+		return nil
+	case p.lowLevel == "":
+		candidates := p.cfg.Runtimes
+		if p.cfg.RuntimePath != "" {
+			candidates = []string{p.cfg.RuntimePath}
+		}
+		return wrong("install runc or crun, or set runtime-path in "+p.cfg.File, "no low-level runtime found: looked for %s", strings.Join(candidates, ", "))
+	}
+	advice := adviceOn(p.version)
+	switch {
+	case advice != "":
+		return note("install runc 1.3.6, 1.4.3, 1.5.0 or later", "%s, %s: %s", p.lowLevel, p.version, advice)
+	case p.version == "":
+		return ok("%s", p.lowLevel)
+	}
+	return ok("%s, %s", p.lowLevel, p.version)
+}
+
+// adviceOn tells what is to be known of a version of runc (its CHANGELOG.md); "" if it is recent or another runtime.
+func adviceOn(line string) string {
+	numbers := runcVersion.FindStringSubmatch(line)
+	if numbers == nil {
+		return ""
+	}
+	before := func(version string) bool { return requirement.CompareVersions(numbers[1], version) < 0 }
+	switch {
+	case !before("1.1.3") && before("1.1.7"):
+		return "with the systemd cgroup driver it leaves out devices that have no link in /dev/char; it lacks security fixes, unless the distribution has added them"
+	case before("1.2.5"):
+		return "with the systemd cgroup driver containers may lose their devices at 'systemctl daemon-reload'; it lacks security fixes, unless the distribution has added them"
+	case before("1.3.6"), !before("1.4.0") && before("1.4.3"):
+		return "it lacks security fixes, unless the distribution has added them"
+	}
+	return ""
+}
+
+// runcVersion has the number in "runc version 1.1.12+ds1-5".
+var runcVersion = regexp.MustCompile(`^runc version (\d+\.\d+\.\d+)`)
+
+func checkCgroup(p patient) []Finding {
+	version := ""
+	switch {
+	case p.exists("/sys/fs/cgroup/cgroup.controllers"):
+		version = "version 2"
+	case p.exists("/sys/fs/cgroup/devices"):
+		version = "version 1"
+	}
+	switch {
+	case p.cfg.NoCgroups:
+		return note("remove no-cgroups from "+p.cfg.File, "no-cgroups is set: containers of root get nodes without the right to open them; containers in user namespaces do not need it")
+	case version == "":
+		return nil
+	}
+	return ok("%s", version)
+}
+
+// checkSELinux: the policy may keep containers from device nodes.
+func checkSELinux(p patient) []Finding {
+	switch {
+	case p.word("/sys/fs/selinux/enforce") != "1":
+		return nil
+	case p.word("/sys/fs/selinux/booleans/container_use_devices") == "0":
+		return note("setsebool -P container_use_devices on", "SELinux is enforcing and container_use_devices is off: where containers cannot open a GPU (ausearch -m avc), allow it")
+	}
+	return ok("enforcing, container_use_devices is on")
+}
+
+// checkUserNamespaces: what rootless containers need beside the nodes.
+func checkUserNamespaces(p patient) []Finding {
+	if p.word("/proc/sys/user/max_user_namespaces") == "0" {
+		return note("sysctl -w user.max_user_namespaces=15000", "user namespaces are switched off: there are no rootless containers")
+	}
+	if p.word("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
+		return note("sysctl -w kernel.unprivileged_userns_clone=1", "only root may make user namespaces: there are no rootless containers")
+	}
+	if slices.ContainsFunc(p.engines, func(e configure.Engine) bool { return e.Name == "podman" && e.Program != "" }) {
+		for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
+			if p.word(file) == "" {
+				return note("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER", "%s gives no user further ids: rootless podman has but one user in a container", file)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,41 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"path/filepath"
+	"slices"
+
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+)
+
+// Below adds to an environment what makes [LoadConfig] describe the machine whose root directory is dir, which may be
+// relative, and read the config.toml in there; "" is this machine.
+func Below(dir string, environ []string) ([]string, error) {
+	if dir == "" {
+		return environ, nil
+	}
+	root, err := OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	environ = append(slices.Clone(environ), "NVIDIA_CONTAINER_RUNTIME_SYSROOT="+string(root), "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open")
+	if root != "/" && Getenv(environ, "NVIDIA_CTK_CONFIG_FILE_PATH") == "" {
+		file := "/etc/nvidia-container-runtime/config.toml"
+		if resolved, err := root.Resolve(file); err == nil {
+			file = resolved
+		}
+		environ = append(environ, "NVIDIA_CTK_CONFIG_FILE_PATH="+root.Path(file))
+	}
+	return environ, nil
+}
+
+// OpenRoot takes a root directory as it is given on a command line.
+func OpenRoot(dir string) (sysfs.Root, error) {
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	return sysfs.NewRoot(absolute)
+}
