@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -342,7 +343,7 @@ fixes it is shown), and 2 if that cannot be told.`,
 func runCDICheck(i invocation, files []string, dir string, as outputFormat) error {
 	checked, aside := []cdi.Checked{}, []leftAside{}
 	troubles := 0
-	found, err := readCDI(orRoot(dir), nil)
+	found, err := readCDI(cmp.Or(dir, "/"), nil)
 	if err != nil {
 		return cannotTell(err)
 	}
@@ -399,13 +400,6 @@ func runCDICheck(i invocation, files []string, dir string, as outputFormat) erro
 		return fmt.Errorf("cdi check: %d of %d files drifted", drifted, len(checked))
 	}
 	return nil
-}
-
-func orRoot(dir string) string {
-	if dir == "" {
-		return "/"
-	}
-	return dir
 }
 
 // cannotTell makes the exit status 2, as cmp and diff have it: 1 is kept for a file that has drifted.

@@ -17,8 +17,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// bundle makes a bundle with the image, whose container asks for everything.
-func bundle(t *testing.T) string {
+// newBundle makes a bundle with the image, whose container asks for everything.
+func newBundle(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	a, err := fixtures.Parse([]byte(image))
@@ -40,7 +40,7 @@ func bundle(t *testing.T) string {
 func TestExplainChangesNothing(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {
-			machine, dir := need.Machine(t, name, false), bundle(t)
+			machine, dir := need.Machine(t, name, false), newBundle(t)
 			config := filepath.Join(t.TempDir(), "config.toml")
 			before, err := snapshot(machine)
 			require.NoError(t, err)
@@ -73,7 +73,7 @@ func TestExplainHost(t *testing.T) {
 	if !need.Host(t, machine) {
 		return
 	}
-	dir := bundle(t)
+	dir := newBundle(t)
 	before, err := snapshot("/dev")
 	require.NoError(t, err)
 	more, err := snapshot(dir)

@@ -113,7 +113,7 @@ func runFixtureUp(i invocation, o fixture.Options, machine string) error {
 	if o.Dir, err = fixtureDir(i.environ, o.Dir); err != nil {
 		return err
 	}
-	if o.Machine, err = loadMachine(machine); err != nil {
+	if o.Machine, err = fixture.Open(machine); err != nil {
 		return err
 	}
 	if o.Name == "" {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/configure"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/listing"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
@@ -95,7 +96,7 @@ func printDriver(out *bytes.Buffer, s plan.Survey) {
 		fmt.Fprintf(out, "Parameters  device nodes have mode %04o, owner %d, group %d; %s\n", inv.Params.DeviceFileMode.Perm(), inv.Params.DeviceFileUID, inv.Params.DeviceFileGID, made)
 		out.WriteByte('\n')
 	}
-	printList(out, inv, s.Unbound, sysfs.MIGUUIDs{})
+	out.WriteString(listing.Of(inv, s.Unbound, sysfs.MIGUUIDs{}).Text())
 }
 
 // loadedModules are the kernel modules of the driver, from the directories of /sys/module.

@@ -4,20 +4,15 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/fixture"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
-
-// maxArchive is what is read of an archive file; the longest one here has 30 KiB.
-const maxArchive = 64 << 20
 
 func newUnpack(i invocation) *cobra.Command {
 	return &cobra.Command{
@@ -36,7 +31,7 @@ nvsysfs nor the runtime needs them.`,
 }
 
 func runUnpack(i invocation, name, dir string) error {
-	machine, err := loadMachine(name)
+	machine, err := fixture.Open(name)
 	if err != nil {
 		return err
 	}
@@ -45,40 +40,6 @@ func runUnpack(i invocation, name, dir string) error {
 		return err
 	}
 	return tellSkipped(i.stderr, skipped)
-}
-
-func loadMachine(name string) (fixtures.Archive, error) {
-	if !strings.Contains(name, "/") && !strings.HasSuffix(name, ".txtar") {
-		machine, err := fixtures.Load(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			return fixtures.Archive{}, fmt.Errorf("%w\nAn archive file is given with a slash in its name, or ends in .txtar", err)
-		}
-		return machine, err
-	}
-	info, err := os.Stat(name)
-	if err != nil {
-		return fixtures.Archive{}, err
-	}
-	if !info.Mode().IsRegular() {
-		return fixtures.Archive{}, fmt.Errorf("%q: not a regular file", name)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return fixtures.Archive{}, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxArchive+1))
-	if err != nil {
-		return fixtures.Archive{}, err
-	}
-	if len(data) > maxArchive {
-		return fixtures.Archive{}, fmt.Errorf("%q: larger than %d bytes", name, maxArchive)
-	}
-	machine, err := fixtures.Parse(data)
-	if err != nil {
-		return fixtures.Archive{}, fmt.Errorf("%q: %w", name, err)
-	}
-	return machine, nil
 }
 
 func tellSkipped(w io.Writer, skipped []string) error {

@@ -1,0 +1,173 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package listing shows GPUs and MIG devices as "nvsysfs list" prints them.
+package listing
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/mig"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+)
+
+// Listing is the GPUs of a machine.
+type Listing struct {
+	Driver  *Driver    `json:"driver"` // null: none is loaded
+	GPUs    []GPU      `json:"gpus"`
+	Unbound []Function `json:"unbound"`
+}
+
+// Driver is the loaded kernel driver.
+type Driver struct {
+	Version      string `json:"version"`
+	Open         bool   `json:"open"`
+	Architecture string `json:"architecture"`
+}
+
+// GPU is a GPU that the driver has.
+type GPU struct {
+	Index     *int   `json:"index"` // null: it has none, being excluded
+	Model     string `json:"model"`
+	UUID      string `json:"uuid"` // "" while it is not known
+	Address   string `json:"address"`
+	Minor     *int   `json:"minor"` // null: unknown
+	Excluded  bool   `json:"excluded"`
+	Error     string `json:"error,omitempty"`
+	Instances []MIG  `json:"mig"`
+}
+
+// MIG is a MIG device.
+type MIG struct {
+	Index           string `json:"index"`          // "0:1"
+	Name            string `json:"name,omitempty"` // "MIG-GPU-<uuid>/<gi>/<ci>"
+	UUID            string `json:"uuid,omitempty"` // "MIG-<uuid>", where "nvsysfs learn" has learnt it
+	GPUInstance     int    `json:"gi"`
+	ComputeInstance int    `json:"ci"`
+}
+
+// Function is a GPU that the driver does not have.
+type Function struct {
+	Address string `json:"address"`
+	Vendor  string `json:"vendor"`
+	Device  string `json:"device"`
+	Driver  string `json:"driver"` // "" if no driver is bound
+}
+
+// DriverOf is the driver of an inventory, nil if none is loaded.
+func DriverOf(inventory sysfs.Inventory) *Driver {
+	d := inventory.Driver
+	if d == nil {
+		return nil
+	}
+	return &Driver{d.Version, d.Open, d.Arch}
+}
+
+// Of lists an inventory that was read with instances.
+func Of(inventory sysfs.Inventory, unbound []sysfs.PCIFunction, uuids sysfs.MIGUUIDs) Listing {
+	l := Listing{Driver: DriverOf(inventory), GPUs: []GPU{}, Unbound: []Function{}}
+	for _, gpu := range inventory.GPUs {
+		g := GPU{
+			Model: gpu.Model, UUID: gpu.UUID, Address: gpu.Address.String(), Excluded: gpu.Excluded, Instances: []MIG{},
+		}
+		if gpu.Index >= 0 {
+			g.Index = &gpu.Index
+		}
+		if gpu.Minor >= 0 {
+			g.Minor = &gpu.Minor
+		}
+		if gpu.Err != nil {
+			g.Error = gpu.Err.Error()
+		}
+		for n, instance := range gpu.Instances {
+			m := MIG{
+				Index: fmt.Sprintf("%d:%d", gpu.Index, n), Name: migName(gpu, instance), GPUInstance: instance.GI, ComputeInstance: instance.CI,
+			}
+			if uuid, ok := uuids.Of(gpu, n); ok {
+				m.UUID = uuid.String()
+			}
+			g.Instances = append(g.Instances, m)
+		}
+		l.GPUs = append(l.GPUs, g)
+	}
+	for _, f := range unbound {
+		l.Unbound = append(l.Unbound, Function{
+			f.Address.String(), fmt.Sprintf("0x%04x", f.Vendor), fmt.Sprintf("0x%04x", f.Device), f.Driver,
+		})
+	}
+	return l
+}
+
+// migName is the name drivers before R470 gave the MIG device; "" without a UUID.
+func migName(gpu sysfs.GPU, instance mig.Instance) string {
+	if gpu.UUID == "" {
+		return ""
+	}
+	return mig.Name{GPU: gpu.UUID, GI: instance.GI, CI: instance.CI}.String()
+}
+
+// Text has a line for each device, as nvidia-smi -L has.
+func (l Listing) Text() string {
+	var out strings.Builder
+	if l.Driver == nil {
+		out.WriteString("No NVIDIA driver is loaded: there is neither /proc/driver/nvidia/version nor /sys/module/nvidia/version.\n")
+	} else if len(l.GPUs) == 0 {
+		out.WriteString("No GPU is bound to the NVIDIA driver: /proc/driver/nvidia/gpus is empty.\n")
+	}
+	for _, gpu := range l.GPUs {
+		switch {
+		case gpu.Excluded:
+		case gpu.Error != "":
+			fmt.Fprintf(&out, "GPU %s: (unusable) %s: %s\n", gpu.Rank(), gpu.Address, gpu.Error)
+		default:
+			fmt.Fprintf(&out, "GPU %s: %s\n", gpu.Rank(), gpu)
+			for _, m := range gpu.Instances {
+				fmt.Fprintf(&out, "  MIG %s: %s\n", m.Index, m)
+			}
+		}
+	}
+	for _, gpu := range l.GPUs {
+		if gpu.Excluded {
+			fmt.Fprintf(&out, "GPU -: %s: excluded by the driver's parameter NVreg_ExcludedGpus\n", gpu)
+		}
+	}
+	for _, f := range l.Unbound {
+		reason := "it is bound to " + f.Driver
+		switch f.Driver {
+		case "":
+			reason = "no driver is bound to it"
+		case "nvidia":
+			reason = "it is bound to nvidia, but not in /proc/driver/nvidia/gpus"
+		}
+		fmt.Fprintf(&out, "GPU -: PCI device %s:%s, %s: %s\n", f.Vendor[2:], f.Device[2:], f.Address, reason)
+	}
+	return out.String()
+}
+
+// Rank is the index, "-" of a GPU that has none.
+func (g GPU) Rank() string { return number(g.Index) }
+
+func (g GPU) String() string {
+	return fmt.Sprintf("%s (UUID: %s) %s, minor %s", g.Model, cmp.Or(g.UUID, "unknown until the GPU has been used once"), g.Address, number(g.Minor))
+}
+
+func number(n *int) string {
+	if n == nil {
+		return "-"
+	}
+	return strconv.Itoa(*n)
+}
+
+func (m MIG) String() string {
+	text := fmt.Sprintf("GI %d, CI %d", m.GPUInstance, m.ComputeInstance)
+	if m.Name != "" {
+		text += " (" + m.Name + ")"
+	}
+	if m.UUID != "" {
+		text += " " + m.UUID
+	}
+	return text
+}
