@@ -215,7 +215,7 @@ func (g *ground) nvidia(program string) ([]subject, error) {
 			return nil, err
 		}
 	}
-	env := append([]string{"PATH=" + bin + ":" + os.Getenv("PATH")}, os.Environ()...)
+	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
 	subjects := []subject{{name: "NVIDIA's: `state`", argv: []string{program, "--root", "/run/bench", "state", "id"}, env: env}}
 	for _, c := range []struct {
 		name string
