@@ -26,6 +26,9 @@ func (g *ground) containerd(program, cri string) string {
 	}
 	file := filepath.Join(g.dir, "containerd.toml")
 	require.NoError(g.t, os.WriteFile(file, []byte(config+cri), 0o644))
+	if g.edit != nil {
+		g.edit(file)
+	}
 	g.daemon("containerd", nil, []string{"ctr", "--address", sock, "version"}, program, "--config", file)
 	return sock
 }

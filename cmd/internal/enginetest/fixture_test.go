@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -82,6 +83,75 @@ func TestFixtureUp(t *testing.T) {
 	out, err = d.output("sh", "-c", "ls -A /var/lib/nvsysfs/fixtures /etc/containers/containers.conf.d")
 	require.NoError(t, err)
 	assert.Equal(t, "/etc/containers/containers.conf.d:\n\n/var/lib/nvsysfs/fixtures:\n", out)
+}
+
+// In a user namespace a low-level runtime would bind the host's nodes, which are not those of the fixture: closed ones are
+// mounts, and there.
+func TestFixtureUpUsernsRemap(t *testing.T) {
+	need.Root(t)
+	levels := lowLevels(t)
+	d := newDocker(t, subordinate, func(g *ground, config map[string]any) { config["userns-remap"] = "nvcr" })
+	config := filepath.Join(d.dir, "daemon.json")
+	closed := strings.ReplaceAll(t4NodesUserns, "No such device or address", "Permission denied")
+	for _, l := range levels {
+		t.Run(l.name, func(t *testing.T) {
+			name := "t4-" + l.name
+			d.nvsysfs("fixture", "up", "t4", "--engine", "docker", "--config", config, "--name", name)
+			settings := filepath.Join("/var/lib/nvsysfs/fixtures", name, shimName+"@"+name+".toml")
+			out, err := d.output("sh", "-c", `echo "runtime-path = \"$1\"" >>"$0" && kill -HUP "$(cat "$2")"`, settings, l.path, filepath.Join(d.dir, "dockerd.pid"))
+			require.NoError(t, err, "%s", out)
+			require.NoError(t, eventually(func() error {
+				if out := d.must(t, "info", "--format", "{{json .Runtimes}}"); !strings.Contains(out, name) {
+					return errors.New(out)
+				}
+				return nil
+			}))
+			got := d.run(t, name, lookUserns+owners+"nvidia-smi -L; cat /proc/self/uid_map", "-e", "NVIDIA_VISIBLE_DEVICES=all")
+			assert.Regexp(t, "^"+regexp.QuoteMeta(closed+rootOwns+upT4)+` +0 +200000 +65536\n$`, got)
+			d.nvsysfs("fixture", "down", name)
+		})
+	}
+}
+
+// Kubernetes' way: containerd's CRI plugin has two fixtures as runtime handlers.
+func TestFixtureUpCRI(t *testing.T) {
+	need.Root(t)
+	config, before := "", ""
+	c := newCRI(t, func(g *ground) map[string]string {
+		g.edit = func(file string) {
+			data, err := os.ReadFile(file)
+			require.NoError(t, err)
+			config, before = file, string(data)
+			for _, name := range []string{"t4", "dgx-h100"} {
+				g.nvsysfs("fixture", "up", name, "--engine", "containerd", "--config", file)
+			}
+		}
+		return map[string]string{"runc": lowLevels(t)[0].path}
+	})
+	run := func(t *testing.T, handler, devices, script string) string {
+		id, err := c.create(t, handler, object{"key": "NVIDIA_VISIBLE_DEVICES", "value": devices})
+		require.NoError(t, err)
+		c.must(t, "StartContainer", object{"container_id": id})
+		return c.exec(t, id, script)
+	}
+	const second = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-6f1d29c8-04e7-b53a-91d6-2a8c70f4be13)\n" +
+		"  MIG 1g.10gb     Device  0: (UUID: MIG-c0dfeed8-2d6a-5070-a31f-f401d4830986)\n"
+	t.Run("all of one", func(t *testing.T) { assert.Equal(t, closedT4+upT4, run(t, "t4", "all", look+"nvidia-smi -L")) })
+	t.Run("a MIG device of another", func(t *testing.T) { assert.Equal(t, second, run(t, "dgx-h100", "0:1", "nvidia-smi -L")) })
+	// What nvidia-smi says of all devices is what the host learns, so that Kubernetes' names can be asked for.
+	t.Run("learn", func(t *testing.T) {
+		text := filepath.Join(c.dir, "smi.txt")
+		require.NoError(t, os.WriteFile(text, []byte(run(t, "dgx-h100", "all", "nvidia-smi -L; nvidia-smi -q")), 0o644))
+		assert.Contains(t, c.nvsysfs("learn", "--root", "/var/lib/nvsysfs/fixtures/dgx-h100/machine", "--from", text), "7 of 7 MIG devices, PDI 0x2c5f18d0947be36a from nvidia-smi, proved by a UUID")
+	})
+	t.Run("its UUID", func(t *testing.T) {
+		assert.Equal(t, second, run(t, "dgx-h100", "MIG-c0dfeed8-2d6a-5070-a31f-f401d4830986", "nvidia-smi -L"))
+	})
+	c.nvsysfs("fixture", "down", "t4")
+	c.nvsysfs("fixture", "down", "dgx-h100")
+	after, err := os.ReadFile(config)
+	require.NoError(t, err)
+	assert.Equal(t, before, string(after))
 }
 
 // libsOf checks that all libraries are found, wherever the driver's files go in a container.

@@ -122,9 +122,10 @@ func lowLevels(t *testing.T) []lowLevel {
 // and the cgroup hierarchies are those of version 1 alone where there are both:
 // crun refuses the mixture.
 type ground struct {
-	t   *testing.T
-	dir string // for all that the test writes; short, because sockets are in it
-	pid int    // of the namespaces' first process
+	edit func(file string) // of containerd's configuration, before it starts; may be nil
+	t    *testing.T
+	dir  string // for all that the test writes; short, because sockets are in it
+	pid  int    // of the namespaces' first process
 }
 
 // newGround makes one. setup is a shell script that runs in it first.
