@@ -86,7 +86,12 @@ func readRegular(dir int, name string) (_ []byte, after unix.Stat_t, err error) 
 	if before.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, after, fmt.Errorf("it is %s, not a regular file", kindOf(before.Mode))
 	}
-	// Should another kind of file have come into its place by now: neither wait for it nor follow it.
+	return readSame(dir, name, &before)
+}
+
+// readSame reads the file that was looked at before. Should another kind of file have come into its place by now, it is
+// neither waited for nor followed.
+func readSame(dir int, name string, before *unix.Stat_t) (_ []byte, after unix.Stat_t, err error) {
 	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, after, err
@@ -95,7 +100,7 @@ func readRegular(dir int, name string) (_ []byte, after unix.Stat_t, err error) 
 	if err := unix.Fstat(fd, &after); err != nil {
 		return nil, after, err
 	}
-	if after.Mode&unix.S_IFMT != unix.S_IFREG || !sameFile(&before, &after) {
+	if after.Mode&unix.S_IFMT != unix.S_IFREG || !sameFile(before, &after) {
 		return nil, after, errors.New("it was exchanged while being opened")
 	}
 	if after.Size > MaxSize {

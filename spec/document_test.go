@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // write makes a bundle with one file in it.
@@ -107,6 +108,36 @@ func TestOpenRefuses(t *testing.T) {
 			assert.Nil(t, d)
 			assert.True(t, strings.HasPrefix(err.Error(), `opening "`+name+`": `), err.Error())
 			assert.True(t, strings.HasSuffix(err.Error(), tt.want), err.Error())
+		})
+	}
+}
+
+// TestExchanged: another file comes into the place of the one that was looked at. Nothing waits for a FIFO's writer, and
+// no link is followed, not even one to the very file.
+func TestExchanged(t *testing.T) {
+	for name, place := range map[string]func(t *testing.T, name string){
+		"FIFO": func(t *testing.T, name string) { require.NoError(t, syscall.Mkfifo(name, 0o600)) },
+		"link to it": func(t *testing.T, name string) {
+			require.NoError(t, os.Symlink("config.json.old", name))
+		},
+		"another file": func(t *testing.T, name string) { require.NoError(t, os.WriteFile(name, []byte("{}"), 0o600)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := write(t, "config.json", "{}")
+			handle, err := openat(unix.AT_FDCWD, dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+			require.NoError(t, err)
+			defer unix.Close(handle)
+			var before unix.Stat_t
+			require.NoError(t, unix.Fstatat(handle, "config.json", &before, unix.AT_SYMLINK_NOFOLLOW))
+			data, _, err := readSame(handle, "config.json", &before)
+			require.NoError(t, err)
+			assert.Equal(t, "{}", string(data))
+			file := filepath.Join(dir, "config.json")
+			require.NoError(t, os.Rename(file, file+".old"))
+			place(t, file)
+			data, _, err = readSame(handle, "config.json", &before)
+			require.Error(t, err)
+			assert.Nil(t, data)
 		})
 	}
 }

@@ -37,9 +37,6 @@ func (d *Document) Save() error {
 }
 
 func (d *Document) save() (err error) {
-	if err := d.unchangedOnDisk(); err != nil {
-		return err
-	}
 	tmp := temporaryPrefix + d.name
 	fd, made, err := d.temporary(tmp)
 	if err != nil {

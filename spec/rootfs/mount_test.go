@@ -130,3 +130,25 @@ func TestFalseProc(t *testing.T) {
 	})
 	require.DirExists(t, host)
 }
+
+// TestHostInode: a root filesystem is not taken for the machine's because its number is that of the machine's root, as it
+// is where both are file systems of one kind.
+func TestHostInode(t *testing.T) {
+	host, _ := machine(t, tree{"rootfs": "dir"})
+	inPrivateMounts(t, func() {
+		for _, dir := range []string{host, host + "/rootfs"} {
+			assert.NoError(t, os.MkdirAll(dir, 0o755))
+			assert.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, ""))
+		}
+		assert.NoError(t, unix.Chroot(host))
+		var outer, inner unix.Stat_t
+		assert.NoError(t, unix.Stat("/", &outer))
+		assert.NoError(t, unix.Stat("/rootfs", &inner))
+		assert.Equal(t, outer.Ino, inner.Ino)
+		f, err := Open("/rootfs")
+		if assert.NoError(t, err) {
+			assert.False(t, f.IsHost())
+			f.Close()
+		}
+	})
+}

@@ -275,8 +275,16 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 		return err
 	}
 	defer unix.Close(made)
-	// The umask may have taken bits away. What has more bits than we gave, another owner, or
-	// directories in it is not what we made.
+	if err := f.adopt(made, o); err != nil {
+		return err
+	}
+	_, err = f.writeDir(dir)
+	return err
+}
+
+// adopt gives a directory that was just made its permissions and its owner. The umask may have taken bits away. What
+// has more bits than we gave, another owner, or directories in it is not what we made.
+func (f *FS) adopt(made int, o Owner) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(made, &st); err != nil {
 		return err
@@ -290,12 +298,9 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 		}
 	}
 	if o != f.self {
-		if err := unix.Fchown(made, o.UID, o.GID); err != nil {
-			return err
-		}
+		return unix.Fchown(made, o.UID, o.GID)
 	}
-	_, err = f.writeDir(dir)
-	return err
+	return nil
 }
 
 // writeDir returns the handle of a directory to write in. It belongs to f, and is good until the

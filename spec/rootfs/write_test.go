@@ -513,3 +513,54 @@ func BenchmarkSymlinks(b *testing.B) {
 		f.Close()
 	}
 }
+
+// TestUpdateRaced: what comes into the place of the file while its new content is worked out is left alone.
+func TestUpdateRaced(t *testing.T) {
+	for _, content := range []tree{{"d/f": "old"}, {"d/x": "x"}} {
+		root, _ := machine(t, content)
+		f, err := Open(root)
+		require.NoError(t, err)
+		defer f.Close()
+		err = f.Update("d/f", 1<<20, 0o644, self(), func([]byte, bool) ([]byte, error) {
+			require.NoError(t, os.RemoveAll(filepath.Join(root, "d/f")))
+			return []byte("new"), os.MkdirAll(filepath.Join(root, "d/f/theirs"), 0o755)
+		})
+		var occupied *OccupiedError
+		require.ErrorAs(t, err, &occupied)
+		assert.True(t, occupied.Mode.IsDir())
+		want := tree{"d/f/theirs": "dir"}
+		if _, ok := content["d/x"]; ok {
+			want["d/x"] = "x"
+		}
+		assert.Equal(t, want, dump(t, root))
+	}
+}
+
+// TestNotWhatWasMade: what takes the place of a link or a directory that was just made is not given away.
+func TestNotWhatWasMade(t *testing.T) {
+	needRoot(t, "files of another user")
+	o := Owner{UID: 100000, GID: 100001}
+	root, _ := machine(t, tree{"file": "x", "link": "-> x", "twice": "-> x", "theirs": "-> x", "dir": "dir", "full/sub": "dir", "open": "dir", "their-dir": "dir"})
+	at := func(name string) string { return filepath.Join(root, name) }
+	require.NoError(t, os.Link(at("twice"), at("thrice")))
+	require.NoError(t, os.Lchown(at("theirs"), 12345, 0))
+	require.NoError(t, os.Chown(at("their-dir"), 12345, 0))
+	require.NoError(t, os.Chmod(at("open"), 0o775))
+	f, err := Open(root)
+	require.NoError(t, err)
+	defer f.Close()
+	for name, good := range map[string]bool{"file": false, "twice": false, "theirs": false, "link": true} {
+		assert.Equal(t, good, f.own(f.root, name, o) == nil, name)
+	}
+	for name, good := range map[string]bool{"full": false, "open": false, "their-dir": false, "dir": true} {
+		made, err := openat(f.root, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		require.NoError(t, err)
+		assert.Equal(t, good, f.adopt(made, o) == nil, name)
+		require.NoError(t, unix.Close(made))
+	}
+	for _, name := range []string{"file", "twice", "theirs", "full", "open", "their-dir", "link", "dir"} {
+		var st unix.Stat_t
+		require.NoError(t, unix.Lstat(at(name), &st))
+		assert.Equal(t, name == "link" || name == "dir", Owner{int(st.Uid), int(st.Gid)} == o, name)
+	}
+}

@@ -549,3 +549,29 @@ func needRoot(t *testing.T) {
 		t.Skip("SKIPPED: needs root")
 	}
 }
+
+// A file that changes between being looked at and being linked is not what was asked for, although its inode is.
+func TestFillRefusesChangedFiles(t *testing.T) {
+	for name, change := range map[string]func(name string) error{
+		"size":        func(name string) error { return os.Truncate(name, 1) },
+		"permissions": func(name string) error { return os.Chmod(name, 0o4755) },
+		"nothing":     func(string) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			files := h.files("libcuda")
+			s, err := newSet(version, files)
+			require.NoError(t, err)
+			require.NoError(t, change(files[0].Source))
+			above, err := unix.Open(h.above, unix.O_PATH|unix.O_DIRECTORY, 0)
+			require.NoError(t, err)
+			defer unix.Close(above)
+			err = s.fill(above, "new")
+			if name == "nothing" {
+				require.NoError(t, err)
+				return
+			}
+			assert.ErrorContains(t, err, "is not "+files[0].Source)
+		})
+	}
+}
