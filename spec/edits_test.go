@@ -110,6 +110,12 @@ func TestApply(t *testing.T) {
 			want:  `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"access":"rwm"},{"allow":false,"type":"c","major":195,"minor":0,"access":"rwm"},{"allow":true,"type":"c","major":195,"minor":0,"access":"rw"}]}}}`,
 		},
 		{
+			name:  "rules: one allowed, then one of both kinds denied",
+			in:    `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"type":"c","major":195,"minor":0,"access":"rw"},{"allow":false,"type":"a","major":195,"minor":0,"access":"rwm"}]}}}`,
+			edits: Edits{Devices: []specs.LinuxDevice{node("/dev/nvidia0", 195, 0)}},
+			want:  `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"type":"c","major":195,"minor":0,"access":"rw"},{"allow":false,"type":"a","major":195,"minor":0,"access":"rwm"},{"allow":true,"type":"c","major":195,"minor":0,"access":"rw"}]}}}`,
+		},
+		{
 			name:  "rules: all kinds of one major are not everything",
 			in:    `{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195,"minor":0}],"resources":{"devices":[{"allow":true,"type":"a","major":1,"access":"rwm"}]}}}`,
 			edits: Edits{Devices: []specs.LinuxDevice{node("/dev/nvidia0", 195, 0)}},
@@ -181,15 +187,18 @@ func TestApply(t *testing.T) {
 			name: "mounts of an earlier edit that gave files another way go",
 			in: `{"mounts":[` +
 				ours("/h/libcuda.so.550.54.15", "/usr/lib64/libcuda.so.550.54.15") + `,{"destination":"/usr/lib64/libb.so.1","type":"bind","source":"/mine","options":["ro"]},` +
-				ours("/h/libc.so.1", "/usr/lib64/libc.so.1") + `,` + ours("/h/libd.so.1", "/usr/lib64/libd.so.1") + `]}`,
+				ours("/h/libc.so.1", "/usr/lib64/libc.so.1") + `,` + ours("/h/libd.so.1", "/usr/lib64/libd.so.1") + `,` +
+				strings.Replace(ours("/h/libe.so.1", "/usr/lib64/libe.so.1"), `"source"`, `"type":"none","source"`, 1) + `]}`,
 			edits: Edits{
 				Mounts: []mount{library("/h/libc.so.1", "/usr/lib64/libc.so.1")},
 				RemoveBinds: []mount{
 					library("", "/usr/lib64/libcuda.so.550.54.15"), library("", "/usr/lib64/libb.so.1"), library("", "/usr/lib64/libc.so.1"),
+					library("", "/usr/lib64/libe.so.1"),
 				},
 			},
 			want: `{"mounts":[{"destination":"/usr/lib64/libb.so.1","type":"bind","source":"/mine","options":["ro"]},` +
-				ours("/h/libc.so.1", "/usr/lib64/libc.so.1") + `,` + ours("/h/libd.so.1", "/usr/lib64/libd.so.1") + `]}`,
+				ours("/h/libc.so.1", "/usr/lib64/libc.so.1") + `,` + ours("/h/libd.so.1", "/usr/lib64/libd.so.1") + `,` +
+				strings.Replace(ours("/h/libe.so.1", "/usr/lib64/libe.so.1"), `"source"`, `"type":"none","source"`, 1) + `]}`,
 			report: Report{StaleMounts: []string{"/usr/lib64/libcuda.so.550.54.15"}},
 		},
 
