@@ -106,3 +106,16 @@ func TestExampleConfiguration(t *testing.T) {
 	assert.NotEqual(t, string(data), uncommented)
 	assert.Equal(t, plan.DefaultConfig(), load(t, uncommented))
 }
+
+// docs/configuration.md lists the same keys.
+func TestConfigurationPage(t *testing.T) {
+	var out strings.Builder
+	for _, k := range plan.Keys {
+		doc := k.Doc
+		if k.Variable != "" {
+			doc += " Variable: `" + k.Variable + "`."
+		}
+		fmt.Fprintf(&out, "| `%s` | `%s` | %s |\n", k.Name, k.Default, doc)
+	}
+	written(t, "../../../docs/configuration.md", "| key | default | |\n|---|---|---|\n", "\nOne program", out.String())
+}

@@ -166,9 +166,7 @@ func TestDocs(t *testing.T) {
 			r := *all
 			r.ground, r.running, r.cwd = &g, map[string]func(){}, filepath.Join(r.dir, "pages", strings.TrimSuffix(name, ".md"))
 			require.NoError(t, os.MkdirAll(r.cwd, 0o755))
-			list, block := readCommands(texts[name], false)
-			assert.Empty(t, block, "nobody looks at JSON blocks")
-			for line := range r.follow(list, docs) {
+			for line := range r.follow(readCommands(texts[name], false), docs) {
 				seen[line] = true
 			}
 			assert.Empty(t, r.must("grep -rlsE 'nvidia-(experimental|container)' /etc/docker /etc/containerd /etc/crio /etc/containers || true"), "what is left configured")
@@ -184,9 +182,8 @@ func TestDocs(t *testing.T) {
 // Each job of the page about CI does what the page's own commands do, which are executed, but for what installs things.
 func TestJobs(t *testing.T) {
 	page := pages(t)["testing-without-gpu.md"]
-	list, _ := readCommands(page, false)
 	known := map[string]bool{}
-	for _, c := range list {
+	for _, c := range readCommands(page, false) {
 		known[c.line] = true
 	}
 	jobs := 0

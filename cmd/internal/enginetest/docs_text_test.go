@@ -346,20 +346,29 @@ func TestDocsMigration(t *testing.T) {
 	}
 }
 
-// What the pages name is there: files and headings that links lead to, tests,
+// What the pages name is there: files and headings that links lead to, tests, scripts,
 // and commands of nvsysfs with their options.
 func TestDocsNames(t *testing.T) {
-	link, test, span := regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`), regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`"), regexp.MustCompile("`(nvsysfs [^`]+)`")
+	link, span := regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`), regexp.MustCompile("`(nvsysfs [^`]+)`")
+	test, script := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`"), regexp.MustCompile("`([a-z0-9-]+\\.txtar)`")
 	tests := testNames(t)
 	require.NoError(t, build("nvsysfs"))
 	help := map[string]string{}
-	texts := pages(t)
-	assert.Contains(t, texts["kubernetes.md"], "`/"+learnt.Path+"`")
+	texts := map[string]string{} // by path
+	for name, page := range pages(t) {
+		texts["docs/"+name] = page
+	}
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md"} {
+		data, err := os.ReadFile(filepath.Join(repository, name))
+		require.NoError(t, err)
+		texts[name] = string(data)
+	}
+	assert.Contains(t, texts["docs/kubernetes.md"], "`/"+learnt.Path+"`")
 	for name, page := range texts {
 		for _, m := range link.FindAllStringSubmatch(page, -1) {
 			target := page
 			if m[1] != "" {
-				data, err := os.ReadFile(filepath.Join(repository, "docs", m[1]))
+				data, err := os.ReadFile(filepath.Join(repository, filepath.Dir(name), m[1]))
 				if !assert.NoError(t, err, "%s", name) {
 					continue
 				}
@@ -371,6 +380,11 @@ func TestDocsNames(t *testing.T) {
 		}
 		for _, m := range test.FindAllStringSubmatch(page, -1) {
 			assert.True(t, tests[m[1]], "%s: there is no %s", name, m[1])
+		}
+		if name == "docs/comparison.md" {
+			for _, m := range script.FindAllStringSubmatch(page, -1) {
+				assert.FileExists(t, filepath.Join(repository, "cmd", shimName, "testdata/script", m[1]))
+			}
 		}
 		for _, m := range span.FindAllStringSubmatch(page, -1) {
 			words := strings.Fields(m[1])[1:]

@@ -37,7 +37,7 @@ type script struct {
 	notRun   map[string]string          // those that cannot be run here, or are not to be typed, and why
 	replaced map[string]func(r *reader) // those for which another thing is done
 	prints   map[string]string          // what the others print, where the text does not show it
-	after    func(r *reader, c command, out string)
+	after    func(r *reader, c command)
 }
 
 // lines are the commands that it knows.
@@ -49,31 +49,20 @@ func (s script) lines() []string {
 var readme = script{notRun: readmeNotRun, replaced: readmeReplaced, prints: readmePrints, after: afterDemo}
 
 var readmeNotRun = map[string]string{
-	"make docker-cmd-nvidia-container-runtime.experimental":                       "it pulls golang from an image registry",
-	"apt install ./dist/nvidia-container-runtime-experimental_0.1.0_amd64.deb":    "TestInstallDeb does, in a root of its own",
-	"dnf install ./dist/nvidia-container-runtime-experimental-0.1.0-1.x86_64.rpm": "TestInstallRPM does, in a root of its own",
-	"make bench":              "it measures for minutes, and wants a machine that does nothing else",
-	"nvsysfs learn":           "nvidia-smi is a stub here: cmd/nvsysfs/testdata/script/learn.txtar, TestDevicePlugin",
+	"apt install ./dist/nvidia-container-runtime-experimental_0.1.0_amd64.deb": "TestInstallDeb does, in a root of its own",
 	"docker update":           "names an event: TestContainerKeepsItsGPUAfterUpdate, TestDocker",
 	"systemctl daemon-reload": "names an event, which takes systemd: TestContainerKeepsItsGPUAfterUpdate",
 }
 
 var readmeReplaced = map[string]func(r *reader){
-	// It would run this test, too.
-	"make test": func(r *reader) {
-		data, err := os.ReadFile("../../../.ci/run")
-		require.NoError(r.t, err)
-		assert.Contains(r.t, string(data), "\nmake test\n")
-	},
 	// It compiles for minutes.
 	"make dist": func(r *reader) {
 		data, err := os.ReadFile("../../../.ci/run")
 		require.NoError(r.t, err)
 		assert.Contains(r.t, string(data), "\nmake dist-reproducible\n")
 	},
-	// The alternatives one after the other, each of which is taken out again:
-	// the sections below begin with nothing.
-	"nvsysfs configure docker|containerd|crio|podman": func(r *reader) {
+	// For each engine in turn, and taken out again: the sections below begin with nothing.
+	"nvsysfs configure": func(r *reader) {
 		for engine, file := range map[string]string{
 			"docker": "/etc/docker/daemon.json", "containerd": "/etc/containerd/config.toml",
 			"crio": "/etc/crio/crio.conf.d/99-nvidia-experimental.conf", "podman": "/etc/containers/containers.conf.d/99-nvidia-experimental.conf",
@@ -88,7 +77,6 @@ var readmeReplaced = map[string]func(r *reader){
 	// told on its command line that it cannot have a bridge here, and where
 	// its containers' cgroups are to be.
 	"systemctl restart docker": func(r *reader) {
-		assert.JSONEq(r.t, r.json, r.must("cat /etc/docker/daemon.json"), "what README.md says of daemon.json")
 		r.startDocker()
 		r.must("docker load -i " + r.image)
 	},
@@ -99,10 +87,6 @@ var readmeReplaced = map[string]func(r *reader){
 	},
 	// There is no Kubernetes.
 	"nvsysfs configure containerd --runtime-class | kubectl apply -f -": applyRuntimeClass,
-	"ctr run --runc-binary /usr/local/bin/nvidia-container-runtime.experimental …": func(r *reader) {
-		got := r.must("ctr run --runc-binary /usr/local/bin/nvidia-container-runtime.experimental --rm --env NVIDIA_VISIBLE_DEVICES=all " + ubuntu + " smi nvidia-smi -L")
-		assert.Contains(r.t, got, t4SMI)
-	},
 }
 
 var readmePrints = map[string]string{
@@ -110,13 +94,9 @@ var readmePrints = map[string]string{
 	"docker run --rm --runtime=nvidia-experimental --gpus all ubuntu nvidia-smi -L":                    t4SMI,
 	"podman run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L": t4SMI,
 	"nvidia-container-runtime.experimental run --bundle /path/to/bundle my-container":                  t4SMI,
-	"podman run --rm --device nvidia.com/gpu=all ubuntu nvidia-smi -L":                                 t4SMI,
-	"nvsysfs cdi list":             "nvidia.com/gpu=" + t4UUID,
-	"nvsysfs cdi check":            "/etc/cdi/nvidia.yaml fits the machine.",
+	"podman run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=0:1 ubuntu nvidia-smi -L":            upMIG,
 	"nvsysfs doctor":               "with docker as \"nvidia-experimental\" (/etc/docker/daemon.json); containerd as",
 	"nvsysfs explain --bundle DIR": t4UUID,
-	"nvsysfs info":                 "550.54.15",
-	"nvsysfs list":                 t4UUID,
 }
 
 func applyRuntimeClass(r *reader) {
@@ -146,7 +126,7 @@ func (r *reader) startContainerd() func() {
 // owner has configured is gone.
 const (
 	privateDirectories = `
-	for d in usr/bin usr/lib usr/local/bin var/cache; do
+	for d in usr/bin usr/lib usr/local var/cache; do
 		mkdir -p "$0/private/$d/upper" "$0/private/$d/work"
 		mount -t overlay -o lowerdir=/$d,upperdir="$0/private/$d/upper",workdir="$0/private/$d/work" overlay /$d
 	done
@@ -199,7 +179,6 @@ type reader struct {
 	cwd     string // where commands are typed
 	image   string
 	bundle  string
-	json    string            // README.md's daemon.json
 	running map[string]func() // what ends daemons, by name
 }
 
@@ -215,13 +194,13 @@ type command struct {
 // commands are the first words of commands in README.md's text.
 var commands = []string{"make", "go", "nvsysfs", "docker", "podman", "ctr", "sudo", "systemctl", shimName}
 
-// readCommands returns the commands in a text and that of its JSON block. A
-// command is a line of an indented block or of one of another kind, the first
+// readCommands returns the commands in a text. A command is a line of an indented block or of one of another kind, the first
 // line of a console block, whose others are what it prints, and, if inline is
 // set, code in the text that begins with a command's name and is more than
-// that. Blocks text, yaml, toml, dockerfile and go show something, and are a file if
-// their first line is a comment that names it.
-func readCommands(page string, inline bool) (list []command, jsonBlock string) {
+// that. Blocks text, yaml, toml, dockerfile, go and mermaid show something, and are a file
+// if their first line is a comment that names it.
+func readCommands(page string, inline bool) []command {
+	var list []command
 	span, comment, file := regexp.MustCompile("`([^`]+)`"), regexp.MustCompile(`\s+#.*`), regexp.MustCompile(`^# (/?[\w.-]+(?:/[\w.-]+)*)$`)
 	add := func(line string, shows []string) {
 		line = strings.TrimSpace(comment.ReplaceAllString(line, ""))
@@ -253,9 +232,7 @@ func readCommands(page string, inline bool) (list []command, jsonBlock string) {
 			switch fence {
 			case "console":
 				add(strings.TrimPrefix(block[0], "$ "), block[1:])
-			case "json":
-				jsonBlock = strings.Join(block, "\n")
-			case "text", "yaml", "toml", "dockerfile", "go":
+			case "text", "yaml", "toml", "dockerfile", "go", "mermaid":
 				if m := file.FindStringSubmatch(block[0]); m != nil {
 					if fence == "text" { // in which nothing is a comment
 						block = block[1:]
@@ -275,7 +252,7 @@ func readCommands(page string, inline bool) (list []command, jsonBlock string) {
 		}
 	}
 	flush()
-	return list, jsonBlock
+	return list
 }
 
 // TestREADME does, from the top to the bottom, what README.md tells its
@@ -285,13 +262,10 @@ func TestREADME(t *testing.T) {
 	r.copyRepository()
 	data, err := os.ReadFile("../../../README.md")
 	require.NoError(t, err)
-	list, block := readCommands(string(data), true)
-	r.json = block
-	seen := r.follow(list, readme)
+	seen := r.follow(readCommands(string(data), true), readme)
 	for _, line := range readme.lines() {
 		assert.True(t, seen[line], "no longer in README.md: %s", line)
 	}
-	assert.FileExists(t, filepath.Join(r.dir, "gobin", shimName))
 	data, err = os.ReadFile(filepath.Join(r.dir, "FILE.txtar"))
 	require.NoError(t, err)
 	_, err = fixtures.Parse(data)
@@ -318,7 +292,7 @@ func newReader(t *testing.T, setup string) *reader {
 		}
 	}
 	// ctr's namespace is the cgroup of its containers.
-	r.environ = append(r.environ, "PATH="+strings.Join(path, ":"), "GOBIN="+filepath.Join(r.dir, "gobin"), "DOCKER_CONFIG="+filepath.Join(r.dir, "client"),
+	r.environ = append(r.environ, "PATH="+strings.Join(path, ":"), "DOCKER_CONFIG="+filepath.Join(r.dir, "client"),
 		"CONTAINERD_NAMESPACE="+filepath.Base(r.dir))
 	r.prepare()
 	return r
@@ -358,7 +332,7 @@ func (r *reader) follow(list []command, s script) map[string]bool {
 		assert.Contains(r.t, out, s.prints[c.line], "%s", c.line)
 		c.check(r.t, out)
 		if s.after != nil {
-			s.after(r, c, out)
+			s.after(r, c)
 		}
 	}
 	return seen
@@ -416,15 +390,12 @@ func lines(text string) []string {
 	return slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return strings.TrimSpace(line) == "" })
 }
 
-// afterDemo gives the ground a GPU.
-func afterDemo(r *reader, c command, out string) {
-	switch {
-	case c.line != "make demo":
-	case c.shows != nil: // that was without a GPU
+// afterDemo gives the ground a GPU, which the next demo uses.
+func afterDemo(r *reader, c command) {
+	if c.line == "make demo" {
 		out, err := r.output("sh", "-c", fitGPU+fitPCI, r.machine("t4"))
 		require.NoError(r.t, err, "%s", out)
-	default: // "On a machine with a GPU it uses that one."
-		assert.Contains(r.t, out, "This machine:")
+		assert.Contains(r.t, r.must(c.line), "This machine:")
 	}
 }
 

@@ -53,15 +53,15 @@ var Keys = []Key{
 	{
 		Name: "supported-driver-capabilities", Default: `"compat32,compute,display,graphics,ngx,utility,video"`,
 		field: func(c *Config) any { return (*words)(&c.SupportedCapabilities) },
-		Doc:   "The driver capabilities a container can get at most, separated by commas, whatever `NVIDIA_DRIVER_CAPABILITIES` says.",
+		Doc:   "The driver capabilities that a container may get, separated by commas, whatever `NVIDIA_DRIVER_CAPABILITIES` says.",
 	},
 	{
 		Name: "nvidia-container-cli.root", Default: `"/"`, field: func(c *Config) any { return &c.DriverRoot },
-		Doc: "The directory that stands for `/` when the driver's files are looked for: `/run/nvidia/driver` with a driver container.",
+		Doc: "The root directory of the driver's files: `/run/nvidia/driver` with a driver container.",
 	},
 	{
 		Name: "nvidia-container-cli.ldcache", Default: `"/etc/ld.so.cache"`, field: func(c *Config) any { return &c.LDCache },
-		Doc: "The loader's cache that lists the driver's libraries, below `root`.",
+		Doc: "The loader cache that lists the driver's libraries, below `root`.",
 	},
 	{
 		Name: "nvidia-container-cli.load-kmods", Default: "true", field: func(c *Config) any { return &c.LoadKmods },
@@ -83,7 +83,7 @@ var Keys = []Key{
 	{
 		Name: "nvidia-container-runtime.runtimes", Default: `["docker-runc", "runc", "crun"]`,
 		field: func(c *Config) any { return &c.Runtimes },
-		Doc:   "Low-level runtimes. The first that is found is used; `PATH` is searched, then the usual directories.",
+		Doc:   "Low-level runtimes: the first one found is used. `PATH` is searched, then the usual directories.",
 	},
 	{
 		Name: "nvidia-container-runtime.modes.legacy.cuda-compat-mode", Default: `""`,
@@ -105,7 +105,7 @@ var Keys = []Key{
 	{
 		Name: ours + "runtime-path", Default: `""`,
 		Variable: "NVIDIA_CONTAINER_RUNTIME_PATH", field: func(c *Config) any { return &c.RuntimePath },
-		Doc: "The low-level runtime: a path, or a name that is searched in `PATH`. Empty for the first of `runtimes`.",
+		Doc: "The low-level runtime: a path, or a name to look up in `PATH`. Empty for the first of `runtimes`.",
 	},
 	{
 		Name: ours + "root", Over: "nvidia-container-cli.root", Default: `""`,
@@ -115,45 +115,45 @@ var Keys = []Key{
 	{
 		Name: ours + "sysroot", Default: `"/"`,
 		Variable: "NVIDIA_CONTAINER_RUNTIME_SYSROOT", field: func(c *Config) any { return &c.Sysroot },
-		Doc: "The directory that stands for `/` when the machine is read.",
+		Doc: "The root directory of the machine that is read.",
 	},
 	{
 		Name: ours + "sysroot-nodes", Default: `"closed"`, Values: []string{NodesClosed, NodesOpen},
 		Variable: "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES", field: func(c *Config) any { return &c.SysrootNodes },
-		Doc: "The device nodes of a container where `sysroot` is another machine than this: `closed`, which nobody can open, " +
+		Doc: "The device nodes of a container if `sysroot` is not `/`: `closed`, so that nobody can open them, " +
 			"whatever has their numbers here, or `open`, as on this machine.",
 	},
 	{
 		Name: ours + "library-search-path", Default: "[]", field: func(c *Config) any { return &c.LibrarySearchPath },
-		Doc: "Directories with the driver's libraries, below `root`, which are searched first.",
+		Doc: "Directories below `root` to search first for the driver's libraries.",
 	},
 	{
 		Name: ours + "seccomp-fence", Default: `"profile"`, Values: []string{FenceProfile, FenceAlways, FenceOff},
 		field: func(c *Config) any { return &c.Fence },
-		Doc: "Keep containers from making device nodes of other GPUs: `profile` where they have a seccomp profile, " +
-			"`always`, `off`.",
+		Doc: "Keep containers from making device nodes of other GPUs: `profile` if they have a seccomp profile, " +
+			"`always`, or `off`.",
 	},
 	{
 		Name: ours + "refused-request", Default: `"ignore"`, Values: []string{"ignore", "error"},
 		field: func(c *Config) any { return word{&c.RefuseUnprivileged, "ignore", "error"} },
-		Doc: "What becomes of a request that is not granted: `ignore` it and start without a GPU, or `error`, " +
-			"which fails the container.",
+		Doc: "What to do with a request that is not granted: `ignore` it and start without a GPU, or fail the " +
+			"container with an `error`.",
 	},
 	{
 		Name: ours + "dev-char-links", Default: `"auto"`, Values: []string{CharLinksAuto, CharLinksAlways, CharLinksNever},
 		field: func(c *Config) any { return &c.DevCharLinks },
-		Doc: "Make the `/dev/char` links that systemd's device policy needs: `auto` with the systemd cgroup driver, " +
-			"`always`, `never`.",
+		Doc: "Make the `/dev/char` links that systemd's device policy needs: `auto`, with the systemd cgroup driver, " +
+			"`always`, or `never`.",
 	},
 	{
 		Name: ours + "driver-directory", Default: `"auto"`, field: func(c *Config) any { return &c.DriverDirectory },
-		Doc: "Give the driver by one mount of a directory of hard links, kept in `/usr/lib/nvidia-container-runtime` " +
-			"or in `/var/lib` (`auto`, and `always`), or in the directory of this path; `off` mounts each file. A container " +
-			"sees the same either way.",
+		Doc: "Mount the driver as one directory of hard links, kept in `/usr/lib/nvidia-container-runtime` " +
+			"or in `/var/lib` (`auto` and `always`), or in the directory with this path; `off` mounts each file. " +
+			"A container sees the same either way.",
 	},
 	{
 		Name: "features.ignore-imex-channel-requests", Default: "false", field: func(c *Config) any { return &c.IgnoreIMEX },
-		Doc: "Do as if `NVIDIA_IMEX_CHANNELS` were not set.",
+		Doc: "Ignore `NVIDIA_IMEX_CHANNELS`.",
 	},
 	{
 		Name: "features.no-additional-gids-for-device-nodes", Default: "false",
