@@ -26,7 +26,8 @@ type invocation struct {
 
 	systemdCgroup bool // --systemd-cgroup, or crun's --cgroup-manager=systemd
 
-	rest []string // what follows the command
+	rest     []string // what follows the command
+	operands []string // what follows the options of crun's update
 }
 
 // creates tells whether the command is one that makes a container. All
@@ -114,7 +115,7 @@ func parseArgs(d dialect, args []string) invocation {
 	rest = rest[1:]
 	inv.rest = rest
 	if inv.command == "update" && d.update != "" {
-		d.options(d.update, rest, func(name, value string) { inv.set(name, value, false) }, false)
+		inv.operands = d.options(d.update, rest, func(name, value string) { inv.set(name, value, false) }, false)
 	}
 	if !inv.creates() {
 		return inv

@@ -101,13 +101,16 @@ func TestParseArgs(t *testing.T) {
 		{args: "--cgroup-manager=cgroupfs create id", runc: invocation{command: "create"}},
 		{
 			args: "update --resources - id", runc: invocation{command: "update"},
-			crun: &invocation{command: "update", resources: "-"},
+			crun: &invocation{command: "update", resources: "-", operands: []string{"id"}},
 		},
 		{
 			args: "update --cpu-quota -r --memory 1 -r- id", runc: invocation{command: "update"},
-			crun: &invocation{command: "update", resources: "-"},
+			crun: &invocation{command: "update", resources: "-", operands: []string{"id"}},
 		},
-		{args: "update id --resources -", runc: invocation{command: "update"}},
+		{
+			args: "update id --resources -", runc: invocation{command: "update"},
+			crun: &invocation{command: "update", operands: []string{"id", "--resources", "-"}},
+		},
 		// Options of tomorrow: with a value, without one, with one that is joined.
 		{args: "--new value create id", runc: invocation{command: "create"}},
 		{args: "--new create id", runc: invocation{command: "create"}},

@@ -61,8 +61,8 @@ func start(inv invocation, argv, environ []string) error {
 			return err
 		}
 	}
-	if inv.resources == "-" {
-		if err := keepDevices(); err != nil {
+	if inv.resources != "" {
+		if args, err = keepDevices(inv, args); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -17,42 +18,59 @@ import (
 // containerd have a few KiB.
 const maxResources = 16 << 20
 
-// keepDevices lets crun's "update --resources -" find on its standard input
-// what was there, without device rules.
+// keepDevices makes of crun's "update --resources FILE ID" an update that does not speak of devices. It returns the
+// arguments for crun, which finds the resources on its standard input.
 //
-// containerd's CRI plugin sends the resources of the container as it knows
-// them when the kubelet changes its processors or memory. It does not know
-// our devices; runc leaves device rules alone in an update, but crun applies
-// those it is given, and the container would lose its GPU (crun's update.c
-// and cgroup-resources.c).
-func keepDevices() error {
-	data, err := io.ReadAll(io.LimitReader(os.Stdin, maxResources+1))
+// An engine that knows nothing of our devices sends the container's resources as it knows them when processors or
+// memory are changed: containerd's CRI plugin on standard input, podman in a file. runc leaves device rules alone in
+// an update. crun applies them, and the container would lose its GPU; from 1.23 on, with systemd, it refuses them
+// ("updating device access list not supported when using BPFProgram"). crun 1.19 and later leave the devices as they
+// are if there is no list (append_resources in crun's cgroup-systemd.c); an empty one is for 1.19 to 1.22 a list
+// as any other.
+func keepDevices(inv invocation, args []string) ([]string, error) {
+	in := os.Stdin
+	if inv.resources != "-" {
+		f, err := os.Open(inv.resources)
+		if err != nil {
+			return args, nil //nolint:nilerr // crun says so in its own words
+		}
+		defer f.Close()
+		in = f
+		options := len(args) - len(inv.operands)
+		args = slices.Concat(args[:options], []string{"--resources=-"}, args[options:]) // of several crun takes the last
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxResources+1))
 	if err != nil {
-		return fmt.Errorf("reading the resources to update: %w", err)
+		return nil, fmt.Errorf("reading the resources to update: %w", err)
 	}
 	if len(data) > maxResources {
-		return fmt.Errorf("reading the resources to update: more than %d bytes", maxResources)
+		return nil, fmt.Errorf("reading the resources to update: more than %d bytes", maxResources)
 	}
+	if err := setStdin(withoutDevices(data)); err != nil {
+		return nil, fmt.Errorf("handing on the resources to update: %w", err)
+	}
+	return args, nil
+}
+
+// setStdin makes data what is read from standard input.
+func setStdin(data []byte) error {
 	fd, err := unix.MemfdCreate("resources", unix.MFD_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("handing on the resources to update: %w", err)
+		return err
 	}
 	f := os.NewFile(uintptr(fd), "resources")
 	defer f.Close()
-	if _, err := f.Write(withoutDevices(data)); err != nil {
-		return fmt.Errorf("handing on the resources to update: %w", err)
+	if _, err := f.Write(data); err != nil {
+		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("handing on the resources to update: %w", err)
+		return err
 	}
-	if err := unix.Dup3(fd, 0, 0); err != nil {
-		return fmt.Errorf("handing on the resources to update: %w", err)
-	}
-	return nil
+	return unix.Dup3(fd, 0, 0)
 }
 
-// withoutDevices empties the list of device rules in a runtime-spec
-// linux.resources. What is none is left for crun to refuse.
+// withoutDevices takes the list of device rules out of a runtime-spec linux.resources. What is none is left for crun
+// to refuse.
 func withoutDevices(resources []byte) []byte {
 	top, err := rawjson.Parse(resources)
 	if err != nil || top.Kind() != rawjson.Object {
@@ -61,7 +79,7 @@ func withoutDevices(resources []byte) []byte {
 	var s rawjson.Splices
 	for m := range top.Members() {
 		if m.Key.Text() == "devices" && m.Value.Kind() == rawjson.Array {
-			s.Replace(m.Value, []byte("[]"))
+			s.Replace(m.Value, []byte("null"))
 		}
 	}
 	out, err := s.Apply(resources)

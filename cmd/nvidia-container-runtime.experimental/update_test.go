@@ -11,8 +11,8 @@ import (
 
 func TestWithoutDevices(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
-		{`{"devices":[{"allow":false,"access":"rwm"}],"cpu":{"shares":2}}`, `{"devices":[],"cpu":{"shares":2}}`},
-		{`{ "cpu": {"shares": 2 , "devices":[1]}, "devices" : [ 1 ] }`, `{ "cpu": {"shares": 2 , "devices":[1]}, "devices" : [] }`},
+		{`{"devices":[{"allow":false,"access":"rwm"}],"cpu":{"shares":2}}`, `{"devices":null,"cpu":{"shares":2}}`},
+		{`{ "cpu": {"shares": 2 , "devices":[1]}, "devices" : [ 1 ] }`, `{ "cpu": {"shares": 2 , "devices":[1]}, "devices" : null }`},
 		{`{"cpu":{}}`, `{"cpu":{}}`},
 		{`{"devices":null}`, `{"devices":null}`},
 		{`[]`, `[]`},

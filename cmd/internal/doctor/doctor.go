@@ -48,6 +48,7 @@ type patient struct {
 	cdiErr    error
 	lowLevel  string // path
 	version   string // what the low-level runtime says of itself; "" if it was not asked
+	systemd   string // likewise, "systemd 257 (257.8-1)"
 }
 
 // check is one check. It returns nil if it does not apply.
@@ -122,14 +123,17 @@ func examine(environ []string) (patient, error) {
 	if p.lowLevel = configure.FindLowLevel(p.root, p.cfg, pathVar); p.lowLevel != "" && p.root == "/" {
 		p.version = askVersion(p.lowLevel)
 	}
+	if p.root == "/" && p.exists("/run/systemd/system") {
+		p.systemd = askVersion("systemctl")
+	}
 	return p, nil
 }
 
-// askVersion is the first line of a low-level runtime's --version: "runc version 1.1.5".
+// askVersion is the first line of a program's --version: "runc version 1.1.5".
 func askVersion(program string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, program, "--version").Output() //nolint:forbidigo // this is the low-level runtime
+	out, err := exec.CommandContext(ctx, program, "--version").Output() //nolint:forbidigo // no program of the driver
 	if err != nil {
 		return ""
 	}

@@ -426,3 +426,25 @@ func TestAskVersion(t *testing.T) {
 	assert.Empty(t, askVersion(filepath.Join(dir, "bad")))
 	assert.Empty(t, askVersion(filepath.Join(dir, "none")))
 }
+
+func TestNeedsCharLinks(t *testing.T) {
+	const new, old = "systemd 257 (257.8-1)", "systemd 239 (239-82.el8)"
+	for _, tt := range []struct {
+		lowLevel, systemd string
+		want              bool
+	}{
+		{"runc version 1.1.2", new, false},
+		{"runc version 1.1.3", new, true},
+		{"runc version 1.1.6+ds1", new, true},
+		{"runc version 1.1.7", new, false},
+		{"runc version 1.3.6", new, false},
+		{"runc version 1.3.6", "systemd 240", false},
+		{"runc version 1.3.6", old, true},
+		{"crun version 1.28", new, false},
+		{"crun version 1.28", old, true},
+		{"runc version 1.3.6", "", true},
+		{"", new, true},
+	} {
+		assert.Equal(t, tt.want, needsCharLinks(tt.lowLevel, tt.systemd), "%s with %s", tt.lowLevel, tt.systemd)
+	}
+}

@@ -6,9 +6,11 @@ package doctor
 import (
 	"fmt"
 	"io/fs"
+	"regexp"
 	"strings"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
 )
 
 // checkNodes: control nodes vanish with a reload of the module, and the major of nvidia-uvm changes.
@@ -85,6 +87,9 @@ func checkCharLinks(p patient) []Finding {
 	if len(links) == 0 {
 		return ok("/dev/char has a link to each node")
 	}
+	if !needsCharLinks(p.version, p.systemd) {
+		return ok("%s needs no links in /dev/char with %s", p.version, p.systemd)
+	}
 	var names, commands []string
 	stuck := p.cfg.DevCharLinks == plan.CharLinksNever
 	for _, l := range links {
@@ -101,4 +106,19 @@ func checkCharLinks(p patient) []Finding {
 		return wrong(fix, "links to nodes are missing or wrong: %s; with the systemd cgroup driver containers may lose their GPUs at 'systemctl daemon-reload'", some(names))
 	}
 	return note(fix, "links to nodes are missing: %s; they are made when a container starts with the systemd cgroup driver", some(names))
+}
+
+// systemdVersion has the number in "systemd 257 (257.8-1)".
+var systemdVersion = regexp.MustCompile(`^systemd (\d+)`)
+
+// needsCharLinks tells whether a low-level runtime leaves devices out that have no link in /dev/char: runc 1.1.3 to
+// 1.1.6, and any where systemd is older than 240, which does not take a device by its number alone. Those that are not
+// known need them.
+func needsCharLinks(lowLevel, systemd string) bool {
+	m := systemdVersion.FindStringSubmatch(systemd)
+	if m == nil || lowLevel == "" || requirement.CompareVersions(m[1], "240") < 0 {
+		return true
+	}
+	runc := runcVersion.FindStringSubmatch(lowLevel)
+	return runc != nil && requirement.CompareVersions(runc[1], "1.1.3") >= 0 && requirement.CompareVersions(runc[1], "1.1.7") < 0
 }

@@ -107,6 +107,9 @@ func (c Config) MayMakeCharLinks(root sysfs.Root) bool {
 // makeCharLinks makes links below /dev/char. It returns what the operator may want to know. No
 // container fails for want of a link.
 func makeCharLinks(cfg Config, root sysfs.Root, bad []CharLink) []string {
+	if cfg.DevCharLinks == CharLinksNever {
+		return nil // who says so knows that they are not needed, or makes them
+	}
 	var notes, commands []string
 	may := cfg.MayMakeCharLinks(root)
 	for _, l := range bad {
