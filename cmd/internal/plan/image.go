@@ -252,8 +252,3 @@ func unalias(name string) string {
 	}
 	return "/" + strings.TrimPrefix(strings.TrimPrefix(name, "/usr/"), "/")
 }
-
-// holds tells whether dir is name or above it. The root is no matter.
-func holds(dir, name string) bool {
-	return dir == name || dir != "/" && strings.HasPrefix(name, dir+"/")
-}

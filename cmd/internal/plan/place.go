@@ -324,7 +324,7 @@ func (p *Plan) dropOtherWay() {
 			continue
 		}
 		base := path.Base(m.Destination)
-		if holds(Dir, path.Clean(m.Destination)) || base == "ld.so.cache" || ofDriver(base) ||
+		if strings.HasPrefix(path.Clean(m.Destination)+"/", Dir+"/") || base == "ld.so.cache" || ofDriver(base) ||
 			slices.ContainsFunc(p.Links, func(l Link) bool { return l.Path == m.Destination }) {
 			p.Edits.RemoveBinds = append(p.Edits.RemoveBinds, bindMount(m.Source, m.Destination, fileOptions))
 		}
