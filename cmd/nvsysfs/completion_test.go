@@ -6,7 +6,6 @@ package main
 import (
 	"bytes"
 	"io"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -67,29 +66,6 @@ func TestShellsReadCompletion(t *testing.T) {
 			require.NoError(t, err, "%s", out)
 		})
 	}
-}
-
-// The manual page has every command, the words that may follow, and every flag.
-func TestManualPage(t *testing.T) {
-	data, err := os.ReadFile("../internal/dist/man/nvsysfs.8")
-	require.NoError(t, err)
-	words := strings.Fields(string(data))
-	var missing []string
-	forEach(newRoot(invocation{}), func(cmd *cobra.Command) {
-		if cmd.Hidden || strings.Contains(cmd.CommandPath(), "completion") {
-			return
-		}
-		if !slices.Contains(words, cmd.Name()) {
-			missing = append(missing, cmd.CommandPath())
-		}
-		cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-			// mdoc's Fl writes one of the dashes.
-			if !f.Hidden && !slices.Contains(words, "-"+f.Name) {
-				missing = append(missing, cmd.CommandPath()+" --"+f.Name)
-			}
-		})
-	})
-	assert.Empty(t, missing)
 }
 
 // TestHelp: each command tells what it does, with two examples, in lines that a terminal of 80 columns holds.

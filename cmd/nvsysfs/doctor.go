@@ -43,14 +43,10 @@ func runDoctor(i invocation, dir string, as outputFormat) error {
 	if err != nil {
 		return err
 	}
-	if as == asTable {
-		_, err = i.stdout.Write(printFindings(findings))
-	} else {
-		err = as.write(i.stdout, struct {
-			Findings []doctor.Finding `json:"findings"`
-		}{findings})
-	}
-	if err != nil {
+	document := struct {
+		Findings []doctor.Finding `json:"findings"`
+	}{findings}
+	if err := as.print(i.stdout, document, printFindings(findings)); err != nil {
 		return err
 	}
 	wrong := 0

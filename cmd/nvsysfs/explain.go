@@ -101,9 +101,7 @@ func runExplain(i invocation, bundle, file, root string, systemd bool, as output
 		return err
 	}
 	var out bytes.Buffer
-	if as == asTable {
-		out.Write(e.Text())
-	} else if err := as.write(&out, e); err != nil {
+	if err := as.print(&out, e, e.Text()); err != nil {
 		return err
 	}
 	text := out.Bytes()

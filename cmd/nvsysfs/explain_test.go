@@ -93,9 +93,9 @@ func TestExplainHost(t *testing.T) {
 	// doctor and info do not make any either. The low-level runtime is this machine's own.
 	require.NoError(t, syscall.Mount("tmpfs", "/etc", "tmpfs", 0, ""))
 	t.Setenv("PATH", "")
-	for _, command := range []string{"doctor", "info"} {
+	for _, command := range [][]string{{"doctor"}, {"info", "-o", "wide"}} {
 		out.Reset()
-		_ = run([]string{command}, []string{"NVIDIA_CTK_CONFIG_FILE_PATH=/none", "NVIDIA_CONTAINER_RUNTIME_ROOT=" + machine}, &out, &errs)
+		_ = run(command, []string{"NVIDIA_CTK_CONFIG_FILE_PATH=/none", "NVIDIA_CONTAINER_RUNTIME_ROOT=" + machine}, &out, &errs)
 		assert.Contains(t, out.String(), "/dev/nvidia0")
 	}
 	after, err = snapshot("/dev")

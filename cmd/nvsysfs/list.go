@@ -5,7 +5,6 @@ package main
 
 import (
 	"errors"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +27,7 @@ device's index ("0:1"), its name, or MIG-<uuid> if "nvsysfs learn" knows it.`,
   nvsysfs list --json | jq -r '.gpus[].uuid'`,
 		Args: noArguments,
 	}
-	dir, as := rootFlag(cmd, ""), outputFlag(cmd)
+	dir, as := rootFlag(cmd, ""), outputFlag(cmd, asWide)
 	cmd.RunE = func(*cobra.Command, []string) error { return runList(i, *dir, *as) }
 	return cmd
 }
@@ -53,11 +52,11 @@ func runList(i invocation, dir string, as outputFormat) error {
 	}
 
 	l := listing.Of(inventory, unbound, uuids)
-	if as == asTable {
-		_, err = io.WriteString(i.stdout, l.Text())
-	} else {
-		err = as.write(i.stdout, l)
+	text := l.Text()
+	if as == asWide {
+		text = l.Table()
 	}
+	err = as.print(i.stdout, l, []byte(text))
 	if err == nil && inventory.Driver == nil { // no GPU can be used
 		err = errors.New("list: no NVIDIA driver is loaded")
 	}

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -19,29 +21,41 @@ type outputFormat string
 // Formats of output.
 const (
 	asTable outputFormat = "table"
+	asWide  outputFormat = "wide" // a table with more in it
 	asJSON  outputFormat = "json"
 	asYAML  outputFormat = "yaml"
 )
 
-func (f *outputFormat) String() string { return string(*f) }
-func (f *outputFormat) Type() string   { return "string" }
-
-func (f *outputFormat) Set(value string) error {
-	switch format := outputFormat(value); format {
-	case asTable, asJSON, asYAML:
-		*f = format
-		return nil
+// outputFlag defines --output, and --json, which is older. Formats beside table, json and yaml are named.
+func outputFlag(cmd *cobra.Command, more ...outputFormat) *outputFormat {
+	formats := append([]outputFormat{asTable, asJSON, asYAML}, more...)
+	names := make([]string, len(formats))
+	for n, f := range formats {
+		names[n] = string(f)
 	}
-	return fmt.Errorf("want %s, %s or %s", asTable, asJSON, asYAML)
+	format := asTable
+	cmd.Flags().FuncP("output", "o", "print a `"+strings.Join(names, "|")+"`", func(value string) error {
+		format = outputFormat(value)
+		if !slices.Contains(formats, format) {
+			return fmt.Errorf("want %s or %s", strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
+		}
+		return nil
+	})
+	isOneOf(cmd, "output", names...)
+	cmd.Flags().BoolFunc("json", "the same as --output json", func(string) error {
+		format = asJSON
+		return nil
+	})
+	return &format
 }
 
-// outputFlag defines --output, and --json, which is older.
-func outputFlag(cmd *cobra.Command) *outputFormat {
-	format := asTable
-	cmd.Flags().VarP(&format, "output", "o", "print a `table|json|yaml`")
-	isOneOf(cmd, "output", string(asTable), string(asJSON), string(asYAML))
-	cmd.Flags().BoolFunc("json", "the same as --output json", func(string) error { return format.Set("json") })
-	return &format
+// print prints the document, or what stands for it as a table.
+func (f outputFormat) print(w io.Writer, document any, table []byte) error {
+	if f == asJSON || f == asYAML {
+		return f.write(w, document)
+	}
+	_, err := w.Write(table)
+	return err
 }
 
 // write prints a document, the same one as JSON or YAML.
@@ -71,9 +85,11 @@ func (f outputFormat) write(w io.Writer, v any) error {
 	return err
 }
 
-// plainStyle drops braces, brackets and the quotes that a string does not need.
+// plainStyle drops braces, brackets and the quotes that a string does not need: "0:1" is a number of base 60 to some readers.
 func plainStyle(n *yaml.Node) {
-	n.Style = 0
+	if n.Tag != "!!str" || !strings.Contains(n.Value, ":") {
+		n.Style = 0
+	}
 	for _, below := range n.Content {
 		plainStyle(below)
 	}

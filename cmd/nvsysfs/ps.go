@@ -28,12 +28,13 @@ of MIG devices from working, and which containers still run with the libraries
 of another driver version than the loaded module's.
 
 DEVICES are GPUs and MIG devices by index, else the names of device nodes. What
-others run is seen by root only; how many processes were hidden is printed last.`,
+others run is seen by root only; how many processes were hidden is printed last.
+"-o wide" has whole command lines and container ids.`,
 		Example: `  nvsysfs ps
   nvsysfs ps -o json | jq -r '.processes[].container.id'`,
 		Args: noArguments,
 	}
-	dir, as := rootFlag(cmd, "/"), outputFlag(cmd)
+	dir, as := rootFlag(cmd, "/"), outputFlag(cmd, asWide)
 	cmd.RunE = func(*cobra.Command, []string) error { return runPS(i, *dir, *as) }
 	return cmd
 }
@@ -51,14 +52,10 @@ func runPS(i invocation, dir string, as outputFormat) error {
 	if err != nil {
 		return fmt.Errorf("ps: %w", err)
 	}
-	if as != asTable {
-		return as.write(i.stdout, list)
-	}
-	_, err = i.stdout.Write(printProcesses(list))
-	return err
+	return as.print(i.stdout, list, printProcesses(list, as == asWide))
 }
 
-func printProcesses(list ps.List) []byte {
+func printProcesses(list ps.List, wide bool) []byte {
 	var out bytes.Buffer
 	if len(list.Processes) == 0 {
 		out.WriteString("No process uses the NVIDIA driver.\n")
@@ -68,19 +65,27 @@ func printProcesses(list ps.List) []byte {
 		for _, p := range list.Processes {
 			container := "-"
 			if p.Container != nil {
-				container = strings.TrimPrefix(p.Container.Engine+":"+p.Container.ID[:12], ":")
+				id := p.Container.ID
+				if !wide {
+					id = id[:12]
+				}
+				container = strings.TrimPrefix(p.Container.Engine+":"+id, ":")
+			}
+			command := p.Command
+			if wide {
+				command = cmp.Or(strings.Join(p.Args, " "), command)
 			}
 			var libraries []string
 			for _, l := range p.Libraries {
 				libraries = append(libraries, l.Version+remarkOn(l, list.Module))
 			}
-			fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\n", p.PID, cmp.Or(p.User, strconv.Itoa(p.UID)), fileName(p.Command),
+			fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\n", p.PID, cmp.Or(p.User, strconv.Itoa(p.UID)), fileName(command),
 				container, cmp.Or(strings.Join(p.Devices, ","), "-"), cmp.Or(strings.Join(libraries, ", "), "-"))
 		}
 		_ = table.Flush() // to a buffer
 	}
 	if list.Hidden > 0 {
-		fmt.Fprintf(&out, "%d more processes cannot be looked at by this user.\n", list.Hidden)
+		fmt.Fprintf(&out, "This user may not look at %s; run it as root.\n", counted(list.Hidden, "more process", "more processes"))
 	}
 	return out.Bytes()
 }

@@ -149,30 +149,34 @@ func demandSubcommand(cmd *cobra.Command) {
 		if len(args) == 0 {
 			return fmt.Errorf("missing subcommand: %s", choices)
 		}
-		text := fmt.Sprintf("unknown subcommand %.100q: want %s", args[0], choices)
-		cmd.SuggestionsMinimumDistance = 2
-		if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
-			text += fmt.Sprintf("\nDid you mean %q?", similar[0])
-		}
-		return errors.New(text)
+		return fmt.Errorf("unknown subcommand %.100q: want %s%s", args[0], choices, didYouMean(cmd, args[0]))
 	}
 }
 
+// didYouMean names a subcommand that is spelt much like a word.
+func didYouMean(cmd *cobra.Command, word string) string {
+	cmd.SuggestionsMinimumDistance = 2
+	if similar := cmd.SuggestionsFor(word); len(similar) > 0 {
+		return fmt.Sprintf("\nDid you mean %q?", similar[0])
+	}
+	return ""
+}
+
 // noArguments is [cobra.NoArgs] in other words.
-func noArguments(_ *cobra.Command, args []string) error {
+func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return fmt.Errorf("unexpected argument %.100q", args[0])
+		return fmt.Errorf("unexpected argument %.100q%s", args[0], didYouMean(cmd, args[0]))
 	}
 	return nil
 }
 
 // arguments demands one argument for each name.
 func arguments(names ...string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < len(names) {
 			return fmt.Errorf("missing argument %s", names[len(args)])
 		}
-		return noArguments(nil, args[len(names):])
+		return noArguments(cmd, args[len(names):])
 	}
 }
 

@@ -101,9 +101,6 @@ func wanted(t *testing.T, format string) map[string]fs.FileMode {
 		"share/" + name + "/config.toml":                                        0o644,
 		"share/bash-completion/completions/nvsysfs":                             0o644,
 		"share/fish/vendor_completions.d/nvsysfs.fish":                          0o644,
-		"share/man/man5/nvidia-container-runtime-config.toml.5.gz":              0o644,
-		"share/man/man8/nvidia-container-runtime.experimental.8.gz":             0o644,
-		"share/man/man8/nvsysfs.8.gz":                                           0o644,
 		"share/doc/" + name + "/LICENSE":                                        0o644,
 		"share/doc/" + name + "/THIRD-PARTY-LICENSES":                           0o644,
 		"share/doc/" + name + "/README.md":                                      0o644,
@@ -117,6 +114,11 @@ func wanted(t *testing.T, format string) map[string]fs.FileMode {
 		list["share/zsh/vendor-completions/_nvsysfs"] = 0o644
 	} else {
 		list["share/zsh/site-functions/_nvsysfs"] = 0o644
+	}
+	pages, err := filepath.Glob("man/*")
+	require.NoError(t, err)
+	for _, page := range pages {
+		list["share/man/man"+filepath.Ext(page)[1:]+"/"+filepath.Base(page)+".gz"] = 0o644
 	}
 	entries, err := os.ReadDir("systemd")
 	if !errors.Is(err, fs.ErrNotExist) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
@@ -35,6 +36,8 @@ type GPU struct {
 	UUID      string `json:"uuid"` // "" while it is not known
 	Address   string `json:"address"`
 	Minor     *int   `json:"minor"` // null: unknown
+	VideoBIOS string `json:"video_bios,omitempty"`
+	Firmware  string `json:"firmware,omitempty"` // version of the GSP firmware
 	Excluded  bool   `json:"excluded"`
 	Error     string `json:"error,omitempty"`
 	Instances []MIG  `json:"mig"`
@@ -71,7 +74,8 @@ func Of(inventory sysfs.Inventory, unbound []sysfs.PCIFunction, uuids sysfs.MIGU
 	l := Listing{Driver: DriverOf(inventory), GPUs: []GPU{}, Unbound: []Function{}}
 	for _, gpu := range inventory.GPUs {
 		g := GPU{
-			Model: gpu.Model, UUID: gpu.UUID, Address: gpu.Address.String(), Excluded: gpu.Excluded, Instances: []MIG{},
+			Model: gpu.Model, UUID: gpu.UUID, Address: gpu.Address.String(), VideoBIOS: gpu.VideoBIOS, Firmware: gpu.Firmware,
+			Excluded: gpu.Excluded, Instances: []MIG{},
 		}
 		if gpu.Index >= 0 {
 			g.Index = &gpu.Index
@@ -149,6 +153,22 @@ func (l Listing) Text() string {
 
 // Rank is the index, "-" of a GPU that has none.
 func (g GPU) Rank() string { return number(g.Index) }
+
+// Table has a row for each GPU that has an index, and each of its MIG devices.
+func (l Listing) Table() string {
+	var out strings.Builder
+	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "INDEX\tMODEL\tUUID\tADDRESS\tNODE\tVBIOS\tFIRMWARE")
+	for _, g := range l.GPUs {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t/dev/nvidia%s\t%s\t%s\n", g.Rank(), cmp.Or(g.Model, "-"), cmp.Or(g.UUID, "-"), g.Address,
+			number(g.Minor), cmp.Or(g.VideoBIOS, "-"), cmp.Or(g.Firmware, "-"))
+		for _, m := range g.Instances {
+			fmt.Fprintf(table, "%s\tMIG: GI %d, CI %d\t%s\n", m.Index, m.GPUInstance, m.ComputeInstance, cmp.Or(m.UUID, m.Name, "-"))
+		}
+	}
+	_ = table.Flush() // to a string
+	return out.String()
+}
 
 func (g GPU) String() string {
 	return fmt.Sprintf("%s (UUID: %s) %s, minor %s", g.Model, cmp.Or(g.UUID, "unknown until the GPU has been used once"), g.Address, number(g.Minor))

@@ -26,6 +26,7 @@ type Process struct {
 	UID       int         `json:"uid"`
 	User      string      `json:"user"`                // from the machine's /etc/passwd; "" if it is not there
 	Command   string      `json:"command"`             // /proc/PID/comm
+	Args      []string    `json:"args"`                // /proc/PID/cmdline
 	Container *Container  `json:"container,omitempty"` // nil: not in a container that is known
 	Devices   []string    `json:"devices"`             // index of a GPU or MIG device, "0" or "0:1", else the base name of the node
 	Libraries []Libraries `json:"libraries"`
@@ -89,6 +90,9 @@ func read(p procfs.Proc, inventory sysfs.Inventory) (Process, error) {
 		return process, nil
 	}
 	if process.Command, err = p.Comm(); err != nil {
+		return Process{}, err
+	}
+	if process.Args, err = p.CmdLine(); err != nil {
 		return Process{}, err
 	}
 	status, err := p.NewStatus()

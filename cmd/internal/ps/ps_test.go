@@ -71,7 +71,7 @@ func process(t *testing.T, root string, pid int, comm, cgroup, maps string, file
 	dir := filepath.Join(root, "proc", strconv.Itoa(pid))
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "fd"), 0o755))
 	for name, text := range map[string]string{
-		"comm": comm + "\n", "cgroup": cgroup, "maps": maps, "status": "Name:\t" + comm + "\nUid:\t1000\t1000\t1000\t1000\n",
+		"comm": comm + "\n", "cmdline": "/usr/bin/" + comm + "\x00-x\x00", "cgroup": cgroup, "maps": maps, "status": "Name:\t" + comm + "\nUid:\t1000\t1000\t1000\t1000\n",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
@@ -105,9 +105,9 @@ func TestRead(t *testing.T) {
 	got, err := Read(root, inventory)
 	require.NoError(t, err)
 	assert.Equal(t, List{Module: inventory.Driver.Version, Processes: []Process{
-		{30, 1000, "ann", "old", nil, []string{"nvidiactl"}, []Libraries{{"535.104.05", true}}},
-		{40, 1000, "ann", "whole", nil, []string{"0", "nvidia-modeset"}, []Libraries{}},
-		{200, 1000, "ann", "python3", &Container{"docker", id}, []string{"0:0"}, []Libraries{{"550.54.15", false}}},
+		{30, 1000, "ann", "old", []string{"/usr/bin/old", "-x"}, nil, []string{"nvidiactl"}, []Libraries{{"535.104.05", true}}},
+		{40, 1000, "ann", "whole", []string{"/usr/bin/whole", "-x"}, nil, []string{"0", "nvidia-modeset"}, []Libraries{}},
+		{200, 1000, "ann", "python3", []string{"/usr/bin/python3", "-x"}, &Container{"docker", id}, []string{"0:0"}, []Libraries{{"550.54.15", false}}},
 	}}, got)
 }
 

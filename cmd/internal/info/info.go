@@ -1,0 +1,208 @@
+// SPDX-FileCopyrightText: The nvidia-container-runtime authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package info describes a machine as the runtime sees it: driver, GPUs, device nodes, driver files, container engines and
+// configuration.
+package info
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/configure"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/listing"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
+	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
+)
+
+// Info is a machine.
+type Info struct {
+	listing.Listing
+	CUDA       string         `json:"cuda,omitempty"` // newest version that the driver supports
+	Modules    []string       `json:"modules"`        // the driver's kernel modules that are loaded
+	Majors     map[string]int `json:"majors"`         // by their name in /proc/devices
+	Parameters *Parameters    `json:"parameters"`     // null without a driver
+	Nodes      []Node         `json:"nodes"`
+	NodesError string         `json:"nodes_error,omitempty"`
+	DriverRoot string         `json:"driver_root"`
+	Files      []Files        `json:"files"`
+	FilesError string         `json:"files_error,omitempty"`
+	Engines    []Engine       `json:"engines"`
+	LowLevel   string         `json:"low_level_runtime"` // path; "" if none is found
+	Config     Config         `json:"config"`
+}
+
+// Parameters are those of the kernel module that concern device nodes.
+type Parameters struct {
+	Mode   string `json:"mode"` // "0666"
+	UID    uint32 `json:"uid"`
+	GID    uint32 `json:"gid"`
+	Modify bool   `json:"modify"` // NVIDIA's tools make the nodes
+}
+
+// Node is a device node.
+type Node struct {
+	Path   string `json:"path"`
+	Number string `json:"number"` // "195:0"
+	Mode   string `json:"mode"`   // "0666"
+	UID    uint32 `json:"uid"`
+	GID    uint32 `json:"gid"`
+	Host   string `json:"host"` // "there", "missing", or what is in its place
+}
+
+// Files are the driver's files for one driver capability in one directory.
+type Files struct {
+	Capability string `json:"capability"` // "always" for those that every container gets
+	Dir        string `json:"dir"`
+	Count      int    `json:"count"`
+}
+
+// Engine is a container engine.
+type Engine struct {
+	Name     string    `json:"name"`
+	Program  string    `json:"program"` // "" if only its configuration is there
+	Runtimes []Runtime `json:"runtimes"`
+	Errors   []string  `json:"errors,omitempty"` // of its configuration
+}
+
+// Runtime is a registration of this runtime.
+type Runtime struct {
+	Name    string `json:"name"`
+	File    string `json:"file"`
+	Default bool   `json:"default"`
+}
+
+// Config is the configuration that counts.
+type Config struct {
+	File     string    `json:"file"`
+	Exists   bool      `json:"exists"`
+	Settings []Setting `json:"settings"`
+}
+
+// Setting is a key's value.
+type Setting struct {
+	Key    string `json:"key"`
+	Value  any    `json:"value"`
+	Origin string `json:"origin"` // "default", "file", another key or a variable that it comes from, or "--root"
+}
+
+// Read describes this machine, or the one below dir if that is not "".
+func Read(dir string, environ []string) (Info, error) {
+	environ, err := plan.Below(dir, environ)
+	if err != nil {
+		return Info{}, err
+	}
+	cfg, err := plan.LoadConfig("", environ)
+	if err != nil {
+		return Info{}, err
+	}
+	survey, err := plan.ReadSurvey(cfg, driver.All, plan.Getenv(environ, "PATH"))
+	if err != nil {
+		return Info{}, err
+	}
+	i := Info{
+		Listing: listing.Of(survey.Inventory, survey.Unbound, sysfs.MIGUUIDs{}), Modules: []string{}, Majors: map[string]int{},
+		Nodes: []Node{}, DriverRoot: string(survey.DriverRoot), Files: files(survey.Files), Engines: []Engine{},
+		LowLevel: configure.FindLowLevel(survey.Root, cfg, plan.Getenv(environ, "PATH")),
+	}
+	i.addDriver(survey)
+	if survey.NodesErr != nil {
+		i.NodesError = survey.NodesErr.Error()
+	}
+	if survey.FilesErr != nil {
+		i.FilesError = survey.FilesErr.Error()
+	}
+	for _, n := range survey.AllNodes() {
+		host := "missing"
+		switch {
+		case n.Instead != "":
+			host = n.Instead
+		case n.OnHost:
+			host = "there"
+		}
+		i.Nodes = append(i.Nodes, Node{n.Path, fmt.Sprintf("%d:%d", n.Major, n.Minor), fmt.Sprintf("%04o", n.Mode.Perm()), n.UID, n.GID, host})
+	}
+	for _, e := range configure.FindEngines(survey.Root) {
+		engine := Engine{Name: e.Name, Program: e.Program, Runtimes: []Runtime{}}
+		for _, r := range e.Runtimes {
+			engine.Runtimes = append(engine.Runtimes, Runtime{r.Name, r.File, r.Default})
+		}
+		for _, err := range e.Errs {
+			engine.Errors = append(engine.Errors, err.Error())
+		}
+		i.Engines = append(i.Engines, engine)
+	}
+	i.Config, err = config(cfg, environ, dir != "")
+	return i, err
+}
+
+func (i *Info) addDriver(s plan.Survey) {
+	d := s.Inventory.Driver
+	if d == nil {
+		return
+	}
+	i.CUDA, _ = sysfs.CUDAVersion(d.Version)
+	entries, err := s.Root.ReadDir("sys/module")
+	for _, e := range entries {
+		if err == nil && (strings.HasPrefix(e.Name(), "nvidia") || e.Name() == "gdrdrv") {
+			i.Modules = append(i.Modules, e.Name())
+		}
+	}
+	m, p := s.Inventory.Majors, s.Inventory.Params
+	for name, major := range map[string]int{
+		"nvidia": m.Nvidia, "nvidiactl": m.Ctl, "nvidia-modeset": m.Modeset, "nvidia-uvm": m.UVM, "nvidia-caps": m.Caps,
+		"nvidia-caps-imex-channels": m.IMEXChannels, "nvidia-nvlink": m.NVLink, "nvidia-nvswitch": m.NVSwitch,
+	} {
+		if major >= 0 {
+			i.Majors[name] = major
+		}
+	}
+	i.Parameters = &Parameters{fmt.Sprintf("%04o", p.DeviceFileMode.Perm()), p.DeviceFileUID, p.DeviceFileGID, p.ModifyDeviceFiles}
+}
+
+// files counts the driver's files by what wants them and where they are.
+func files(list []driver.File) []Files {
+	counts := []Files{}
+	for _, class := range []driver.Class{driver.Compute, driver.Utility, driver.Video, driver.Graphics, driver.Display, driver.NGX, driver.Compat32, 0} {
+		name := class.String()
+		if class == 0 {
+			name = "always"
+		}
+		first := len(counts)
+		for _, f := range list {
+			if f.Class&class == 0 && f.Class != class {
+				continue
+			}
+			dir := path.Dir(f.Path)
+			at := slices.IndexFunc(counts[first:], func(c Files) bool { return c.Dir == dir })
+			if at < 0 {
+				at = len(counts) - first
+				counts = append(counts, Files{Capability: name, Dir: dir})
+			}
+			counts[first+at].Count++
+		}
+		slices.SortFunc(counts[first:], func(a, b Files) int { return strings.Compare(a.Dir, b.Dir) })
+	}
+	return counts
+}
+
+func config(cfg plan.Config, environ []string, below bool) (Config, error) {
+	settings, exists, err := cfg.Settings(environ)
+	if err != nil {
+		return Config{}, err
+	}
+	c := Config{File: cfg.File, Exists: exists, Settings: []Setting{}}
+	for _, s := range settings {
+		switch {
+		case s.Origin == s.Key:
+			s.Origin = "file"
+		case below && strings.HasPrefix(s.Origin, "NVIDIA_CONTAINER_RUNTIME_SYSROOT"):
+			s.Origin = "--root"
+		}
+		c.Settings = append(c.Settings, Setting{s.Key, s.Value, s.Origin})
+	}
+	return c, nil
+}
