@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/dryrun"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
@@ -66,12 +67,19 @@ func Example() {
 }
 
 func unpacked(t *testing.T, name string) string {
+	return unpack(t, name, fixtures.UnpackOptions{NoDevices: true})
+}
+
+func unpack(t *testing.T, name string, o fixtures.UnpackOptions) string {
 	t.Helper()
 	machine, err := fixtures.Load(name)
 	require.NoError(t, err)
 	dir := filepath.Join(t.TempDir(), "machine")
-	_, err = machine.Unpack(dir, fixtures.UnpackOptions{NoDevices: true})
+	skipped, err := machine.Unpack(dir, o)
 	require.NoError(t, err)
+	if len(skipped) > 0 && !o.NoDevices {
+		need.Missing(t, "the right to make device nodes")
+	}
 	return dir
 }
 
@@ -119,6 +127,59 @@ func TestEveryMachine(t *testing.T) {
 				assert.True(t, slices.ContainsFunc(result.Edits.Mounts, func(m specs.Mount) bool { return path.Base(m.Source) == path.Base(f.Path) }), f.Path)
 			}
 			assert.NotEmpty(t, result.Links["/usr/bin/nvidia-smi"])
+		})
+	}
+}
+
+// What is special about machines that have no test of their own.
+func TestMachines(t *testing.T) {
+	for _, tt := range []struct {
+		machine string
+		env     []string
+		want    []string // device nodes beside nvidiactl, those of uvm and modeset, and by-path
+		note    string
+		err     string
+	}{
+		{machine: "dgx-h100", env: []string{"NVIDIA_VISIBLE_DEVICES=0:6"}, want: []string{"nvidia-caps/nvidia-cap120", "nvidia-caps/nvidia-cap121", "nvidia0"}},
+		{
+			machine: "dgx-h100", env: []string{"NVIDIA_VISIBLE_DEVICES=7", "NVIDIA_NVSWITCH=enabled"},
+			want: []string{"nvidia-nvswitch0", "nvidia-nvswitch1", "nvidia-nvswitch2", "nvidia-nvswitch3", "nvidia-nvswitchctl", "nvidia7"},
+		},
+		{
+			machine: "dgx-b200", env: []string{"NVIDIA_VISIBLE_DEVICES=7", "NVIDIA_NVSWITCH=enabled", "NVIDIA_MOFED=enabled"}, note: `NVSwitch: "nvidia-nvswitch" is not in /proc/devices`,
+			want: []string{
+				"infiniband/rdma_cm", "infiniband/uverbs0", "infiniband/uverbs1", "infiniband/uverbs10", "infiniband/uverbs11", "infiniband/uverbs2", "infiniband/uverbs3",
+				"infiniband/uverbs4", "infiniband/uverbs5", "infiniband/uverbs6", "infiniband/uverbs7", "infiniband/uverbs8", "infiniband/uverbs9", "nvidia7",
+			},
+		},
+		{machine: "gb200-nvl72", env: []string{"NVIDIA_VISIBLE_DEVICES=0018:01:00.0", "NVIDIA_IMEX_CHANNELS=0"}, want: []string{"nvidia-caps-imex-channels/channel0", "nvidia2"}},
+		{
+			machine: "rtx-pro-6000", env: []string{"NVIDIA_VISIBLE_DEVICES=2:1", "NVIDIA_DRIVER_CAPABILITIES=graphics"},
+			want: []string{"dri/card3", "dri/renderD130", "nvidia-caps/nvidia-cap309", "nvidia-caps/nvidia-cap310", "nvidia2"},
+		},
+		{machine: "l40s", env: []string{"NVIDIA_VISIBLE_DEVICES=GPU-ab4d07f5-26c9-3e81-9d7a-5480fc61e3bd"}, want: []string{"nvidia7"}},
+		{machine: "laptop", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=graphics"}, want: []string{"dri/card0", "dri/renderD128", "nvidia0"}},
+		{machine: "proxmox-guest", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=graphics"}, want: []string{"dri/card1", "dri/renderD128", "nvidia0"}},
+		{machine: "aks-ubuntu", env: []string{"NVIDIA_VISIBLE_DEVICES=0001:00:00.0"}, want: []string{"nvidia0"}},
+		{machine: "jetson-orin", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, err: "this machine is a Tegra board (NVIDIA Jetson AGX Orin Developer Kit)"},
+		{machine: "wsl2", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, err: "this machine is a WSL2 guest"},
+	} {
+		t.Run(tt.machine, func(t *testing.T) {
+			result, err := dryrun.Environment(unpack(t, tt.machine, fixtures.UnpackOptions{}), tt.env...)
+			if tt.err != "" {
+				require.ErrorContains(t, err, tt.err)
+				return
+			}
+			require.NoError(t, err)
+			var got []string
+			for _, d := range result.Edits.Devices {
+				name := strings.TrimPrefix(d.Path, "/dev/")
+				if !slices.Contains([]string{"nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"}, name) && !strings.HasPrefix(name, "dri/by-path/") {
+					got = append(got, name)
+				}
+			}
+			assert.Equal(t, tt.want, got)
+			assert.Contains(t, strings.Join(result.Notes, "\n"), tt.note)
 		})
 	}
 }
