@@ -614,6 +614,18 @@ func TestFindLibraries(t *testing.T) {
 			},
 		},
 		{
+			name: "libGLX_nvidia whose name with the version is the link",
+			tree: libraries("usr/lib64", "x86_64", version, "libnvidia-glcore.so.").with(files{
+				"usr/lib64/libGLX_nvidia.so.0":         "lib x86_64 libGLX_nvidia.so.0",
+				"usr/lib64/libGLX_nvidia.so.550.54.14": "-> libGLX_nvidia.so.0",
+			}),
+			o: Options{Classes: Graphics},
+			want: []string{
+				"library64 libGLX_nvidia.so.550.54.14 < /usr/lib64/libGLX_nvidia.so.0, libGLX_indirect.so.0 > libGLX_nvidia.so.550.54.14, libGLX_nvidia.so > libGLX_nvidia.so.0, libGLX_nvidia.so.0 > libGLX_nvidia.so.550.54.14",
+				"library64 libnvidia-glcore.so.550.54.14 < /usr/lib64/libnvidia-glcore.so.550.54.14",
+			},
+		},
+		{
 			name: "links of graphics libraries",
 			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1", "libnvidia-allocator.so.1", "libnvidia-vulkan-producer.so.",
 				"libnvidia-glcore.so.", "libnvidia-opticalflow.so.1", "libnvidia-fbc.so.1", "libnvidia-gpucomp.so.").with(files{
@@ -1300,6 +1312,30 @@ func TestErrors(t *testing.T) {
 	assert.Equal(t, []string{"/etc/ld.so.cache", "/usr/lib/x86_64-linux-gnu"}, missing.Absent[:2])
 	assert.True(t, strings.HasPrefix(err.Error(), "no libcuda or libnvidia-ml of driver version 550.54.14 found; looked for and absent: /etc/ld.so.cache, "+
 		"/usr/lib/x86_64-linux-gnu, "), err.Error())
+}
+
+// packaged are the libraries in packages of the drivers from R470 to R615 (NVIDIA's installer and packages for Debian and
+// RHEL, those of Debian, Arch, Gentoo, openSUSE, negativo17 and Bottlerocket), and the classes that want them.
+var packaged = map[string]string{
+	"compute": "libcuda libcudadebugger libnvcuextend libnvidia-compiler libnvidia-compiler-next libnvidia-fatbinaryloader libnvidia-mncc libnvidia-nvvm " +
+		"libnvidia-nvvm70 libnvidia-opencl libnvidia-pkcs11 libnvidia-pkcs11-openssl3 libnvidia-ptxjitcompiler libnvidia-tileiras",
+	"compute,graphics": "libnvidia-allocator libnvidia-gpucomp",
+	"graphics": "libEGL_nvidia libGLESv1_CM_nvidia libGLESv2_nvidia libGLX_nvidia libglxserver_nvidia libnvidia-api libnvidia-cbl libnvidia-egl-gbm " +
+		"libnvidia-egl-wayland libnvidia-egl-wayland2 libnvidia-egl-xcb libnvidia-egl-xlib libnvidia-eglcore libnvidia-fbc libnvidia-glcore libnvidia-glsi " +
+		"libnvidia-glvkspirv libnvidia-gtk2 libnvidia-gtk3 libnvidia-ifr libnvidia-present libnvidia-rtcore libnvidia-tls libnvidia-vksc-core " +
+		"libnvidia-vulkan-producer libnvidia-wayland-client libnvidia-wfb libnvoptix",
+	"ngx":     "libnvidia-ngx",
+	"utility": "libnvidia-cfg libnvidia-ml libnvidia-nscq libnvidia-sandboxutils libnvsdm",
+	"video":   "libnvcuvid libnvidia-encode libnvidia-opticalflow libvdpau_nvidia",
+}
+
+func TestPackagedLibraries(t *testing.T) {
+	for want, names := range packaged {
+		for _, name := range strings.Fields(names) {
+			class, _ := (&finder{}).wants(name)
+			assert.Equal(t, want, class.String(), name)
+		}
+	}
 }
 
 func TestClasses(t *testing.T) {

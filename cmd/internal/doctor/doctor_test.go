@@ -403,6 +403,18 @@ func TestDoctorNodes(t *testing.T) {
 	}, got)
 }
 
+// TestDoctorStrayNodes has a node without a GPU in /proc.
+func TestDoctorStrayNodes(t *testing.T) {
+	need.Root(t)
+	dir := need.Machine(t, "t4", true)
+	need.Files(t, dir, map[string]string{"proc/driver/nvidia/gpus": "absent"})
+	got := slices.DeleteFunc(diagnosed(t, dir), func(f Finding) bool { return f.ID != "gpus" })
+	assert.Equal(t, []Finding{{
+		"gpus", Wrong, "no GPU can be given to a container, although /dev/nvidia0 is there: the runtime of the container that this is hides /proc/driver/nvidia/gpus, " +
+			"as LXD and Incus do with nvidia.runtime=true", "umount /proc/driver/nvidia",
+	}}, got)
+}
+
 func TestAdviceOn(t *testing.T) {
 	fixes := "it lacks security fixes, unless the distribution has added them"
 	links := "with the systemd cgroup driver it leaves out devices that have no link in /dev/char; " + fixes

@@ -35,6 +35,9 @@ func checkGPUs(p patient) []Finding {
 	if excluded > 0 {
 		text += fmt.Sprintf(", %d excluded by the driver's parameter NVreg_ExcludedGpus", excluded)
 	}
+	if stray := p.survey.Inventory.StrayNodes(p.root); len(stray) > 0 {
+		return wrong("umount /proc/driver/nvidia", "no GPU can be given to a container, although %s is there: the runtime of the container that this is hides /proc/driver/nvidia/gpus, as LXD and Incus do with nvidia.runtime=true", some(stray))
+	}
 	if usable == 0 {
 		return wrong("", "no GPU can be given to a container: %s", text)
 	}

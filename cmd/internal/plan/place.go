@@ -72,13 +72,17 @@ func (p *Plan) placeFiles(files []driver.File, classes driver.Class) []File {
 			placed = append(placed, profile)
 		}
 	}
-	// No two have one place: the first is the driver's choice.
-	taken := map[string]bool{}
-	for i, f := range placed {
-		if f.Place != "" && taken[f.Place] {
-			placed[i].Place = ""
+	// No two have one place. Of two libraries the first is the driver's choice; of other files each has its own
+	// destination, as the manifests of Vulkan and VulkanSC, which have one name.
+	taken := map[string]bool{"": true}
+	for i := range placed {
+		if f := &placed[i]; taken[f.Place] {
+			f.Place = ""
+			if f.Dest != "" && f.Data != nil {
+				f.Place = "share/" + strings.ReplaceAll(strings.TrimPrefix(f.Dest, "/"), "/", "-")
+			}
 		}
-		taken[f.Place] = true
+		taken[placed[i].Place] = true
 	}
 	return placed
 }
