@@ -5,7 +5,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -59,8 +62,13 @@ func runCapture(i invocation, dir string, scrub bool, to string) error {
 		return err
 	}
 	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("capture: %q is there already: remove it, or give another name", to)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("capture: no directory %q: make it first", filepath.Dir(to))
+	case err != nil:
+		return fmt.Errorf("capture: %w", err)
 	}
 	_, err = f.Write(text)
 	return errors.Join(err, f.Close())

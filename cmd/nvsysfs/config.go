@@ -6,6 +6,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -53,7 +55,9 @@ func runConfigCheck(i invocation, dir string, files []string) error {
 		if err != nil {
 			return err
 		}
-		if _, err := sysfs.Root("/").Stat(name[1:]); err != nil {
+		if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("config check: no file %q: without FILE the configuration that counts is checked", files[0])
+		} else if err != nil {
 			return fmt.Errorf("config check: %w", err)
 		}
 		environ = append(environ, "NVIDIA_CTK_CONFIG_FILE_PATH="+name)

@@ -6,7 +6,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -37,7 +37,7 @@ func outputFlag(cmd *cobra.Command, more ...outputFormat) *outputFormat {
 	cmd.Flags().FuncP("output", "o", "print a `"+strings.Join(names, "|")+"`", func(value string) error {
 		format = outputFormat(value)
 		if !slices.Contains(formats, format) {
-			return fmt.Errorf("want %s or %s", strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
+			return errors.New("want " + orList(names))
 		}
 		return nil
 	})

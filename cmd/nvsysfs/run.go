@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/version"
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
@@ -71,7 +72,17 @@ Docker, containerd, CRI-O and podman.`,
 	root.AddCommand(newVersion(i))
 	root.SetVersionTemplate("nvsysfs version {{.Version}}\n")
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "FlagUsages", "FlagUsagesWrapped 79"))
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return err })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		var unknown *pflag.NotExistError
+		if !errors.As(err, &unknown) || len(unknown.GetSpecifiedName()) < 2 {
+			return err
+		}
+		flags := &cobra.Command{} // cobra compares names of commands
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			flags.AddCommand(&cobra.Command{Use: "--" + f.Name, Hidden: f.Hidden, Run: func(*cobra.Command, []string) {}})
+		})
+		return fmt.Errorf("%w%s", err, didYouMean(flags, "--"+unknown.GetSpecifiedName()))
+	})
 	root.SetOut(i.stdout)
 	root.SetErr(i.stderr)
 	root.InitDefaultHelpCmd()
@@ -145,12 +156,21 @@ func demandSubcommand(cmd *cobra.Command) {
 		for _, sub := range cmd.Commands() {
 			names = append(names, sub.Name())
 		}
-		choices := strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
+		choices := orList(names)
 		if len(args) == 0 {
 			return fmt.Errorf("missing subcommand: %s", choices)
 		}
 		return fmt.Errorf("unknown subcommand %.100q: want %s%s", args[0], choices, didYouMean(cmd, args[0]))
 	}
+}
+
+// orList is "a, b or c".
+func orList(names []string) string {
+	last := len(names) - 1
+	if last == 0 {
+		return names[0]
+	}
+	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
 // didYouMean names a subcommand that is spelt much like a word.

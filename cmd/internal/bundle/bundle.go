@@ -25,12 +25,8 @@ func Write(bundle, image string, environ []string) error {
 		if err != nil {
 			return err
 		}
-		info, err := os.Stat(absolute)
-		if err != nil {
-			return fmt.Errorf("looking for the image's root filesystem: %w", err)
-		}
-		if !info.IsDir() {
-			return fmt.Errorf("the image %q is no directory: unpack it first", image)
+		if info, err := os.Stat(absolute); err != nil || !info.IsDir() {
+			return fmt.Errorf("the image %q is no directory: unpack its root filesystem first", image)
 		}
 		root = absolute
 	}

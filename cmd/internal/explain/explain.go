@@ -6,7 +6,9 @@ package explain
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -132,10 +134,14 @@ func Explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string
 }
 
 func openConfig(bundle, file string) (*spec.Document, error) {
-	if file == "" || file == "config.json" {
-		return spec.Open(bundle)
+	if file != "" && file != "config.json" {
+		return spec.OpenFile(file)
 	}
-	return spec.OpenFile(file)
+	doc, err := spec.Open(bundle)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; --bundle names the bundle of a container, which is there as long as the container is; with --env there need be none", err)
+	}
+	return doc, err
 }
 
 // whyNothing tells why a container is none of ours.
