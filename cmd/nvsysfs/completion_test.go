@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -40,8 +41,8 @@ func TestComplete(t *testing.T) {
 		{"a command", []string{"co"}, "completion\nconfig\nconfigure\n:4\n"},
 		{"flags", []string{"list", "--j"}, "--json\n:4\n"},
 		{"an engine", []string{"configure", "c"}, "containerd\ncrio\n:4\n"},
-		{"a flag of one engine", []string{"configure", "docker", "--gpus-"}, "--gpus-hook\n:4\n"},
-		{"a flag of another", []string{"configure", "crio", "--gpus-"}, ":4\n"},
+		{"a flag of one engine", []string{"configure", "docker", "--gp"}, "--gpus\n:4\n"},
+		{"a flag of another", []string{"configure", "crio", "--gp"}, ":4\n"},
 		{"a directory", []string{"list", "--root", ""}, ":16\n"},
 		{"a file", []string{"configure", "docker", "--config", ""}, ":0\n"},
 		{"a fixture", []string{"demo", "--fixture=t"}, all + ":4\n"},
@@ -87,4 +88,28 @@ func TestHelp(t *testing.T) {
 			assert.NotEmpty(t, f.Usage, "%s --%s", cmd.CommandPath(), f.Name)
 		})
 	})
+}
+
+// TestEmptyRoot: no command takes an empty --root, as an unset variable of a script gives it, for this machine.
+func TestEmptyRoot(t *testing.T) {
+	tried := 0
+	forEach(newRoot(invocation{}), func(cmd *cobra.Command) {
+		if !cmd.Runnable() || cmd.Flags().Lookup("root") == nil {
+			return
+		}
+		words := strings.Fields(cmd.CommandPath())[1:]
+		for _, word := range strings.Fields(cmd.Use)[1:] {
+			if 'A' <= word[0] && word[0] <= 'Z' {
+				words = append(words, filepath.Join(t.TempDir(), "x"))
+			}
+		}
+		tried++
+		var out, errs bytes.Buffer
+		err := run(append(words, "--root", ""), nil, &out, &errs)
+		require.Error(t, err, words)
+		assert.Contains(t, err.Error(), `--root "" is no directory: leave --root out for this machine`, words)
+		assert.Equal(t, 2, exitCode(err, &errs), words)
+		assert.Empty(t, out.String(), words)
+	})
+	assert.Greater(t, tried, 10)
 }

@@ -46,7 +46,7 @@ func newConfigureEngine(i invocation, engine string) *cobra.Command {
 	flags := flag.NewFlagSet(engine, flag.ContinueOnError)
 	f.Define(engine, flags)
 	cmd.Flags().AddGoFlagSet(flags)
-	for _, name := range []string{"config", "runtime-path", "gpus-hook"} {
+	for _, name := range []string{"config", "runtime-path"} {
 		if flags.Lookup(name) != nil {
 			isFile(cmd, name)
 		}

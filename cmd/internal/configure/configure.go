@@ -100,7 +100,6 @@ type options struct {
 
 	dropInVersion int // of a file that is to be made, 0 if it does not matter
 	gpus          bool
-	hook          string // path on this machine of the command to install
 }
 
 // plan is what is to be done.
@@ -150,7 +149,6 @@ func (f *Flags) Define(engine string, flags *flag.FlagSet) {
 	if engine == "docker" {
 		flags.BoolVar(&f.gpus, "gpus", false, `also make "docker run --gpus" work: install a command `+
 			"nvidia-container-runtime-hook, which dockerd looks for; with --remove: remove it")
-		flags.StringVar(&f.hook, "gpus-hook", "", "like --gpus, with `FILE` as that command")
 	}
 }
 
@@ -165,7 +163,6 @@ func Run(f Flags, stdout, stderr io.Writer) error {
 	case o.remove && o.setDefault:
 		return fmt.Errorf("%w: --remove and --set-as-default exclude each other", ErrUsage)
 	}
-	o.gpus = o.gpus || o.hook != ""
 	if err := CheckName(o.name); err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}

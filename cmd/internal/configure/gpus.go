@@ -6,7 +6,6 @@ package configure
 import (
 	"bytes"
 	"fmt"
-	"path/filepath"
 
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
@@ -59,20 +58,7 @@ func hook(o options, p *plan) error {
 		p.files = append(p.files, f)
 		return nil
 	}
-	data := []byte(hookScript)
-	if o.hook != "" {
-		abs, err := filepath.Abs(o.hook)
-		if err != nil {
-			return err
-		}
-		if data, err = sysfs.Root("/").ReadFileMax(abs, maxFile); err != nil {
-			return fmt.Errorf("reading --gpus-hook: %w", err)
-		}
-		if !bytes.Contains(data, []byte(hookMark)) {
-			return fmt.Errorf("%s is not nvsysfs' placeholder, as --gpus-hook wants", quote(abs))
-		}
-	}
-	f.after, f.perm, f.binary = data, 0o755, true
+	f.after, f.perm, f.binary = []byte(hookScript), 0o755, true
 	p.files = append(p.files, f)
 	p.notes = append(p.notes, "restart dockerd, a reload is not enough for --gpus; then: docker run --rm --gpus all --runtime="+o.name+" ubuntu nvidia-smi -L")
 	return nil
