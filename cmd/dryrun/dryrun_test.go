@@ -4,6 +4,7 @@
 package dryrun_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"log"
@@ -201,6 +202,17 @@ func TestContainer(t *testing.T) {
 	assert.True(t, result.Asked)
 	assert.Equal(t, []int64{195, 236, 508}, result.Edits.FenceMajors)
 	assert.Empty(t, result.Edits.MaskedPaths, "there is no such list")
+
+	// The image is looked at by its absolute path alone: where a test runs is no bundle.
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.MkdirAll("rootfs/usr/lib64", 0o755))
+	rootfs, err := filepath.Abs("rootfs")
+	require.NoError(t, err)
+	for path, want := range map[string]string{"rootfs": "/usr/lib/libnvidia-ml.so.1", rootfs: "/usr/lib64/libnvidia-ml.so.1"} {
+		result, err = dryrun.Container(dir, bytes.Replace(config("CAP_MKNOD"), []byte(`"rootfs"`), []byte(`"`+path+`"`), 1))
+		require.NoError(t, err)
+		assert.Equal(t, "/usr/lib/nvidia-container-driver/libnvidia-ml.so.1", result.Links[want])
+	}
 
 	file := filepath.Join(dir, "etc/nvidia-container-runtime/config.toml")
 	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))

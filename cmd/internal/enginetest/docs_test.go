@@ -86,6 +86,8 @@ var docs = script{
 		"nvsysfs cdi list": "nvidia.com/gpu=0",
 		"docker run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=0:1 ubuntu nvidia-smi -L":                                                           upMIG,
 		"docker run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=MIG-7d3d227e-33cf-5f2c-98cb-f221614e8b4e ubuntu nvidia-smi -L":                      upMIG,
+		"dgx/usr/bin/nvidia-smi | nvsysfs learn --root dgx --from -":                                                                                      "GPU 0 at 0000:1b:00.0: 7 of 7 MIG devices, PDI 0x2c5f18d0947be36a from nvidia-smi, proved by a UUID",
+		"nvsysfs explain --root dgx -e NVIDIA_VISIBLE_DEVICES=MIG-c0dfeed8-2d6a-5070-a31f-f401d4830986":                                                   "/dev/nvidia-caps/nvidia-cap76",
 		"nvsysfs learn --root /var/lib/nvsysfs/fixtures/a100-mig/machine --from smi.txt":                                                                  "GPU 7 at 0000:bd:00.0: 5 of 5 MIG devices, PDI not known",
 		"docker run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=0:1 ubuntu ls -l /dev/nvidia-caps":                                                  "nvidia-cap346",
 		"docker run --rm --runtime t4 -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi --query-gpu=index,uuid,name,pci.bus_id,driver_version --format=csv": "0, " + t4UUID + ", Tesla T4, 00000000:00:1E.0, 550.54.15",
