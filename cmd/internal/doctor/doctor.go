@@ -162,7 +162,10 @@ func some(list []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(list[:few], ", "), len(list)-few)
 }
 
-func (p patient) driverLoaded() bool { return p.surveyErr == nil && p.survey.Inventory.Driver != nil }
+// driverLoaded tells whether there is a driver whose parts can be looked at: that of a machine that is not supported is another.
+func (p patient) driverLoaded() bool {
+	return p.surveyErr == nil && p.survey.Inventory.Driver != nil && p.platform() == nil
+}
 
 // platform is the error of a machine that is not supported.
 func (p patient) platform() error {

@@ -46,10 +46,10 @@ func checkDriver(p patient) []Finding {
 	if p.surveyErr != nil {
 		return wrong("", "%v", p.surveyErr)
 	}
-	d := p.survey.Inventory.Driver
-	if d == nil && p.platform() != nil {
+	if p.platform() != nil {
 		return nil // no module of the ordinary driver's fits such a machine
 	}
+	d := p.survey.Inventory.Driver
 	if d == nil {
 		return wrong("modprobe nvidia", "no NVIDIA kernel driver is loaded: neither /proc/driver/nvidia/version nor /sys/module/nvidia/version is there")
 	}
@@ -81,8 +81,6 @@ func checkLibraries(p patient) []Finding {
 	switch {
 	case errors.As(err, &skew):
 		return wrong("reboot", "%v", err)
-	case p.platform() != nil:
-		return nil // its libraries are other ones
 	case errors.As(err, &none) && p.survey.DriverRoot == p.root && p.exists("/run/nvidia/driver/usr"):
 		return wrong("set root = \"/run/nvidia/driver\" below [nvidia-container-runtime.experimental] in "+p.cfg.File, "%v; there is a driver container at /run/nvidia/driver", err)
 	case err != nil:
