@@ -102,7 +102,7 @@ DURATION   ?= 10m
 
 .PHONY: lab
 lab: dist-amd64.deb ## test the package on cgroup v2, systemd, current engines
-	NVCR_LAB=$(abspath $(DISTDIR))/$(PACKAGE)_$(VERSION)_amd64.deb $(GO) test -count 1 -timeout 40m -v ./cmd/internal/lab
+	NVCR_LAB=$(abspath $(DISTDIR))/$(PACKAGE)_$(VERSION)_amd64.deb $(GO) test -count 1 -timeout 60m -v ./cmd/internal/lab
 
 .PHONY: soak
 soak: ## many real containers at a time, for DURATION (10m)

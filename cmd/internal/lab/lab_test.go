@@ -5,10 +5,10 @@ package lab
 
 import (
 	"cmp"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +21,7 @@ import (
 )
 
 // patience is how long a machine may take for all its tests.
-const patience = 25 * time.Minute
+const patience = 40 * time.Minute
 
 // ground is a test binary, and which of its tests are run in the machine.
 type ground struct {
@@ -40,16 +40,56 @@ func TestLab(t *testing.T) {
 	}
 	need.Root(t)
 	programs := build(t)
-	results := make([]result, len(releases))
+	results := make([][]result, len(releases))
 	t.Run("on", func(t *testing.T) {
 		for i, r := range releases {
+			results[i] = make([]result, len(levels))
 			t.Run(r.name, func(t *testing.T) {
 				t.Parallel()
-				results[i] = r.test(t, programs, deb)
+				image := r.image(t)
+				// Two machines take half the time of one: each has one processor.
+				for j, level := range levels {
+					t.Run(level, func(t *testing.T) {
+						t.Parallel()
+						results[i][j] = r.test(t, image, programs, deb, level)
+					})
+				}
 			})
 		}
 	})
-	report(slices.DeleteFunc(results, func(r result) bool { return r.release == "" }))
+	var merged []result
+	for _, of := range results {
+		r := of[0]
+		for _, other := range of[1:] {
+			r.outcomes = append(r.outcomes, other.outcomes...)
+		}
+		if r.release != "" {
+			merged = append(merged, r)
+		}
+	}
+	text := table(merged)
+	fmt.Println(text)
+	compare(t, text)
+}
+
+// page has the table for the reader. Its versions are those of the day it was written; its checks are those that hold.
+const page = "../../../docs/tested.md"
+
+// compare compares the checks of the table with those of the page, or with NVCR_LAB_UPDATE=1 writes the page.
+func compare(t *testing.T, text string) {
+	t.Helper()
+	data, err := os.ReadFile(page)
+	require.NoError(t, err)
+	const mark = "<!-- What follows is written by make lab. -->\n\n"
+	prose, old, found := strings.Cut(string(data), mark)
+	require.True(t, found, "%s has no line %q", page, mark)
+	switch checks := func(table string) string { return table[max(0, strings.Index(table, "\n## ")):] }; {
+	case t.Failed() || os.Getenv("NVCR_LAB_RUN") != "":
+	case os.Getenv("NVCR_LAB_UPDATE") != "":
+		require.NoError(t, os.WriteFile(page, []byte(prose+mark+text), 0o644))
+	default:
+		assert.Equal(t, checks(old), checks(text), "%s; NVCR_LAB_UPDATE=1 make lab writes it", page)
+	}
 }
 
 // build builds what the machines get, and cannot build themselves.
@@ -58,6 +98,8 @@ func build(t *testing.T) string {
 	for _, g := range grounds {
 		gobuild(t, "test", "-c", "-o", filepath.Join(dir, g.name+".test"), "./"+g.dir)
 	}
+	// The kubelet's part is a module of its own.
+	gobuild(t, "build", "-C", "../enginetest/cri", "-buildvcs=false", "-o", filepath.Join(dir, "cri"), ".")
 	probe, err := testimage.Probe()
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "probe"), probe, 0o755))
@@ -67,14 +109,13 @@ func build(t *testing.T) string {
 func gobuild(t *testing.T, args ...string) {
 	t.Helper()
 	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "go %q: %s", args, out)
 }
 
-// test runs the tests in a machine with the release, and reports each as a test of its own.
-func (r release) test(t *testing.T, programs, deb string) result {
-	image := r.image(t)
+// test runs the tests with one low-level runtime in a machine with the release, and reports each as a test of its own.
+func (r release) test(t *testing.T, image, programs, deb, level string) result {
 	dir, err := os.MkdirTemp("", "nvcr-lab-")
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -95,7 +136,7 @@ func (r release) test(t *testing.T, programs, deb string) result {
 	script := `cd /host/programs
 dpkg-query -W -f '${Package} ${Version}\n' >/host/packages
 uname -r >/host/kernel
-export NVCR_NO_SKIP=1 NVCR_LAB=inside NVCR_TEST_PROGRAMS=$PWD
+export NVCR_NO_SKIP=1 NVCR_LAB=inside NVCR_LAB_LEVEL=` + level + ` NVCR_TEST_PROGRAMS=$PWD
 status=0
 `
 	for _, g := range grounds {
@@ -161,10 +202,10 @@ func events(t *testing.T, printed string) []*outcome {
 	for line := range strings.Lines(printed) {
 		before, event, framed := strings.Cut(line, "\x16")
 		if f := strings.Fields(event); framed && len(f) > 2 {
-			switch {
-			case f[0] == "===":
+			switch f[0] {
+			case "===":
 				current = get(strings.Join(f[2:], " "))
-			case f[0] == "---":
+			case "---":
 				name, _, _ := strings.Cut(strings.TrimSpace(event)[len("--- PASS: "):], " (")
 				current = get(name)
 				current.passed, current.skipped = f[1] == "PASS:", f[1] == "SKIP:"

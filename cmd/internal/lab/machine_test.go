@@ -34,7 +34,7 @@ var releases = []release{{"forky"}}
 // packages are what the machine has beside Debian's essential ones. Each release has a kernel for User Mode Linux.
 const packages = "systemd,systemd-sysv,dbus,dbus-user-session,udev,kmod,iproute2,iptables,procps,util-linux,mount," +
 	"busybox-static,apparmor,jq,uidmap,fuse-overlayfs,passwd,libpam-systemd,user-mode-linux,docker.io,docker-cli," +
-	"docker-buildx,docker-compose,containerd,podman,crun,runc,netavark,aardvark-dns,passt"
+	"docker-buildx,docker-compose,containerd,podman,crun,runc,netavark,aardvark-dns,passt,catatonit,rootlesskit,slirp4netns"
 
 //go:embed testdata/image.txtar
 var imageFiles []byte

@@ -49,7 +49,7 @@ var subjects = []struct{ prefix, heading, pkg string }{
 	{"TestPodman", "Podman", "podman"},
 	{"TestContainerd", "containerd", "containerd"},
 	{"TestCRI", "CRI, as the kubelet uses it", "containerd"},
-	{"", "The low-level runtime and systemd by themselves", "systemd"},
+	{"", "The package by itself", "systemd"},
 }
 
 // levels are the parts of a test's name that name a low-level runtime.
@@ -147,9 +147,4 @@ func table(results []result) string {
 // words makes "userns remap" of UsernsRemap.
 func words(name string) string {
 	return strings.TrimSpace(strings.ToLower(regexp.MustCompile(`[A-Z][a-z]`).ReplaceAllString(name, " $0")))
-}
-
-// report prints the table.
-func report(results []result) {
-	fmt.Println(table(results))
 }

@@ -4,6 +4,9 @@
 package inside
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,7 +20,11 @@ const runtimeName = "nvidia-experimental"
 // configureDocker makes the runtime known to dockerd, as the documentation says.
 func configureDocker(t *testing.T) {
 	t.Helper()
-	must(t, "nvsysfs", "configure", "docker", "--gpus")
+	must(t, "nvsysfs", "configure", "docker", "--gpus", "--set-as-default")
+	must(t, "nvsysfs", "cdi", "generate", "--capabilities", "compute,utility", "--output", "/etc/cdi/nvidia.yaml")
+	// The low-level runtime by itself.
+	const file = "/etc/docker/daemon.json"
+	must(t, "sh", "-ec", `jq --arg path "$(command -v $1)" '.runtimes.plain = {path: $path}' $2 >$2.new; mv $2.new $2`, "sh", levels[0], file)
 	must(t, "systemctl", "restart", "docker")
 	must(t, "docker", "load", "-i", image(t))
 }
@@ -32,8 +39,13 @@ func TestDocker(t *testing.T) {
 				assert.Contains(t, got, gpu)
 				assert.Contains(t, got, "550.54.15", "nvidia-smi runs")
 			})
-			t.Run("--gpus all", func(t *testing.T) {
-				assert.Equal(t, gpu, dockerRun(t, look, "--runtime", runtimeName, "--gpus", "all"))
+			for _, gpus := range []string{"all", "1", "device=0", `"device=GPU-fef8089b"`, "driver=nvidia"} {
+				t.Run("--gpus "+gpus, func(t *testing.T) {
+					assert.Equal(t, gpu, dockerRun(t, look, "--runtime", runtimeName, "--gpus", gpus))
+				})
+			}
+			t.Run("--device nvidia.com gpu=0, CDI without this runtime", func(t *testing.T) {
+				assert.Equal(t, gpu, dockerRun(t, lookCDI, "--runtime", "plain", "--device", "nvidia.com/gpu=0"))
 			})
 			t.Run("nothing asked for", func(t *testing.T) {
 				assert.Equal(t, gpuless, dockerRun(t, look, "--runtime", runtimeName))
@@ -42,6 +54,8 @@ func TestDocker(t *testing.T) {
 				assert.Equal(t, "docker-default (enforce)\n", dockerRun(t, "cat /proc/self/attr/current", "--runtime", runtimeName, "--gpus", "all"))
 			})
 			dockerLife(t)
+			compose(t)
+			images(t)
 		})
 	}
 }
@@ -56,22 +70,21 @@ func dockerLife(t *testing.T) {
 	id := strings.TrimSpace(must(t, "docker", "run", "-d", "--network", "none", "--runtime", runtimeName, "-e", "NVIDIA_VISIBLE_DEVICES=0", imageName))
 	defer must(t, "docker", "rm", "-f", id)
 	scope := "docker-" + id + ".scope"
-	for _, tt := range []struct {
-		name string
-		do   func(t *testing.T)
-	}{
-		{"exec", func(*testing.T) {}},
+	seen := func(t *testing.T) string { return must(t, "docker", "exec", id, "sh", "-c", look) }
+	life(t, gpu, seen, []step{
+		nothing,
 		{"daemon-reload", func(t *testing.T) { reload(t, "daemon-reload") }},
 		{"daemon-reexec", func(t *testing.T) { reload(t, "daemon-reexec") }},
 		{"docker update", func(t *testing.T) { must(t, "docker", "update", "--cpus", "0.5", id) }},
-		{"docker update and daemon-reload", func(t *testing.T) { reload(t, "daemon-reload") }},
 		{"systemctl set-property", func(t *testing.T) { must(t, "systemctl", "set-property", "--runtime", scope, "CPUWeight=50") }},
 		{"docker pause and unpause", func(t *testing.T) {
 			must(t, "docker", "pause", id)
 			must(t, "docker", "unpause", id)
 		}},
-		{"docker restart", func(t *testing.T) { must(t, "docker", "restart", "-t", "0", id) }},
-		{"docker restart and daemon-reload", func(t *testing.T) { reload(t, "daemon-reload") }},
+		{"docker restart and daemon-reload", func(t *testing.T) {
+			must(t, "docker", "restart", "-t", "0", id)
+			reload(t, "daemon-reload")
+		}},
 		{"docker stop and start", func(t *testing.T) {
 			must(t, "docker", "stop", "-t", "0", id)
 			must(t, "docker", "start", id)
@@ -82,12 +95,7 @@ func dockerLife(t *testing.T) {
 			assert.Equal(t, before, dockerPID(t, id), "the container has gone on")
 		}},
 		{"dockerd restarted and daemon-reload", func(t *testing.T) { reload(t, "daemon-reload") }},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			tt.do(t)
-			assert.Equal(t, gpu, must(t, "docker", "exec", id, "sh", "-c", look))
-		})
-	}
+	}...)
 }
 
 func dockerPID(t *testing.T, id string) int {
@@ -95,6 +103,122 @@ func dockerPID(t *testing.T, id string) int {
 	pid, err := strconv.Atoi(strings.TrimSpace(must(t, "docker", "inspect", "--format", "{{.State.Pid}}", id)))
 	require.NoError(t, err)
 	return pid
+}
+
+const composeYAML = `x-gpu: &gpu {image: ` + imageName + `, network_mode: none, runtime: ` + runtimeName + `}
+services:
+  runtime: {<<: *gpu, environment: {NVIDIA_VISIBLE_DEVICES: "0"}}
+  reservations: {<<: *gpu, deploy: {resources: {reservations: {devices: [{driver: nvidia, count: 1, capabilities: [gpu]}]}}}}
+  gpus: {<<: *gpu, gpus: all}
+  cdi: {<<: *gpu, runtime: plain, deploy: {resources: {reservations: {devices: [{driver: cdi, device_ids: [nvidia.com/gpu=0], capabilities: [gpu]}]}}}}
+`
+
+func compose(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "compose.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(composeYAML), 0o644))
+	for _, tt := range []struct{ service, look string }{{"runtime", look}, {"reservations", look}, {"gpus", look}, {"cdi", lookCDI}} {
+		t.Run("compose by "+tt.service, func(t *testing.T) {
+			assert.Equal(t, gpu, must(t, "docker", "compose", "-f", file, "--progress", "quiet", "run", "--rm", "-T", tt.service, "sh", "-c", tt.look))
+		})
+	}
+}
+
+// images are made with a GPU, and used with and without.
+func images(t *testing.T) {
+	plain := func(t *testing.T, image string) string {
+		t.Helper()
+		return must(t, "docker", "run", "--rm", "--network", "none", "--runtime", "plain", image, "sh", "-c", look)
+	}
+	again := func(t *testing.T, image string) string {
+		t.Helper()
+		return must(t, "docker", "run", "--rm", "--network", "none", "-e", "NVIDIA_VISIBLE_DEVICES=0", image, "sh", "-c", look)
+	}
+	t.Run("commit and start again", func(t *testing.T) {
+		must(t, "docker", "run", "--name", "committed", "--network", "none", "-e", "NVIDIA_VISIBLE_DEVICES=0", imageName, "true")
+		defer must(t, "docker", "rm", "committed")
+		must(t, "docker", "commit", "committed", "nvcr.test/committed")
+		assert.Equal(t, gpuless, plain(t, "nvcr.test/committed"), "without a GPU")
+		assert.Equal(t, gpu, again(t, "nvcr.test/committed"), "with a GPU")
+	})
+	for _, tt := range []struct{ name, buildkit, want string }{
+		{"build with the classic builder", "0", gpu},
+		{"build with BuildKit gives no GPU", "1", gpuless},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := "FROM " + imageName + "\nENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility\nCOPY look /\nRUN sh /look >/seen\n"
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(file), 0o644))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "look"), []byte(look), 0o644))
+			must(t, "env", "DOCKER_BUILDKIT="+tt.buildkit, "docker", "build", "--no-cache", "--network", "none", "-t", "nvcr.test/built", dir)
+			assert.Equal(t, tt.want, must(t, "docker", "run", "--rm", "--network", "none", "--runtime", "plain", "nvcr.test/built", "cat", "/seen"), "the build")
+			assert.Equal(t, gpuless, plain(t, "nvcr.test/built"), "without a GPU")
+			assert.Equal(t, gpu, again(t, "nvcr.test/built"), "with a GPU")
+		})
+	}
+}
+
+// TestDockerUsernsRemap has all containers in a user namespace.
+func TestDockerUsernsRemap(t *testing.T) {
+	configureDocker(t)
+	settings := inUserNamespaces(t)
+	const file = "/etc/docker/daemon.json"
+	before, err := os.ReadFile(file)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		assert.NoError(t, os.WriteFile(file, before, 0o644))
+		must(t, "systemctl", "restart", "docker")
+	})
+	must(t, "sh", "-ec", `jq '."userns-remap" = "user" | ."live-restore" = false' $1 >$1.new; mv $1.new $1; systemctl restart docker`, "sh", file)
+	must(t, "docker", "load", "-i", image(t))
+	for _, level := range levels {
+		t.Run(level, func(t *testing.T) {
+			lowLevel(t, level, settings...)
+			id := strings.TrimSpace(must(t, "docker", "run", "-d", "--network", "none", "-e", "NVIDIA_VISIBLE_DEVICES=0", imageName))
+			defer must(t, "docker", "rm", "-f", id)
+			seen := func(t *testing.T) string { return must(t, "docker", "exec", id, "sh", "-c", look) }
+			life(t, gpu, seen, nothing,
+				step{"docker update", func(t *testing.T) { must(t, "docker", "update", "--cpus", "0.5", id) }},
+				step{"docker restart", func(t *testing.T) { must(t, "docker", "restart", "-t", "0", id) }})
+		})
+	}
+}
+
+// TestDockerRootless has a dockerd of the user's own.
+func TestDockerRootless(t *testing.T) {
+	settings := inUserNamespaces(t)
+	linger(t)
+	docker := func(t *testing.T, args ...string) string {
+		t.Helper()
+		return must(t, asUser(append([]string{"docker", "--host", "unix:///run/user/1000/docker.sock"}, args...)...)...)
+	}
+	must(t, asUser("nvsysfs", "configure", "docker", "--config", "/home/user/.config/docker/daemon.json")...)
+	must(t, "sh", "-ec", `jq '. + {iptables: false, ip6tables: false, bridge: "none"}' $1 >$1.new; mv $1.new $1; chown user: $1`, "sh", "/home/user/.config/docker/daemon.json")
+	must(t, asUser("systemd-run", "--user", "--unit", "docker", "--property", "Delegate=yes", "--property", "KillMode=mixed",
+		"--setenv", "PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/share/docker.io/contrib", "--setenv", "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns",
+		"/usr/share/docker.io/contrib/dockerd-rootless.sh")...)
+	defer must(t, asUser("systemctl", "--user", "stop", "docker")...)
+	eventually(t, func() error {
+		out, err := do(asUser("docker", "--host", "unix:///run/user/1000/docker.sock", "info")...)
+		if err != nil {
+			log, _ := do("journalctl", "--user-unit", "docker", "-n", "20", "--no-pager")
+			return fmt.Errorf("%w: %s\n%s", err, out, log)
+		}
+		return nil
+	})
+	docker(t, "load", "-i", image(t))
+	for _, level := range levels {
+		t.Run(level, func(t *testing.T) {
+			lowLevel(t, level, settings...)
+			id := strings.TrimSpace(docker(t, "run", "-d", "--network", "none", "--runtime", runtimeName, "-e", "NVIDIA_VISIBLE_DEVICES=0", imageName))
+			defer docker(t, "rm", "-f", id)
+			seen := func(t *testing.T) string { return docker(t, "exec", id, "sh", "-c", look) }
+			life(t, gpu, seen, nothing,
+				step{"daemon-reload of the user", func(t *testing.T) { must(t, asUser("systemctl", "--user", "daemon-reload")...) }},
+				step{"docker update", func(t *testing.T) { docker(t, "update", "--memory", "200m", "--memory-swap", "200m", id) }},
+				step{"docker restart", func(t *testing.T) { docker(t, "restart", "-t", "0", id) }})
+		})
+	}
 }
 
 // The failure that this runtime is to cure, to show that these tests would see it: a container that is given its

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
@@ -26,8 +27,8 @@ const (
 	patience = time.Minute
 )
 
-// levels are the low-level runtimes.
-var levels = []string{"runc", "crun"}
+// levels are the low-level runtimes that are tested: one in each machine.
+var levels = []string{os.Getenv("NVCR_LAB_LEVEL")}
 
 // tar is the image, for engines to load.
 var tar string
@@ -41,12 +42,15 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	// podman takes a folder here that is named as an image for what to build that of.
+	if err := os.Chdir("/"); err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 
 // prepare gives the machine a GPU and a driver, those of the fixture t4, and installs the package.
 func prepare() error {
-	const fixture = "/var/lib/lab/t4"
 	if _, err := os.Stat(fixture); err == nil {
 		return nil // another of these binaries has done so
 	}
@@ -59,13 +63,7 @@ func prepare() error {
 	}
 	script := `set -e
 		dpkg -i /host/package.deb
-		cd ` + fixture + `
-		mount --bind proc/devices /proc/devices
-		mount -t tmpfs -o mode=555 tmpfs /proc/driver
-		cp -a proc/driver/. /proc/driver/
-		for d in bus module devices; do
-			[ ! -d sys/$d ] || mount -t overlay -o lowerdir=$PWD/sys/$d:/sys/$d overlay /sys/$d
-		done
+		cd ` + fixture + layFixture + `
 		cp -a usr/lib/x86_64-linux-gnu/libcuda* usr/lib/x86_64-linux-gnu/libnv* /usr/lib/x86_64-linux-gnu/
 		cp -a usr/bin/nvidia* /usr/bin/
 		cp -a dev/nvidia* /dev/
@@ -76,6 +74,28 @@ func prepare() error {
 	return nil
 }
 
+// fixture is where the machine's GPU and driver are unpacked.
+const fixture = "/var/lib/lab/t4"
+
+// layFixture lays what the fixture has of /proc and /sys over that of the machine.
+const layFixture = `
+		mount --bind proc/devices /proc/devices
+		mount -t tmpfs -o mode=555 tmpfs /proc/driver
+		cp -a proc/driver/. /proc/driver/
+		for d in bus module devices; do
+			[ ! -d sys/$d ] || mount -t overlay -o lowerdir=$PWD/sys/$d:/sys/$d overlay /sys/$d
+		done`
+
+// inUserNamespaces takes the fixture off /proc and /sys until the end of the test: where something is mounted below
+// them, the kernel lets no user namespace mount them. The runtime reads the fixture where it is unpacked.
+func inUserNamespaces(t *testing.T) (settings []string) {
+	t.Helper()
+	// Lazily: a daemon that has just started may be reading there.
+	must(t, "sh", "-ec", "for d in proc/devices proc/driver sys/bus sys/module sys/devices; do ! mountpoint -q /$d || umount -l /$d; done")
+	t.Cleanup(func() { must(t, "sh", "-ec", "cd "+fixture+layFixture) })
+	return []string{fmt.Sprintf("%ssysroot = %q", own, fixture), own + `sysroot-nodes = "open"`}
+}
+
 // image makes the image's archive, once.
 func image(t *testing.T) string {
 	t.Helper()
@@ -84,6 +104,7 @@ func image(t *testing.T) string {
 		testimage.Build(t, rootfs, "debian")
 		tar = "/var/lib/lab/image.tar"
 		testimage.Archive(t, rootfs, imageName, tar)
+		must(t, "chmod", "-R", "go+rX", filepath.Dir(tar))
 	}
 	return tar
 }
@@ -111,6 +132,24 @@ func must(t *testing.T, args ...string) string {
 	return out
 }
 
+// asUser is a command line that runs as the user, with what a session has in its environment.
+func asUser(args ...string) []string {
+	return append([]string{
+		"runuser", "-u", "user", "--", "env", "--chdir=/home/user", "HOME=/home/user", "XDG_RUNTIME_DIR=/run/user/1000",
+		"DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus",
+	}, args...)
+}
+
+// linger starts the user's own systemd.
+func linger(t *testing.T) {
+	t.Helper()
+	must(t, "loginctl", "enable-linger", "user")
+	eventually(t, func() error {
+		_, err := do(asUser("systemctl", "--user", "is-active", "default.target")...)
+		return err
+	})
+}
+
 // eventually waits for a condition.
 func eventually(t *testing.T, condition func() error) {
 	t.Helper()
@@ -127,12 +166,16 @@ func eventually(t *testing.T, condition func() error) {
 	}
 }
 
+// own is what the names of this runtime's own settings begin with.
+const own = "nvidia-container-runtime.experimental."
+
 // lowLevel lets the installed runtime use this low-level runtime, as an administrator would.
 func lowLevel(t *testing.T, name string, settings ...string) {
 	t.Helper()
 	const file = "/etc/nvidia-container-runtime/config.toml"
 	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
-	text := fmt.Sprintf("[nvidia-container-runtime.experimental]\nruntime-path = %q\n%s\n", name, strings.Join(settings, "\n"))
+	settings = append(settings, fmt.Sprintf("%sruntime-path = %q\n", own, name))
+	text := strings.Join(settings, "\n")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
 }
 
@@ -143,6 +186,29 @@ for n in $(ls -d /dev/nvidia* 2>/dev/null); do
 	[ -c $n ] && echo "$n $( (: <$n) 2>&1 | sed 's/.*: //')"
 done
 probe libcuda.so.1 libnvidia-ml.so.1 | sed 's/ => .*/ loads/'`
+
+// lookCDI is look with what an image for CUDA has in its environment, by which the loader finds what CDI gives.
+const lookCDI = "export LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64\n" + look
+
+// step is what may happen to a container.
+type step struct {
+	name string
+	do   func(t *testing.T)
+}
+
+// life takes a container through all steps, and looks into it after each.
+func life(t *testing.T, want string, seen func(t *testing.T) string, steps ...step) {
+	t.Helper()
+	for _, s := range steps {
+		t.Run(s.name, func(t *testing.T) {
+			s.do(t)
+			assert.Equal(t, want, seen(t))
+		})
+	}
+}
+
+// nothing is the step before the first.
+var nothing = step{"exec", func(*testing.T) {}}
 
 // gpu is what look prints in a container with the GPU, gpuless in one without.
 const gpu = `/dev/nvidia-uvm No such device or address
