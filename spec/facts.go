@@ -72,11 +72,6 @@ func (f Facts) HasCapability(name string) bool {
 	return slices.Contains(f.Bounding, name)
 }
 
-// HasMount tells whether something is mounted at destination, as spelled.
-func (f Facts) HasMount(destination string) bool {
-	return slices.ContainsFunc(f.Mounts, func(m Mount) bool { return m.Destination == destination })
-}
-
 // field gets the one named member of an object, of the given kind or null. A member that is missing is
 // the zero Value, and so are all members of an object that is missing or null.
 func field(object rawjson.Value, name string, kind rawjson.Kind) (rawjson.Value, error) {

@@ -110,14 +110,14 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 // settings are the configuration of the machine below root.
 func settings(root sysfs.Root) (plan.Config, error) {
-	file := "/etc/nvidia-container-runtime/config.toml"
-	if resolved, err := root.Resolve(file); err == nil {
-		file = resolved
-	}
-	cfg, err := plan.LoadConfig("", []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + root.Path(file)})
+	environ, err := plan.Below(string(root), nil)
 	if err != nil {
 		return plan.Config{}, err
 	}
-	cfg.Sysroot, cfg.SysrootNodes, cfg.DriverDirectory = string(root), plan.NodesClosed, plan.DirectoryOff
+	cfg, err := plan.LoadConfig("", environ)
+	if err != nil {
+		return plan.Config{}, err
+	}
+	cfg.SysrootNodes, cfg.DriverDirectory = plan.NodesClosed, plan.DirectoryOff
 	return cfg, nil
 }

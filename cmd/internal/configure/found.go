@@ -22,10 +22,10 @@ import (
 
 // Engine is a container engine, as far as it can be found.
 type Engine struct {
-	Name     string         // "docker"; "containerd (k3s)" of a Kubernetes that has its own
-	Program  string         // "/usr/bin/dockerd"; "" if only its configuration is there
-	Runtimes []Registration // this project's, in its configuration
-	Errs     []error        // about files of its configuration
+	Name     string         `json:"name"`             // "docker"; "containerd (k3s)" of a Kubernetes that has its own
+	Program  string         `json:"program"`          // "/usr/bin/dockerd"; "" if only its configuration is there
+	Runtimes []Registration `json:"runtimes"`         // this project's, in its configuration
+	Errors   []string       `json:"errors,omitempty"` // about files of its configuration
 }
 
 // Argument is what follows "nvsysfs configure" for the engine: "containerd" for "containerd (k3s)".
@@ -36,10 +36,10 @@ func (e Engine) Argument() string {
 
 // Registration is an entry of this runtime in an engine's configuration.
 type Registration struct {
-	Name    string // "nvidia-experimental"
-	File    string // "/etc/docker/daemon.json"
-	Program string // what it starts
-	Default bool
+	Name    string `json:"name"`    // "nvidia-experimental"
+	File    string `json:"file"`    // "/etc/docker/daemon.json"
+	Program string `json:"program"` // what it starts
+	Default bool   `json:"default"`
 }
 
 // engineRow is an engine's program and its configuration files; of a directory all files with the ending.
@@ -63,14 +63,14 @@ var engineRows = []engineRow{
 
 // FindEngines lists the engines of a machine: those whose program or configuration is there.
 func FindEngines(root sysfs.Root) []Engine {
-	var engines []Engine
+	engines := []Engine{}
 	rows := engineRows
 	own, hasOwn := findDistribution(root)
 	if hasOwn {
 		rows = append(slices.Clone(rows), engineRow{"containerd (" + own.name + ")", "", []string{own.config}, own.dropInDirs(), ".toml"})
 	}
 	for _, row := range rows {
-		e := Engine{Name: row.name, Program: FindProgram(root, row.program, ProgramDirs)}
+		e := Engine{Name: row.name, Program: FindProgram(root, row.program, ProgramDirs), Runtimes: []Registration{}}
 		if row.name == "containerd" && hasOwn && e.Program == "" {
 			continue // its files are read by nobody
 		}
@@ -78,7 +78,7 @@ func FindEngines(root sysfs.Root) []Engine {
 		for _, dir := range row.dirs {
 			entries, err := root.ReadDir(dir[1:])
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				e.Errs = append(e.Errs, err)
+				e.Errors = append(e.Errors, err.Error())
 			}
 			for _, entry := range entries {
 				if strings.HasSuffix(entry.Name(), row.ending) && !strings.HasPrefix(entry.Name(), ".") && !entry.IsDir() {
@@ -95,7 +95,7 @@ func FindEngines(root sysfs.Root) []Engine {
 			}
 			found = true
 			if err != nil {
-				e.Errs = append(e.Errs, err)
+				e.Errors = append(e.Errors, err.Error())
 				continue
 			}
 			e.collect(file, tree, "", names)

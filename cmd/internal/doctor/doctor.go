@@ -53,38 +53,39 @@ type patient struct {
 
 // check is one check. It returns nil if it does not apply.
 type check struct {
-	id  string
-	run func(patient) []Finding
+	id      string
+	run     func(patient) []Finding
+	machine bool // it applies where no driver is loaded, too
 }
 
 // checks are all checks, in the order in which they are printed.
 var checks = []check{
-	{"config", checkConfig},
-	{"platform", checkPlatform},
-	{"driver", checkDriver},
-	{"module-uvm", checkUVM},
-	{"gpus", checkGPUs},
-	{"nested", checkNested},
-	{"gpu-unreadable", checkUnreadable},
-	{"gpu-lost", checkLost},
-	{"gpu-uuid", checkUUIDs},
-	{"gpu-unbound", checkUnbound},
-	{"mig-uuids", checkMIGUUIDs},
-	{"libraries", checkLibraries},
-	{"nodes", checkNodes},
-	{"node-permissions", checkPermissions},
-	{"char-links", checkCharLinks},
-	{"fabric-manager", checkFabricManager},
-	{"persistence", checkPersistence},
-	{"low-level-runtime", checkLowLevel},
-	{"cgroup", checkCgroup},
-	{"registered", checkRegistered},
-	{"engine-config", checkEngineConfig},
-	{"cdi", checkCDIFiles},
-	{"docker-gpus", checkDockerGPUs},
-	{"classic-hook", checkClassicHook},
-	{"selinux", checkSELinux},
-	{"user-namespaces", checkUserNamespaces},
+	{"config", checkConfig, true},
+	{"platform", checkPlatform, true},
+	{"driver", checkDriver, true},
+	{"module-uvm", checkUVM, false},
+	{"gpus", checkGPUs, false},
+	{"nested", checkNested, false},
+	{"gpu-unreadable", checkUnreadable, true},
+	{"gpu-lost", checkLost, true},
+	{"gpu-uuid", checkUUIDs, true},
+	{"gpu-unbound", checkUnbound, true},
+	{"mig-uuids", checkMIGUUIDs, false},
+	{"libraries", checkLibraries, false},
+	{"nodes", checkNodes, false},
+	{"node-permissions", checkPermissions, false},
+	{"char-links", checkCharLinks, false},
+	{"fabric-manager", checkFabricManager, false},
+	{"persistence", checkPersistence, false},
+	{"low-level-runtime", checkLowLevel, true},
+	{"cgroup", checkCgroup, true},
+	{"registered", checkRegistered, true},
+	{"engine-config", checkEngineConfig, true},
+	{"cdi", checkCDIFiles, true},
+	{"docker-gpus", checkDockerGPUs, true},
+	{"classic-hook", checkClassicHook, true},
+	{"selinux", checkSELinux, true},
+	{"user-namespaces", checkUserNamespaces, true},
 }
 
 // Run runs all checks on the machine that an environment names, see [plan.Below].
@@ -95,6 +96,9 @@ func Run(environ []string) ([]Finding, error) {
 	}
 	findings := []Finding{}
 	for _, c := range checks {
+		if !c.machine && !p.driverLoaded() {
+			continue
+		}
 		for _, f := range c.run(p) {
 			f.ID = c.id
 			findings = append(findings, f)
@@ -133,7 +137,7 @@ func examine(environ []string) (patient, error) {
 func askVersion(program string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, program, "--version").Output() //nolint:forbidigo // no program of the driver
+	out, err := exec.CommandContext(ctx, program, "--version").Output()
 	if err != nil {
 		return ""
 	}

@@ -62,8 +62,6 @@ func checkDriver(p patient) []Finding {
 
 func checkUVM(p patient) []Finding {
 	switch {
-	case !p.driverLoaded():
-		return nil
 	case p.survey.Inventory.Majors.UVM < 0:
 		return wrong("modprobe nvidia-uvm", "the kernel module nvidia-uvm is not loaded: CUDA does not work, and containers that ask for compute do not start")
 	}
@@ -72,9 +70,6 @@ func checkUVM(p patient) []Finding {
 
 // checkLibraries: the driver was upgraded and its module not reloaded, or is not where it is looked for.
 func checkLibraries(p patient) []Finding {
-	if !p.driverLoaded() {
-		return nil
-	}
 	var skew *driver.VersionError
 	var none *driver.NotFoundError
 	err := p.survey.FilesErr
@@ -99,9 +94,6 @@ func checkLibraries(p patient) []Finding {
 
 // checkFabricManager: a board with NVSwitches, as of HGX, runs no CUDA program without the fabric manager.
 func checkFabricManager(p patient) []Finding {
-	if !p.driverLoaded() {
-		return nil
-	}
 	entries, err := p.root.ReadDir("sys/bus/pci/devices")
 	if err != nil {
 		return nil
@@ -121,8 +113,6 @@ func checkFabricManager(p patient) []Finding {
 
 func checkPersistence(p patient) []Finding {
 	switch {
-	case !p.driverLoaded():
-		return nil
 	case p.exists("/run/nvidia-persistenced/socket"), p.exists("/var/run/nvidia-persistenced/socket"):
 		return ok("nvidia-persistenced runs")
 	}

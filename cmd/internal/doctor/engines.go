@@ -55,8 +55,8 @@ func checkRegistered(p patient) []Finding {
 func checkEngineConfig(p patient) []Finding {
 	var found []Finding
 	for _, e := range p.engines {
-		for _, err := range e.Errs {
-			found = append(found, wrong("edit the file", "%s: %v", e.Name, err)...)
+		for _, problem := range e.Errors {
+			found = append(found, wrong("edit the file", "%s: %s", e.Name, problem)...)
 		}
 		for _, r := range e.Runtimes {
 			if !configure.IsProgram(p.root, r.Program) {

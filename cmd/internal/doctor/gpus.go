@@ -19,9 +19,6 @@ import (
 )
 
 func checkGPUs(p patient) []Finding {
-	if !p.driverLoaded() {
-		return nil
-	}
 	usable, excluded := 0, 0
 	for _, g := range p.survey.Inventory.GPUs {
 		switch {
@@ -91,7 +88,7 @@ func (p patient) nested() bool {
 }
 
 func checkNested(p patient) []Finding {
-	if !p.driverLoaded() || !p.nested() {
+	if !p.nested() {
 		return nil
 	}
 	return note("", "this is a container that was given a part of the machine's GPUs: the rest is not shown here, and GPUs are counted anew")
@@ -132,7 +129,7 @@ func checkUnbound(p patient) []Finding {
 
 // checkMIGUUIDs: drivers since R470 give MIG devices names that /proc does not have, and those are what Kubernetes passes.
 func checkMIGUUIDs(p patient) []Finding {
-	if !p.driverLoaded() || !mig.HasUUIDs(p.survey.Inventory.Driver.Version) {
+	if !mig.HasUUIDs(p.survey.Inventory.Driver.Version) {
 		return nil
 	}
 	uuids, err := plan.ReadMIGUUIDs(p.root, p.survey.Inventory)

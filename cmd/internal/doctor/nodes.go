@@ -15,9 +15,6 @@ import (
 
 // checkNodes: control nodes vanish with a reload of the module, and the major of nvidia-uvm changes.
 func checkNodes(p patient) []Finding {
-	if !p.driverLoaded() {
-		return nil
-	}
 	if p.survey.NodesErr != nil {
 		return wrong("", "%v", p.survey.NodesErr)
 	}
@@ -51,7 +48,7 @@ func checkNodes(p patient) []Finding {
 }
 
 func checkPermissions(p patient) []Finding {
-	if !p.driverLoaded() || p.survey.NodesErr != nil {
+	if p.survey.NodesErr != nil {
 		return nil
 	}
 	var closed []string
@@ -80,7 +77,7 @@ func checkPermissions(p patient) []Finding {
 
 // checkCharLinks: with the systemd cgroup driver, a device without such a link may be lost when systemd reloads.
 func checkCharLinks(p patient) []Finding {
-	if !p.driverLoaded() || p.survey.NodesErr != nil || !p.exists("/run/systemd/system") {
+	if p.survey.NodesErr != nil || !p.exists("/run/systemd/system") {
 		return nil
 	}
 	links := p.survey.CharLinks()

@@ -21,18 +21,18 @@ import (
 // Info is a machine.
 type Info struct {
 	listing.Listing
-	CUDA       string         `json:"cuda,omitempty"` // newest version that the driver supports
-	Modules    []string       `json:"modules"`        // the driver's kernel modules that are loaded
-	Majors     map[string]int `json:"majors"`         // by their name in /proc/devices
-	Parameters *Parameters    `json:"parameters"`     // null without a driver
-	Nodes      []Node         `json:"nodes"`
-	NodesError string         `json:"nodes_error,omitempty"`
-	DriverRoot string         `json:"driver_root"`
-	Files      []Files        `json:"files"`
-	FilesError string         `json:"files_error,omitempty"`
-	Engines    []Engine       `json:"engines"`
-	LowLevel   string         `json:"low_level_runtime"` // path; "" if none is found
-	Config     Config         `json:"config"`
+	CUDA       string             `json:"cuda,omitempty"` // newest version that the driver supports
+	Modules    []string           `json:"modules"`        // the driver's kernel modules that are loaded
+	Majors     map[string]int     `json:"majors"`         // by their name in /proc/devices
+	Parameters *Parameters        `json:"parameters"`     // null without a driver
+	Nodes      []Node             `json:"nodes"`
+	NodesError string             `json:"nodes_error,omitempty"`
+	DriverRoot string             `json:"driver_root"`
+	Files      []Files            `json:"files"`
+	FilesError string             `json:"files_error,omitempty"`
+	Engines    []configure.Engine `json:"engines"`
+	LowLevel   string             `json:"low_level_runtime"` // path; "" if none is found
+	Config     Config             `json:"config"`
 }
 
 // Parameters are those of the kernel module that concern device nodes.
@@ -60,33 +60,11 @@ type Files struct {
 	Count      int    `json:"count"`
 }
 
-// Engine is a container engine.
-type Engine struct {
-	Name     string    `json:"name"`
-	Program  string    `json:"program"` // "" if only its configuration is there
-	Runtimes []Runtime `json:"runtimes"`
-	Errors   []string  `json:"errors,omitempty"` // of its configuration
-}
-
-// Runtime is a registration of this runtime.
-type Runtime struct {
-	Name    string `json:"name"`
-	File    string `json:"file"`
-	Default bool   `json:"default"`
-}
-
 // Config is the configuration that counts.
 type Config struct {
-	File     string    `json:"file"`
-	Exists   bool      `json:"exists"`
-	Settings []Setting `json:"settings"`
-}
-
-// Setting is a key's value.
-type Setting struct {
-	Key    string `json:"key"`
-	Value  any    `json:"value"`
-	Origin string `json:"origin"` // "default", "file", another key or a variable that it comes from, or "--root"
+	File     string         `json:"file"`
+	Exists   bool           `json:"exists"`
+	Settings []plan.Setting `json:"settings"`
 }
 
 // Read describes this machine, or the one below dir if that is not "".
@@ -105,7 +83,7 @@ func Read(dir string, environ []string) (Info, error) {
 	}
 	i := Info{
 		Listing: listing.Of(survey.Inventory, survey.Unbound, sysfs.MIGUUIDs{}), Modules: []string{}, Majors: map[string]int{},
-		Nodes: []Node{}, DriverRoot: string(survey.DriverRoot), Files: files(survey.Files), Engines: []Engine{},
+		Nodes: []Node{}, DriverRoot: string(survey.DriverRoot), Files: files(survey.Files), Engines: configure.FindEngines(survey.Root),
 		LowLevel: configure.FindLowLevel(survey.Root, cfg, plan.Getenv(environ, "PATH")),
 	}
 	i.addDriver(survey)
@@ -124,16 +102,6 @@ func Read(dir string, environ []string) (Info, error) {
 			host = "there"
 		}
 		i.Nodes = append(i.Nodes, Node{n.Path, fmt.Sprintf("%d:%d", n.Major, n.Minor), fmt.Sprintf("%04o", n.Mode.Perm()), n.UID, n.GID, host})
-	}
-	for _, e := range configure.FindEngines(survey.Root) {
-		engine := Engine{Name: e.Name, Program: e.Program, Runtimes: []Runtime{}}
-		for _, r := range e.Runtimes {
-			engine.Runtimes = append(engine.Runtimes, Runtime{r.Name, r.File, r.Default})
-		}
-		for _, err := range e.Errs {
-			engine.Errors = append(engine.Errors, err.Error())
-		}
-		i.Engines = append(i.Engines, engine)
 	}
 	i.Config, err = config(cfg, environ, dir != "")
 	return i, err
@@ -194,15 +162,13 @@ func config(cfg plan.Config, environ []string, below bool) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	c := Config{File: cfg.File, Exists: exists, Settings: []Setting{}}
-	for _, s := range settings {
-		switch {
+	for n := range settings {
+		switch s := &settings[n]; {
 		case s.Origin == s.Key:
 			s.Origin = "file"
 		case below && strings.HasPrefix(s.Origin, "NVIDIA_CONTAINER_RUNTIME_SYSROOT"):
 			s.Origin = "--root"
 		}
-		c.Settings = append(c.Settings, Setting{s.Key, s.Value, s.Origin})
 	}
-	return c, nil
+	return Config{cfg.File, exists, settings}, nil
 }

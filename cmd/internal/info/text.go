@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
 // Text is the machine on one page; wide also has each MIG device, device node, directory of driver files and configuration key.
@@ -180,7 +182,7 @@ func (i Info) writeConfig(out *bytes.Buffer, wide bool) {
 	}
 	settings := i.Config.Settings
 	if !wide {
-		settings = slices.DeleteFunc(slices.Clone(settings), func(s Setting) bool { return s.Origin == "default" || s.Origin == "--root" })
+		settings = slices.DeleteFunc(slices.Clone(settings), func(s plan.Setting) bool { return s.Origin == "default" || s.Origin == "--root" })
 		if len(settings) == 0 {
 			out.WriteString(": all keys have their defaults\n")
 			return

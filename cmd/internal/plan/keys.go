@@ -465,10 +465,10 @@ func editDistance(a, b string) int {
 
 // Setting is one thing that can be configured.
 type Setting struct {
-	Key    string // in config.toml, with dots
-	Value  any    // string, bool or []string, as it counts
-	Origin string // "default", the key of config.toml or the variable that it comes from
-	File   string // the file that has the key; "" for the other origins
+	Key    string `json:"key"`            // in config.toml, with dots
+	Value  any    `json:"value"`          // string, bool or []string, as it counts
+	Origin string `json:"origin"`         // "default", the key of config.toml or the variable that it comes from
+	File   string `json:"file,omitempty"` // the file that has the key; "" for the other origins
 }
 
 // Settings lists each value of c, and where it comes from. environ is what LoadConfig was given. It is
