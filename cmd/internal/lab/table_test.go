@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -109,11 +110,12 @@ func table(results []result) string {
 				rows = append(rows, k)
 				cells[k] = make([]cell, len(results))
 			}
-			c := &cells[k][i]
+			list := &cells[k][i].failed
 			if o.passed {
-				c.passed = append(c.passed, level)
-			} else {
-				c.failed = append(c.failed, level)
+				list = &cells[k][i].passed
+			}
+			if !slices.Contains(*list, level) { // what is of no low-level runtime was run beside each
+				*list = append(*list, level)
 			}
 		}
 	}
@@ -147,4 +149,26 @@ func table(results []result) string {
 // words makes "userns remap" of UsernsRemap.
 func words(name string) string {
 	return strings.TrimSpace(strings.ToLower(regexp.MustCompile(`[A-Z][a-z]`).ReplaceAllString(name, " $0")))
+}
+
+func TestTable(t *testing.T) {
+	of := func(name string, passed bool) *outcome { return &outcome{name: name, leaf: true, passed: passed} }
+	got := table([]result{{"forky", map[string]string{"systemd": "262", "runc": "1.3.6"}, []*outcome{
+		of("TestDocker/runc/run_it", true), of("TestDockerUsernsRemap/runc/exec", true), of("TestUnits/learn", true),
+		of("TestDocker/crun/run_it", true), of("TestDockerUsernsRemap/crun/exec", false), of("TestUnits/learn", true),
+	}}})
+	_, checks, _ := strings.Cut(got, "\n## ")
+	assert.Equal(t, `Docker
+
+| check | forky |
+|---|---|
+| run it | runc, crun |
+| userns remap: exec | runc **fails: crun** |
+
+## The package by itself
+
+| check | forky |
+|---|---|
+| units: learn | yes |
+`, checks)
 }
