@@ -9,9 +9,9 @@
 // prints is read by [ParseText] and written by [Cache.WriteText].
 //
 // The package opens no file: the caller reads /etc/ld.so.cache below whatever
-// root it has, with whatever cap it likes, and hands over the bytes. Nothing in
-// them is trusted. A cache that lies about a count or an offset is an error,
-// and no more memory is taken than a small multiple of the bytes given.
+// root it has, with whatever cap it likes, and passes the bytes, which are not
+// trusted. A cache that lies about a count or an offset is an error, and memory
+// use is a small multiple of the input.
 //
 // The layout and its order come from glibc: elf/dl-cache.c reads the file in
 // the loader, elf/cache.c and elf/stringtable.c write it in ldconfig, and

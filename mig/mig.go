@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package mig reads the Multi-Instance GPU part of the NVIDIA driver's files: which instances exist,
-// and which device node stands for the right to use each of them. It also parses the names that
+// and which device node grants the use of each. It also parses the names that
 // users give to instances.
 //
 // Most callers want [ReadInstances] and [ParseName].
 //
-// GPUs are known here by their device minor alone, the N of /dev/nvidiaN. File systems are
+// A GPU is identified by its device minor, the N of /dev/nvidiaN. File systems are
 // rooted at the machine's "/".
 package mig
 

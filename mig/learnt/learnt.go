@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package learnt keeps what procfs does not tell about the UUIDs of MIG devices, MIG-<uuid>: of each GPU the identifier of its
-// die, and which UUID each of its MIG devices had when somebody looked. [Read] reads the file, [Store.Learn] adds to it.
+// Package learnt stores what procfs does not show about the UUIDs of MIG devices, MIG-<uuid>: the identifier of each GPU's
+// die, and the UUID that each of its MIG devices had when it was last read. [Read] reads the file, [Store.Learn] adds to it.
 //
-// GPUs are known here by their UUID alone, and that as text.
+// A GPU is identified by its UUID, as text.
 package learnt
 
 import (

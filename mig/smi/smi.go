@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package smi understands what nvidia-smi prints about MIG devices. [Parse] takes the output of "nvidia-smi -L", of
+// Package smi parses what nvidia-smi prints about MIG devices. [Parse] takes the output of "nvidia-smi -L", of
 // "nvidia-smi -q", or of several of these one after the other.
 package smi
 

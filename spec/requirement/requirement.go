@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package requirement understands the requirements that an image states in its NVIDIA_REQUIRE_*
+// Package requirement evaluates the requirements that an image states in its NVIDIA_REQUIRE_*
 // variables, such as
 //
 //	NVIDIA_REQUIRE_CUDA=cuda>=12.4 brand=tesla,driver>=470,driver<471
@@ -12,8 +12,8 @@
 // A requirement is a list of terms separated by blanks, of which one must hold. A term is a list of
 // factors separated by commas, which must all hold. A factor is a property (cuda, driver, arch or
 // brand, in any case), an operator (= != < <= > >=) and a value. The language and its rules are those of
-// libnvidia-container (src/cli/dsl.c), save that the whole value is checked before any of it is
-// evaluated: there a malformed term goes unseen behind one that holds.
+// libnvidia-container (src/cli/dsl.c), except that the whole value is checked before any of it is
+// evaluated: libnvidia-container overlooks a malformed term behind one that holds.
 package requirement
 
 import (

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rootfs looks and writes inside a container's root filesystem, and never outside of it.
+// Package rootfs reads and writes inside a container's root filesystem, and never outside of it.
 //
 // Every byte of such a tree comes from an image, and another container may be changing the tree
 // while we look. So the root is opened once, as a handle, by [Open]; every name is resolved by the
@@ -36,7 +36,7 @@
 // another mount", which writing needs, and it can neither make a link nor replace a file. Its own
 // procfs guards against a false /proc, which in the host's mount namespace is trusted; here /proc is
 // checked to be a procfs, and the reopened object to be the one that was examined. What remains in
-// the library's favour is its walk for kernels before 5.6, and for seccomp profiles that do not know
+// the library's favor is its walk for kernels before 5.6, and for seccomp profiles that do not know
 // openat2: that is a short function here (walk.go), and both ways pass the same tests.
 package rootfs
 
