@@ -5,17 +5,21 @@ package enginetest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"text/template"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/tools/txtar"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
@@ -47,10 +51,6 @@ var builtOldContainerd = sync.OnceValues(func() (string, error) {
 func TestContainerdReadsWhatIsWritten(t *testing.T) {
 	need.Root(t)
 	require.NoError(t, builtNvsysfs())
-	old, err := builtOldContainerd()
-	if err != nil {
-		need.Missing(t, "containerd %s: %v", oldContainerd, err)
-	}
 	const v2 = "io.containerd.grpc.v1.cri"
 	const runc2 = "[plugins.\"" + v2 + "\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n" +
 		"[plugins.\"" + v2 + "\".containerd.runtimes.runc.options]\nSystemdCgroup = true\n"
@@ -89,11 +89,7 @@ func TestContainerdReadsWhatIsWritten(t *testing.T) {
 			target: "main", systemd: true,
 		},
 	}
-	for _, engine := range []struct{ name, major, program string }{
-		{"1.6", "1", need.Program(t, "containerd")},
-		{"1.7", "1", old},
-		{"2", "2", filepath.Join(currentContainerd(t), "bin", "containerd")},
-	} {
+	for _, engine := range containerds(t) {
 		for _, tt := range tests {
 			t.Run(engine.name+"/"+tt.name, func(t *testing.T) {
 				root := t.TempDir()
@@ -117,14 +113,7 @@ func TestContainerdReadsWhatIsWritten(t *testing.T) {
 				require.NoError(t, os.MkdirAll(filepath.Dir(inside), 0o755))
 				require.NoError(t, os.Symlink("/", inside))
 
-				dump := func() (map[string]any, error) {
-					out, err := exec.Command(engine.program, "--config", at("config.toml"), "config", "dump").Output()
-					if err != nil {
-						return nil, err
-					}
-					tree := map[string]any{}
-					return tree, toml.Unmarshal(out, &tree)
-				}
+				dump := func() (map[string]any, error) { return engine.dump(at("config.toml")) }
 				configure := func(args ...string) (string, error) {
 					target := "/etc/containerd/config.toml"
 					if tt.target == "imported" {
@@ -176,6 +165,155 @@ func TestContainerdReadsWhatIsWritten(t *testing.T) {
 			})
 		}
 	}
+}
+
+// containerdProgram is a containerd to ask.
+type containerdProgram struct{ name, major, program string }
+
+// containerds are those that machines have: Debian's, the last 1.7 and a current one.
+func containerds(t *testing.T) []containerdProgram {
+	t.Helper()
+	old, err := builtOldContainerd()
+	if err != nil {
+		need.Missing(t, "containerd %s: %v", oldContainerd, err)
+	}
+	return []containerdProgram{
+		{"1.6", "1", need.Program(t, "containerd")},
+		{"1.7", "1", old},
+		{"2", "2", filepath.Join(currentContainerd(t), "bin", "containerd")},
+	}
+}
+
+// dump is what it reads from a configuration.
+func (c containerdProgram) dump(config string) (map[string]any, error) {
+	out, err := exec.Command(c.program, "--config", config, "config", "dump").Output()
+	if err != nil {
+		return nil, err
+	}
+	tree := map[string]any{}
+	return tree, toml.Unmarshal(out, &tree)
+}
+
+// TestContainerdReadsDistributions makes of templates and drop-ins what k3s, RKE2, MicroK8s and k0s make of them for their
+// containerd, and asks each containerd what it reads, before and after nvsysfs configure, and after --remove.
+func TestContainerdReadsDistributions(t *testing.T) {
+	need.Root(t)
+	require.NoError(t, builtNvsysfs())
+	archive, err := txtar.ParseFile("../configure/testdata/kubernetes.txtar")
+	require.NoError(t, err)
+	cases := map[string]string{"k0s_managed.toml": "# k0s_managed=true\nversion = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n" +
+		"runtime_type = \"io.containerd.runc.v2\"\n"}
+	for _, f := range archive.Files {
+		cases[f.Name] = string(f.Data)
+	}
+	// rendered executes a template as k3s and RKE2 do, of which the one named base is their own.
+	rendered := func(text, base string) string {
+		all := template.Must(template.New("file").Parse(text))
+		template.Must(all.New("base").Parse(base))
+		var out strings.Builder
+		node := map[string]any{"SELinux": false, "Containerd": map[string]any{"Opt": "/opt"}, "AgentConfig": map[string]any{"PauseImage": "pause"}}
+		require.NoError(t, all.ExecuteTemplate(&out, "file", map[string]any{"NodeConfig": node, "IsRunningInUserNS": false}))
+		return out.String()
+	}
+	const k3s, rke2 = "var/lib/rancher/k3s/agent/etc/containerd/", "var/lib/rancher/rke2/agent/etc/containerd/"
+	for _, tt := range []struct {
+		name  string
+		files map[string]string // path: file of the archive
+		main  string            // what containerd gets is made of this file; "" or absent before: of base alone
+		base  string
+		args  []string
+		major string // "" for each containerd
+	}{
+		{name: "k3s template", files: map[string]string{k3s + "config.toml": "k3s.toml"}, main: k3s + "config.toml.tmpl", base: "k3s.toml", args: []string{"--template"}},
+		{name: "k3s template of its owner", files: map[string]string{k3s + "config.toml": "k3s-v3.toml", k3s + "config-v3.toml.tmpl": "k3s-own.tmpl"},
+			main: k3s + "config-v3.toml.tmpl", base: "k3s-v3.toml", args: []string{"--template"}, major: "2"},
+		{name: "k3s drop-in", files: map[string]string{k3s + "config.toml": "k3s-v3.toml"}, main: k3s + "config.toml", major: "2"},
+		{name: "RKE2 template", files: map[string]string{rke2 + "config.toml.tmpl": "rke2.tmpl"}, main: rke2 + "config.toml.tmpl", args: []string{"--template"}},
+		{name: "MicroK8s template", files: map[string]string{"var/snap/microk8s/current/args/containerd-template.toml": "microk8s.toml"},
+			main: "var/snap/microk8s/current/args/containerd-template.toml"},
+		{name: "k0s drop-in", files: map[string]string{"etc/k0s/containerd.toml": "k0s_managed.toml"}, main: "etc/k0s/containerd.toml"},
+	} {
+		for _, engine := range containerds(t) {
+			if tt.major != "" && tt.major != engine.major {
+				continue
+			}
+			t.Run(tt.name+"/"+engine.name, func(t *testing.T) {
+				root := t.TempDir()
+				write := func(name, text string) {
+					require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
+					require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o755))
+				}
+				for name, file := range tt.files {
+					require.Contains(t, cases, file)
+					write(name, cases[file])
+				}
+				write("usr/bin/nvidia-container-runtime.experimental", "#!/bin/sh\n")
+				runtimes := func() map[string]any {
+					data, err := os.ReadFile(filepath.Join(root, tt.main))
+					if errors.Is(err, fs.ErrNotExist) {
+						data, err = []byte(cases[tt.base]), nil // of no template
+					}
+					require.NoError(t, err)
+					text := rendered(string(data), cases[tt.base])
+					// k0s merges files of its directory itself, and containerd gets one.
+					dropIns, err := filepath.Glob(filepath.Join(root, "etc/k0s/containerd.d/*.toml"))
+					require.NoError(t, err)
+					for _, name := range dropIns {
+						data, err := os.ReadFile(name)
+						require.NoError(t, err)
+						text = mergedTOML(t, text, string(data))
+					}
+					text = strings.NewReplacer("${SNAPSHOTTER}", "overlayfs", "${RUNTIME}", "runc", "${RUNTIME_TYPE}", "io.containerd.runc.v2",
+						"[\"/var/lib/rancher", "[\""+root+"/var/lib/rancher").Replace(text)
+					write("made.toml", text)
+					tree, err := engine.dump(filepath.Join(root, "made.toml"))
+					require.NoError(t, err, "%s", text)
+					list, _ := criTable(tree)["runtimes"].(map[string]any)
+					return list
+				}
+				configure := func(args ...string) {
+					args = append([]string{"configure", "containerd", "--root", root}, args...)
+					out, err := exec.Command(filepath.Join(programs.dir, "nvsysfs"), args...).CombinedOutput()
+					require.NoError(t, err, "%s", out)
+				}
+				before := runtimes()
+				assert.NotContains(t, before, "nvidia-experimental")
+				configure(tt.args...)
+				after := runtimes()
+				entry, _ := after["nvidia-experimental"].(map[string]any)
+				options, _ := entry["options"].(map[string]any)
+				assert.Equal(t, "io.containerd.runc.v2", entry["runtime_type"])
+				assert.Equal(t, "/usr/bin/nvidia-container-runtime.experimental", options["BinaryName"])
+				delete(after, "nvidia-experimental")
+				assert.Equal(t, before, after)
+				configure(append(tt.args, "--remove")...)
+				assert.Equal(t, before, runtimes())
+			})
+		}
+	}
+}
+
+// mergedTOML adds to a text what another one has, table by table.
+func mergedTOML(t *testing.T, text, more string) string {
+	t.Helper()
+	var into, from map[string]any
+	require.NoError(t, toml.Unmarshal([]byte(text), &into))
+	require.NoError(t, toml.Unmarshal([]byte(more), &from))
+	var merge func(into, from map[string]any)
+	merge = func(into, from map[string]any) {
+		for key, value := range from {
+			have, isTable := into[key].(map[string]any)
+			if table, ok := value.(map[string]any); ok && isTable {
+				merge(have, table)
+				continue
+			}
+			into[key] = value
+		}
+	}
+	merge(into, from)
+	out, err := toml.Marshal(into)
+	require.NoError(t, err)
+	return string(out)
 }
 
 // criTable is the CRI plugin's table of what "containerd config dump" prints.
