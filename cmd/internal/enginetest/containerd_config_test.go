@@ -219,18 +219,22 @@ func TestContainerdReadsDistributions(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		files map[string]string // path: file of the archive
-		main  string            // what containerd gets is made of this file; "" or absent before: of base alone
+		main  string            // what containerd gets is made of this file, or of base alone where it is not there
 		base  string
 		args  []string
 		major string // "" for each containerd
 	}{
 		{name: "k3s template", files: map[string]string{k3s + "config.toml": "k3s.toml"}, main: k3s + "config.toml.tmpl", base: "k3s.toml", args: []string{"--template"}},
-		{name: "k3s template of its owner", files: map[string]string{k3s + "config.toml": "k3s-v3.toml", k3s + "config-v3.toml.tmpl": "k3s-own.tmpl"},
-			main: k3s + "config-v3.toml.tmpl", base: "k3s-v3.toml", args: []string{"--template"}, major: "2"},
+		{
+			name: "k3s template of its owner", files: map[string]string{k3s + "config.toml": "k3s-v3.toml", k3s + "config-v3.toml.tmpl": "k3s-own.tmpl"},
+			main: k3s + "config-v3.toml.tmpl", base: "k3s-v3.toml", args: []string{"--template"}, major: "2",
+		},
 		{name: "k3s drop-in", files: map[string]string{k3s + "config.toml": "k3s-v3.toml"}, main: k3s + "config.toml", major: "2"},
 		{name: "RKE2 template", files: map[string]string{rke2 + "config.toml.tmpl": "rke2.tmpl"}, main: rke2 + "config.toml.tmpl", args: []string{"--template"}},
-		{name: "MicroK8s template", files: map[string]string{"var/snap/microk8s/current/args/containerd-template.toml": "microk8s.toml"},
-			main: "var/snap/microk8s/current/args/containerd-template.toml"},
+		{
+			name: "MicroK8s template", files: map[string]string{"var/snap/microk8s/current/args/containerd-template.toml": "microk8s.toml"},
+			main: "var/snap/microk8s/current/args/containerd-template.toml",
+		},
 		{name: "k0s drop-in", files: map[string]string{"etc/k0s/containerd.toml": "k0s_managed.toml"}, main: "etc/k0s/containerd.toml"},
 	} {
 		for _, engine := range containerds(t) {

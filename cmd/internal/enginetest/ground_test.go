@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
@@ -434,9 +436,58 @@ func (g *ground) removeCgroups() {
 			return nil
 		})
 		for _, dir := range slices.Backward(dirs) {
+			awaitEmpty(g.t, dir)
 			assert.NoError(g.t, os.Remove(dir))
 		}
 	}
+}
+
+// awaitEmpty waits for the processes of a cgroup to end: conmon does so a while after its container.
+func awaitEmpty(t *testing.T, dir string) {
+	t.Helper()
+	for {
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil || len(procs) == 0 {
+			return
+		}
+		for _, word := range strings.Fields(string(procs)) {
+			pid, err := strconv.Atoi(word)
+			require.NoError(t, err)
+			process, err := unix.PidfdOpen(pid, 0)
+			if errors.Is(err, unix.ESRCH) {
+				continue
+			}
+			require.NoError(t, err)
+			ended := 0
+			for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+				ended, err = unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 60_000)
+			}
+			require.NoError(t, unix.Close(process))
+			require.NoError(t, err)
+			require.Equal(t, 1, ended, "process %d stays in %s", pid, dir)
+		}
+	}
+}
+
+// TestAwaitEmpty: a cgroup can be removed as soon as its last process has ended, and is not before.
+func TestAwaitEmpty(t *testing.T) {
+	need.Root(t)
+	above := "/sys/fs/cgroup"
+	if _, err := os.Stat(above + "/devices"); err == nil {
+		above += "/devices"
+	}
+	dir, err := os.MkdirTemp(above, "nvcr-await-") //nolint:usetesting // only there is it a cgroup
+	require.NoError(t, err)
+	cmd := exec.Command("cat")
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), strconv.AppendInt(nil, int64(cmd.Process.Pid), 10), 0o644))
+	require.ErrorIs(t, os.Remove(dir), unix.EBUSY)
+	require.NoError(t, stdin.Close())
+	awaitEmpty(t, dir)
+	assert.NoError(t, os.Remove(dir))
+	require.NoError(t, cmd.Wait())
 }
 
 // gpuMinor is the minor of a machine's GPU.
