@@ -78,9 +78,13 @@ $(PROGRAMS):
 	$(MAKE) cmd-$@
 
 .PHONY: install
-install: $(PROGRAMS) ## install below $DESTDIR$PREFIX (/usr/local), nothing in /etc
-	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
-	$(INSTALL) -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+install: $(PROGRAMS) install-files ## install below $DESTDIR$PREFIX (/usr/local), nothing in /etc
+	$(INSTALL) -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
+
+# All but the programs.
+.PHONY: install-files
+install-files: $(if $(GOARCH),,nvsysfs)
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	$(INSTALL) -D -m 644 -t $(SHARE)/doc/$(PACKAGE) LICENSE README.md CHANGELOG.md SECURITY.md docs/*.md
 	$(INSTALL) -D -m 644 -t $(SHARE)/$(PACKAGE) cmd/internal/dist/config.toml
 	@set -e; for page in cmd/internal/dist/man/*.[1-9]; do \
@@ -101,7 +105,7 @@ install: $(PROGRAMS) ## install below $DESTDIR$PREFIX (/usr/local), nothing in /
 DURATION   ?= 10m
 
 .PHONY: lab
-lab: dist-amd64.deb ## test the package on cgroup v2, systemd, current engines
+lab: dist ## test the package on cgroup v2, systemd, current engines
 	NVCR_LAB=$(abspath $(DISTDIR))/$(PACKAGE)_$(VERSION)_amd64.deb $(GO) test -count 1 -timeout 60m -v ./cmd/internal/lab
 
 .PHONY: soak
@@ -120,39 +124,36 @@ reproducible: ## check that two builds in different directories are the same
 	done; for p in $(PROGRAMS); do cmp .cache/reproducible/one/$$p .cache/reproducible/another/place/$$p; \
 		(cd .cache/reproducible/one; sha256sum $$p); done; rm -rf $$here/.cache/reproducible
 
-.PHONY: sbom
-sbom: all ## what each program is made of, as CycloneDX, in dist/
-	@set -e; mkdir -p dist; for p in $(PROGRAMS); do $(GO) run ./cmd/internal/sbom $$p $(VERSION) >dist/$$p.cdx.json; echo dist/$$p.cdx.json; done
-
 PACKAGE    := nvidia-container-runtime-experimental
-NFPM       := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+GORELEASER := github.com/goreleaser/goreleaser/v2@v2.15.1
+CYCLONEDX  := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+TOOLS      := $(CURDIR)/.cache/$(notdir $(CYCLONEDX))
 EPOCH      := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 0))
 HOSTGO     := env -u GOOS -u GOARCH $(GO)
 DISTDIR    ?= dist
-DISTBUILD  ?= .cache/dist
-PACKAGES   := $(foreach arch,amd64 arm64,$(foreach form,tar.gz deb rpm,$(arch).$(form)))
+PARTS      := .cache/parts
+
+# An SBOM has the checksums of the tool that made it: so that is built the same way everywhere.
+$(TOOLS)/cyclonedx-gomod:
+	CGO_ENABLED=0 GOFLAGS= GOBIN=$(TOOLS) $(HOSTGO) install -trimpath $(CYCLONEDX)
+
+.PHONY: sbom
+sbom: all $(TOOLS)/cyclonedx-gomod ## what each program is made of, as CycloneDX, in dist/
+	@set -e; mkdir -p dist; for p in $(PROGRAMS); do \
+		$(TOOLS)/cyclonedx-gomod bin -json -noserial -notimestamp -std -version v$(VERSION) -output dist/$$p.cdx.json $$p; echo dist/$$p.cdx.json; done
 
 .PHONY: dist
-dist: $(PACKAGES:%=dist-%) ## tar.gz, .deb, .rpm for amd64 and arm64, SBOMs, checksums
-	cd $(DISTDIR) && sha256sum $(PACKAGE)[-_]$(VERSION)* >SHA256SUMS && cat SHA256SUMS
-
-dist-%.tar.gz:
-	@set -e; build=$(DISTBUILD)/$*; mkdir -p $(DISTDIR) $$build; rm -f $(DISTDIR)/SHA256SUMS; \
-	for p in $(PROGRAMS); do \
-		GOOS=linux GOARCH=$* $(BUILD) -o $$build/$$p ./cmd/$$p; \
-		$(HOSTGO) run ./cmd/internal/sbom $$build/$$p $(VERSION) >$$build/$$p.cdx.json; \
-		cp $$build/$$p.cdx.json $(DISTDIR)/$(PACKAGE)-$(VERSION)-linux-$*.$$p.cdx.json; \
-	done; \
-	for shell in bash zsh fish; do $(HOSTGO) run ./cmd/nvsysfs completion $$shell >$$build/nvsysfs.$$shell; done; \
-	GOOS=linux GOARCH=$* CGO_ENABLED=0 $(GO) list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' $(PROGRAMS:%=./cmd/%) >$$build/linked; \
-	echo std $$($(GO) env GOVERSION GOROOT) >>$$build/linked; LC_ALL=C sort -u $$build/linked >$$build/modules; \
-	$(HOSTGO) run ./cmd/internal/dist -version $(VERSION) -arch $* -epoch $(EPOCH) -build $$build -out $(DISTDIR)
-
-dist-%.deb: dist-%.tar.gz
-	@SOURCE_DATE_EPOCH=$(EPOCH) $(HOSTGO) run $(NFPM) package --config $(DISTBUILD)/$*/deb.json --packager deb --target $(DISTDIR)
-
-dist-%.rpm: dist-%.tar.gz
-	@SOURCE_DATE_EPOCH=$(EPOCH) $(HOSTGO) run $(NFPM) package --config $(DISTBUILD)/$*/rpm.json --packager rpm --target $(DISTDIR)
+dist: $(TOOLS)/cyclonedx-gomod ## tar.gz, .deb, .rpm, .apk, Arch, for amd64 and arm64, SBOMs, checksums
+	rm -rf $(PARTS); mkdir -p $(PARTS)/sbom/amd64 $(PARTS)/sbom/arm64 $(DISTDIR)
+	@$(MAKE) --silent install-files DESTDIR=$(PARTS) PREFIX=/usr GOARCH=amd64 >/dev/null
+	gzip -9nf $(PARTS)/usr/share/man/man*/*
+	@set -e; { for arch in amd64 arm64; do \
+		GOOS=linux GOARCH=$$arch CGO_ENABLED=0 $(GO) list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' $(PROGRAMS:%=./cmd/%); \
+		done; echo std $$($(GO) env GOVERSION GOROOT); } | LC_ALL=C sort -u | grep . >$(PARTS)/modules; \
+	$(HOSTGO) run ./cmd/internal/dist <$(PARTS)/modules >$(PARTS)/usr/share/doc/$(PACKAGE)/THIRD-PARTY-LICENSES
+	PATH=$(TOOLS):$$PATH VERSION=$(VERSION) COMMIT=$(COMMIT) SOURCE_DATE_EPOCH=$(EPOCH) MTIME=$$(date -u -d @$(EPOCH) +%FT%TZ) \
+		$(HOSTGO) run $(GORELEASER) release --snapshot --clean --skip=publish
+	cp .cache/release/SHA256SUMS .cache/release/$(PACKAGE)[-_]* $(DISTDIR) && cat $(DISTDIR)/SHA256SUMS
 
 .PHONY: dist-reproducible
 dist-reproducible: dist ## check that packages built elsewhere are the same

@@ -9,7 +9,6 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"debug/elf"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,7 +35,13 @@ const (
 	repository = "../../.."
 	version    = "9.8.7"
 	epoch      = 1700000000
+
+	packageName = "nvidia-container-runtime-experimental" // that of none of NVIDIA's packages
+	summary     = "container runtime for NVIDIA GPUs that reads /proc, /sys and /dev"
+	parts       = repository + "/.cache/parts"
 )
+
+var programs = []string{"nvidia-container-runtime.experimental", "nvsysfs"}
 
 // scratch is the process' directory; made has the release in it, which is built when the first test asks for it.
 var (
@@ -56,10 +61,9 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// makeDist runs "make dist", both architectures at once.
+// makeDist runs "make dist".
 func makeDist() error {
-	cmd := exec.Command("make", "-j2", "-C", repository, "dist", "DISTDIR="+scratch+"/dist", "DISTBUILD="+scratch+"/build",
-		"VERSION="+version, "COMMIT=0123456789ab")
+	cmd := exec.Command("make", "-C", repository, "dist", "DISTDIR="+scratch+"/dist", "VERSION="+version, "COMMIT=0123456789ab")
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(e string) bool {
 		return strings.HasPrefix(e, "MAKE") || strings.HasPrefix(e, "MFLAGS=") || strings.HasPrefix(e, "GOARCH=")
 	}), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", epoch))
@@ -120,10 +124,13 @@ func wanted(t *testing.T, format string) map[string]fs.FileMode {
 	for _, page := range pages {
 		list["share/man/man"+filepath.Ext(page)[1:]+"/"+filepath.Base(page)+".gz"] = 0o644
 	}
-	entries, err := os.ReadDir("systemd")
-	if !errors.Is(err, fs.ErrNotExist) {
-		require.NoError(t, err)
+	docs, err := filepath.Glob(repository + "/docs/*.md")
+	require.NoError(t, err)
+	for _, page := range docs {
+		list["share/doc/"+name+"/"+filepath.Base(page)] = 0o644
 	}
+	entries, err := os.ReadDir("systemd")
+	require.NoError(t, err)
 	for _, e := range entries {
 		if ext := filepath.Ext(e.Name()); ext == ".service" || ext == ".path" || ext == ".timer" {
 			list["lib/systemd/system/"+e.Name()] = 0o644
@@ -133,12 +140,11 @@ func wanted(t *testing.T, format string) map[string]fs.FileMode {
 }
 
 // readTar reads a tar with nothing but directories and regular files of root, with the release's time. The names begin with
-// one prefix, which is taken away.
-func readTar(t *testing.T, r io.Reader, prefix string) (modes map[string]fs.FileMode, data map[string][]byte) {
+// one prefix, which is taken away. In a package each directory comes before its files.
+func readTar(t *testing.T, r io.Reader, prefix string, isPackage bool) (modes map[string]fs.FileMode, data map[string][]byte) {
 	t.Helper()
 	modes, data = map[string]fs.FileMode{}, map[string][]byte{}
 	dirs := map[string]bool{}
-	var names []string
 	for archive := tar.NewReader(r); ; {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -157,15 +163,15 @@ func readTar(t *testing.T, r io.Reader, prefix string) (modes map[string]fs.File
 			continue
 		}
 		require.Equal(t, byte(tar.TypeReg), h.Typeflag, h.Name)
-		assert.True(t, dirs[filepath.Dir(h.Name)], "%s comes before its directory", h.Name)
+		if isPackage {
+			assert.True(t, dirs[filepath.Dir(h.Name)], "%s comes before its directory", h.Name)
+		}
 		name, ok := strings.CutPrefix(h.Name, prefix)
 		require.True(t, ok, h.Name)
-		names = append(names, name)
 		modes[name] = fs.FileMode(h.Mode)
 		data[name], err = io.ReadAll(archive)
 		require.NoError(t, err)
 	}
-	assert.True(t, slices.IsSorted(names), "%v", names)
 	return modes, data
 }
 
@@ -181,24 +187,26 @@ func TestTar(t *testing.T) {
 			require.NoError(t, err)
 			assert.Empty(t, z.Name)
 			assert.True(t, z.ModTime.IsZero())
-			modes, data := readTar(t, z, top+"/")
+			modes, data := readTar(t, z, top+"/", false)
 			assert.Equal(t, wanted(t, "tar.gz"), modes)
 			for _, p := range programs {
-				program, err := elf.NewFile(bytes.NewReader(data[p.dir+"/"+p.name]))
+				program, err := elf.NewFile(bytes.NewReader(data["bin/"+p]))
 				require.NoError(t, err)
 				assert.Equal(t, arch.machine, program.Machine)
-				var parts struct {
+				for _, header := range program.Progs {
+					assert.NotContains(t, []elf.ProgType{elf.PT_INTERP, elf.PT_DYNAMIC}, header.Type, "%s is not static", p)
+				}
+				var sbom struct {
 					Metadata struct {
-						Component struct {
-							Version string
-							Hashes  []struct{ Content string }
-						}
+						Component  struct{ Version string }
+						Properties []struct{ Name, Value string }
 					}
 				}
-				require.NoError(t, json.Unmarshal(data["share/doc/"+packageName+"/"+p.name+".cdx.json"], &parts))
-				require.Len(t, parts.Metadata.Component.Hashes, 1)
-				assert.Equal(t, fmt.Sprintf("%x", sha256.Sum256(data[p.dir+"/"+p.name])), parts.Metadata.Component.Hashes[0].Content, p.name)
-				assert.Equal(t, version, parts.Metadata.Component.Version)
+				require.NoError(t, json.Unmarshal(data["share/doc/"+packageName+"/"+p+".cdx.json"], &sbom))
+				assert.Contains(t, sbom.Metadata.Properties, struct{ Name, Value string }{
+					"cdx:gomod:binary:hash:SHA-256", fmt.Sprintf("%x", sha256.Sum256(data["bin/"+p])),
+				}, p)
+				assert.Equal(t, "v"+version, sbom.Metadata.Component.Version)
 			}
 		})
 	}
@@ -222,11 +230,12 @@ func TestSums(t *testing.T) {
 	}
 	wantNames := []string{}
 	for _, arch := range arches {
-		wantNames = append(wantNames, packageName+"_"+version+"_"+arch.name+".deb", packageName+"-"+version+"-1."+arch.rpm+".rpm")
+		wantNames = append(wantNames, packageName+"_"+version+"_"+arch.name+".deb", packageName+"-"+version+"-1."+arch.rpm+".rpm",
+			packageName+"_"+version+"_"+arch.rpm+".apk", packageName+"-"+version+"-1-"+arch.rpm+".pkg.tar.zst")
 		top := packageName + "-" + version + "-linux-" + arch.name
 		wantNames = append(wantNames, top+".tar.gz")
 		for _, p := range programs {
-			wantNames = append(wantNames, top+"."+p.name+".cdx.json")
+			wantNames = append(wantNames, top+"."+p+".cdx.json")
 		}
 	}
 	assert.ElementsMatch(t, wantNames, names)
@@ -255,6 +264,11 @@ func TestDeb(t *testing.T) {
 			}
 			assert.NotEmpty(t, fields["Installed-Size"])
 			delete(fields, "Installed-Size")
+			// goreleaser states the baseline, with which every amd64 machine complies.
+			if variant, ok := fields["Architecture-Variant"]; ok {
+				assert.Equal(t, "amd64v1", variant)
+				delete(fields, "Architecture-Variant")
+			}
 			assert.Equal(t, map[string]string{
 				"Package": "nvidia-container-runtime-experimental", "Version": version, "Architecture": arch.name, "Section": "admin",
 				"Priority": "optional", "Maintainer": "The nvidia-container-runtime authors", "Recommends": "runc | crun",
@@ -272,7 +286,7 @@ func TestDeb(t *testing.T) {
 				parts = append(parts, strings.TrimPrefix(h.Name, "./"))
 			}
 			assert.ElementsMatch(t, []string{"control", "md5sums"}, parts)
-			modes, _ := readTar(t, strings.NewReader(command(t, dpkgDeb, "--fsys-tarfile", name)), "./usr/")
+			modes, _ := readTar(t, strings.NewReader(command(t, dpkgDeb, "--fsys-tarfile", name)), "./usr/", true)
 			assert.Equal(t, wanted(t, "deb"), modes)
 		})
 	}
@@ -468,36 +482,32 @@ func TestInstallRPM(t *testing.T) {
 	assert.Equal(t, before, after)
 }
 
-// What is linked has its licence in the package.
-func TestLicences(t *testing.T) {
+// What is linked has its license in the package.
+func TestLicenses(t *testing.T) {
 	dist(t)
+	want, got := map[string]bool{}, map[string]bool{}
 	for _, arch := range arches {
-		build := filepath.Join(scratch, "build", arch.name)
-		want, got := map[string]bool{}, map[string]bool{}
 		for _, p := range programs {
-			data, err := os.ReadFile(filepath.Join(build, p.name+".cdx.json"))
+			data, err := os.ReadFile(filepath.Join(parts, "sbom", arch.name, p+".cdx.json"))
 			require.NoError(t, err)
-			var parts struct {
+			var sbom struct {
 				Components []struct{ Name, Version string }
 			}
-			require.NoError(t, json.Unmarshal(data, &parts))
-			for _, c := range parts.Components {
-				if c.Name == "std" {
-					c.Version = "go" + c.Version
-				}
+			require.NoError(t, json.Unmarshal(data, &sbom))
+			for _, c := range sbom.Components {
 				want[c.Name+" "+c.Version] = true
 			}
 		}
-		data, err := os.ReadFile(filepath.Join(build, licences))
-		require.NoError(t, err)
-		for line := range strings.Lines(string(data)) {
-			if module, ok := strings.CutPrefix(line, "=== "); ok {
-				module, _, _ = strings.Cut(module, ": ")
-				got[module] = true
-			}
-		}
-		assert.Equal(t, want, got)
 	}
+	data, err := os.ReadFile(filepath.Join(parts, "usr/share/doc", packageName, "THIRD-PARTY-LICENSES"))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(data)) {
+		if module, ok := strings.CutPrefix(line, "=== "); ok {
+			module, _, _ = strings.Cut(module, ": ")
+			got[module] = true
+		}
+	}
+	assert.Equal(t, want, got)
 }
 
 // A systemd unit runs what the package installs.
@@ -547,91 +557,28 @@ func TestUnitsVerify(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
-	t.Chdir(repository)
-	good := func(t *testing.T) string {
-		dir := t.TempDir()
-		for _, p := range programs {
-			writeELF(t, filepath.Join(dir, p.name), elf.EM_X86_64, elf.PT_LOAD)
-		}
-		module := t.TempDir()
-		require.NoError(t, os.WriteFile(filepath.Join(module, "LICENSE"), []byte("do what you like\n"), 0o600))
-		write(t, dir, "modules", "example.com/m v1.0.0 "+module+"\n")
-		for _, p := range programs {
-			write(t, dir, p.name+".cdx.json", "{}\n")
-		}
-		for _, shell := range []string{"bash", "zsh", "fish"} {
-			write(t, dir, "nvsysfs."+shell, "# "+shell+"\n")
-		}
-		return dir
+func TestLicensesOf(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"m/LICENSE.md": "do what you like\n\n", "m/NOTICE": "we did", "m/license.go": "package m", "none/README": "x"} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
-	for _, tt := range []struct {
-		name  string
-		spoil func(dir string)
-		args  []string // after those that are good, which they override
-		err   string   // "" is success; $BUILD is the folder of -build
-	}{
-		{name: "good"},
-		{name: "an argument", args: []string{"x"}, err: "usage: dist -version VERSION -arch ARCH -epoch SECONDS -build DIR -out DIR"},
-		{name: "an unknown flag", args: []string{"-x"}, err: "flag provided but not defined: -x"},
-		{name: "no version", args: []string{"-version", ""}, err: "usage: dist -version VERSION -arch ARCH -epoch SECONDS -build DIR -out DIR"},
-		{name: "a version that the formats sort differently", args: []string{"-version", "1.0-rc1"}, err: `version "1.0-rc1": Debian and RPM agree on digits and periods alone`},
-		{name: "a version that leads elsewhere", args: []string{"-version", "../1"}, err: `version "../1": Debian and RPM agree on digits and periods alone`},
-		{name: "another architecture", args: []string{"-arch", "riscv64"}, err: `architecture "riscv64" is neither amd64 nor arm64`},
-		{name: "a time before 1970", args: []string{"-epoch", "-1"}, err: "epoch -1 is before 1970"},
-		{name: "the other architecture's programs", args: []string{"-arch", "arm64"}, err: "nvidia-container-runtime.experimental is for EM_X86_64, not for EM_AARCH64"},
-		{name: "a program that wants a loader", spoil: func(dir string) {
-			writeELF(t, filepath.Join(dir, "nvsysfs"), elf.EM_X86_64, elf.PT_INTERP)
-		}, err: "nvsysfs is not static"},
-		{name: "a program with libraries", spoil: func(dir string) {
-			writeELF(t, filepath.Join(dir, "nvsysfs"), elf.EM_X86_64, elf.PT_DYNAMIC)
-		}, err: "nvsysfs is not static"},
-		{name: "no program", spoil: func(dir string) { write(t, dir, "nvsysfs", "#!/bin/sh\n"+strings.Repeat("# a script\n", 9)) }, err: "nvsysfs: bad magic number '[35 33 47 98]' in record at byte 0x0"},
-		{name: "a module without a folder", spoil: func(dir string) { write(t, dir, "modules", "example.com/m v1.0.0\n") }, err: `$BUILD/modules: "example.com/m v1.0.0\n" is not a path, a version and a folder`},
-		{name: "a module without a licence", spoil: func(dir string) { write(t, dir, "modules", "example.com/m v1.0.0 "+dir+"\n") }, err: "example.com/m v1.0.0 has no licence in $BUILD"},
-		{name: "a missing list of parts", spoil: func(dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "nvsysfs.cdx.json"))) }, err: "open $BUILD/nvsysfs.cdx.json: no such file or directory"},
-		{name: "a missing completion", spoil: func(dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "nvsysfs.zsh"))) }, err: "open $BUILD/nvsysfs.zsh: no such file or directory"},
+	for _, tt := range []struct{ name, list, want, err string }{
+		{name: "two texts", list: "example.com/m v1.0.0 $DIR/m\n",
+			want: "=== example.com/m v1.0.0: LICENSE.md\n\ndo what you like\n\n=== example.com/m v1.0.0: NOTICE\n\nwe did\n\n"},
+		{name: "no directory named", list: "example.com/m v1.0.0\n", err: `"example.com/m v1.0.0\n" is not a path, a version and a directory`},
+		{name: "no directory", list: "example.com/m v1.0.0 $DIR/x\n", err: "open $DIR/x: no such file or directory"},
+		{name: "no license", list: "example.com/m v1.0.0 $DIR/m\nexample.com/n v1.0.0 $DIR/none\n", err: "example.com/n v1.0.0 has no license in $DIR/none"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dir, out := good(t), t.TempDir()
-			if tt.spoil != nil {
-				tt.spoil(dir)
-			}
-			err := run(append([]string{"-version", "1.2", "-arch", "amd64", "-epoch", "1", "-build", dir, "-out", out}, tt.args...))
-			entries, readErr := os.ReadDir(out)
-			require.NoError(t, readErr)
-			if tt.err == "" {
-				require.NoError(t, err)
-				require.Len(t, entries, 1)
-				assert.Equal(t, packageName+"-1.2-linux-amd64.tar.gz", entries[0].Name())
+			var out bytes.Buffer
+			err := licenses(strings.ReplaceAll(tt.list, "$DIR", dir), &out)
+			assert.Equal(t, tt.want, out.String())
+			if tt.err != "" {
+				assert.EqualError(t, err, strings.ReplaceAll(tt.err, "$DIR", dir))
 				return
 			}
-			assert.EqualError(t, err, strings.ReplaceAll(tt.err, "$BUILD", dir))
-			if !strings.HasPrefix(tt.err, "usage") {
-				assert.Empty(t, entries)
-			}
+			require.NoError(t, err)
 		})
 	}
-	t.Run("not in the repository", func(t *testing.T) {
-		dir := good(t)
-		t.Chdir(t.TempDir())
-		assert.EqualError(t, run([]string{"-version", "1.2", "-arch", "amd64", "-build", dir, "-out", "."}),
-			"there are no manual pages in cmd/internal/dist/man: is this the repository's root?")
-	})
-}
-
-func write(t *testing.T, dir, name, text string) {
-	t.Helper()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
-}
-
-// writeELF writes a file that is nothing but an ELF header and one program header.
-func writeELF(t *testing.T, name string, machine elf.Machine, kind elf.ProgType) {
-	t.Helper()
-	var b bytes.Buffer
-	header := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(machine), Version: 1, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1}
-	copy(header.Ident[:], "\x7fELF\x02\x01\x01")
-	require.NoError(t, binary.Write(&b, binary.LittleEndian, header))
-	require.NoError(t, binary.Write(&b, binary.LittleEndian, elf.Prog64{Type: uint32(kind)}))
-	require.NoError(t, os.WriteFile(name, b.Bytes(), 0o600))
 }
