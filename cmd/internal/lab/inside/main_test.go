@@ -169,7 +169,7 @@ func eventually(t *testing.T, condition func() error) {
 // own is what the names of this runtime's own settings begin with.
 const own = "nvidia-container-runtime.experimental."
 
-// lowLevel lets the installed runtime use this low-level runtime, as an administrator would.
+// lowLevel lets the installed runtime use this low-level runtime until the end of the test, as an administrator would.
 func lowLevel(t *testing.T, name string, settings ...string) {
 	t.Helper()
 	const file = "/etc/nvidia-container-runtime/config.toml"
@@ -177,6 +177,7 @@ func lowLevel(t *testing.T, name string, settings ...string) {
 	settings = append(settings, fmt.Sprintf("%sruntime-path = %q\n", own, name))
 	text := strings.Join(settings, "\n")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+	t.Cleanup(func() { assert.NoError(t, os.Remove(file)) })
 }
 
 // look tells of each NVIDIA node whether the device policy lets it be opened: there is no driver behind it, so what

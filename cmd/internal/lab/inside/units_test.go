@@ -22,7 +22,14 @@ const smi = `#!/bin/sh
 } >/var/lib/nvidia-container-runtime/smi 2>&1
 case $1 in
 -L) echo "GPU 0: Tesla T4 (UUID: GPU-fef8089b-2c1e-4b57-9d3a-61f0c8a7e245)" ;;
--q) printf 'GPU 00000000:00:1E.0\n    GPU UUID                  : GPU-fef8089b-2c1e-4b57-9d3a-61f0c8a7e245\n' ;;
+-q) cat <<END
+==============NVSMI LOG==============
+
+Attached GPUs : 1
+GPU 00000000:00:1E.0
+    GPU UUID : GPU-fef8089b-2c1e-4b57-9d3a-61f0c8a7e245
+END
+	;;
 esac
 `
 
