@@ -143,7 +143,7 @@ sbom: all $(TOOLS)/cyclonedx-gomod ## what each program is made of, as CycloneDX
 		$(TOOLS)/cyclonedx-gomod bin -json -noserial -notimestamp -std -version v$(VERSION) -output dist/$$p.cdx.json $$p; echo dist/$$p.cdx.json; done
 
 .PHONY: dist
-dist: $(TOOLS)/cyclonedx-gomod ## tar.gz, .deb, .rpm, .apk, Arch, for amd64 and arm64, SBOMs, checksums
+dist: $(TOOLS)/cyclonedx-gomod ## packages for amd64 and arm64, with SBOMs and checksums
 	rm -rf $(PARTS); mkdir -p $(PARTS)/sbom/amd64 $(PARTS)/sbom/arm64 $(DISTDIR)
 	@$(MAKE) --silent install-files DESTDIR=$(PARTS) PREFIX=/usr GOARCH=amd64 >/dev/null
 	gzip -9nf $(PARTS)/usr/share/man/man*/*
