@@ -179,7 +179,9 @@ func TestPodmanRootlessWithConfigurationsThatDiffer(t *testing.T) {
 			must(t, "sh", "-ec", `mkdir -p $1; sed "s/\(runtime-path = \).*/\1\"$2\"/" /etc/nvidia-container-runtime/config.toml >$1/config.toml; chown -R user: $1`, "sh", dir, level)
 			defer must(t, "rm", "-r", dir)
 			id, seen := p.start(t, runtimeName, "-e", "NVIDIA_VISIBLE_DEVICES=0")
-			life(t, gpu, seen, p.life(id, func(t *testing.T) {})...)
+			life(t, gpu, seen, nothing,
+				step{"podman update", func(t *testing.T) { p.must(t, "update", "--memory", "200m", id) }},
+				step{"podman restart", func(t *testing.T) { p.must(t, "restart", "-t", "0", id) }})
 			// Each has its containers in a directory of its own name.
 			assert.Contains(t, must(t, "ls", "/run/user/1000/"+level), id)
 		})
