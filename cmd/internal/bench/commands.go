@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -202,6 +203,13 @@ func commands(g *ground, o options, out io.Writer) error {
 	return nil
 }
 
+// withPath is our environment with a directory before those of PATH. No name is in it twice: of that, programs take
+// the first or the last.
+func withPath(dir string) []string {
+	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "PATH=") })
+	return append(env, "PATH="+dir+":"+os.Getenv("PATH"))
+}
+
 // nvidia is NVIDIA's own runtime, which finds its configuration itself. Its
 // low-level runtimes are called runc and crun: so is the stub, in the first
 // directory of its PATH.
@@ -215,7 +223,7 @@ func (g *ground) nvidia(program string) ([]subject, error) {
 			return nil, err
 		}
 	}
-	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+	env := withPath(bin)
 	subjects := []subject{{name: "NVIDIA's: `state`", argv: []string{program, "--root", "/run/bench", "state", "id"}, env: env}}
 	for _, c := range []struct {
 		name string

@@ -104,7 +104,7 @@ func (g *ground) livesOn(o options, out io.Writer, place, disk, mark string) err
 					return err
 				}
 			}
-			env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+			env := withPath(bin)
 			ways = append(ways, way{Name: "through NVIDIA's runtime, all driver capabilities", Program: o.nvidia, Env: env, Config: asking})
 		}
 		results, err := liveApart(life{Dir: g.dir, Run: g.run, Disk: disk, Rounds: o.lives, Crun: name == "crun", Ways: ways})
