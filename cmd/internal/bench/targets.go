@@ -52,7 +52,7 @@ What stands in between, by the stages above, and what the next step would cost:
 - A large config.json of a container with GPUs is parsed whole: two members of one name would be read differently by runc and crun.
 - A start that asks for nothing costs a tenth of a Go program's start more than one that only execs: a larger program has more pages to be
   mapped, and the configuration and the low-level runtime are looked for. A small program in front that starts the large one only for containers
-  with GPUs would save half of that, at the price of a second program to install.
+  with GPUs would save a part of that, at the price of a second program to install.
 - Of a whole life, three starts of a program are a part that nobody in front of a runtime gets around. The rest is one mount, device rules, and
   new files in the image: what an inode costs on the file system decides.
 `)
