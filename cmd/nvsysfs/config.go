@@ -76,7 +76,7 @@ func runConfigCheck(i invocation, dir string, files []string) error {
 		}
 	}
 	if len(findings) > 0 {
-		return errors.New("config check: " + counted(len(findings), "key has", "keys have") + " not the effect that is meant")
+		return errors.New("config check: " + counted(len(findings), "problem", "problems"))
 	}
 	what := "every key counts"
 	if _, err := sysfs.Root("/").Stat(cfg.File[1:]); err != nil {
