@@ -37,6 +37,9 @@ func keepDevices(inv invocation, args []string) ([]string, error) {
 		defer f.Close()
 		in = f
 		options := len(args) - len(inv.operands)
+		if args[options-1] == "--" {
+			options--
+		}
 		args = slices.Concat(args[:options], []string{"--resources=-"}, args[options:]) // of several crun takes the last
 	}
 	data, err := io.ReadAll(io.LimitReader(in, maxResources+1))
