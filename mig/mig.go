@@ -60,8 +60,8 @@ type Control struct {
 // A GPU without that directory, and one without instances, gives nil: the directory is there for every
 // GPU that was opened once, MIG mode or not. A GPU instance without a compute instance is no MIG device.
 //
-// masked are compute instances whose directory is there and empty, of which only the ids are known: the runtime of a container that this
-// is masks them, or they are being destroyed.
+// masked are compute instances whose directory is there and empty, of which only the ids are known: the runtime of
+// a container that this is masks them, or they are being destroyed.
 //
 // The driver's 450 branch could leave the access files empty. Then the minors are taken from
 // /proc/driver/nvidia-caps/mig-minors, or computed if that is absent too, and [Capability.Empty] is set.
@@ -131,7 +131,8 @@ func empty(fsys fs.FS, dir string) bool {
 	return len(entries) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
 }
 
-// GPUInstances lists the ids of the GPU instances of a GPU, ascending, those without a compute instance too: the directories gi<M> of
+// GPUInstances lists the ids of the GPU instances of a GPU, ascending, those without a compute instance too: the
+// directories gi<M> of
 //
 //	/proc/driver/nvidia/capabilities/gpu<minor>/mig
 func GPUInstances(fsys fs.FS, gpuMinor int) ([]int, error) {

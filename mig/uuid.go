@@ -37,13 +37,13 @@ func (u UUID) String() string {
 	return "MIG-" + digits[:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:]
 }
 
-// Pipes is how many graphics engines ("sys pipes") a chip has at most: RM_ENGINE_TYPE_GR_SIZE in gpu_engine_type.h of NVIDIA's
-// open kernel modules.
+// Pipes is how many graphics engines ("sys pipes") a chip has at most: RM_ENGINE_TYPE_GR_SIZE in gpu_engine_type.h
+// of NVIDIA's open kernel modules.
 const Pipes = 8
 
-// chips are the chip ids of the GPUs that have MIG: the list at PDB_PROP_GPU_MIG_SUPPORTED in g_gpu_nvoc.c of NVIDIA's open
-// kernel modules 595.45.04, as numbers of nv_arch.h. A chip id is the architecture times 16 plus the implementation
-// (NV_PMC_BOOT_42_CHIP_ID in nv_ref.h).
+// chips are the chip ids of the GPUs that have MIG: the list at PDB_PROP_GPU_MIG_SUPPORTED in g_gpu_nvoc.c of
+// NVIDIA's open kernel modules 595.45.04, as numbers of nv_arch.h. A chip id is the architecture times 16 plus the
+// implementation (NV_PMC_BOOT_42_CHIP_ID in nv_ref.h).
 var chips = [...]uint16{
 	0x170, // GA100
 	0x180, // GH100
@@ -65,8 +65,8 @@ type Die struct {
 	Chip uint16 // chip id; 0 is unknown
 }
 
-// UUID is that of the compute instance that has the graphics engine pipe in the GPU instance gi. It is a SHA-1 (RFC 4122, version
-// 5) over 50 bytes, from _nvGenerateUuid in gpu_uuid.c of NVIDIA's open kernel modules:
+// UUID is that of the compute instance that has the graphics engine pipe in the GPU instance gi. It is a SHA-1 (RFC
+// 4122, version 5) over 50 bytes, from _nvGenerateUuid in gpu_uuid.c of NVIDIA's open kernel modules:
 //
 //	16  c8 16 c9 a3 52 24 56 bf 9d 9a ac 7e a7 03 fb 5b
 //	10  "NVIDIA GPU"
@@ -95,8 +95,9 @@ func (d Die) UUID(gi, pipe int) UUID {
 	return uuid
 }
 
-// Made tells whether the UUID is that of an instance in the GPU instance gi, with any of the engines that there can be. Where the
-// chip is not known, all those that have MIG are tried. A chance hit is out of the question: that would be a collision of 122 bits.
+// Made tells whether the UUID is that of an instance in the GPU instance gi, with any of the engines that there can
+// be. Where the chip is not known, all those that have MIG are tried. A chance hit is out of the question: that
+// would be a collision of 122 bits.
 func (d Die) Made(uuid UUID, gi int) bool {
 	if d.Chip != 0 {
 		return d.made(uuid, gi)
@@ -118,8 +119,8 @@ func (d Die) made(uuid UUID, gi int) bool {
 	return false
 }
 
-// FindChip tries every chip id that there can be, of chips to come too, and returns the one with which the UUID is that of an instance
-// in the GPU instance gi. That proves the PDI as well.
+// FindChip tries every chip id that there can be, of chips to come too, and returns the one with which the UUID is
+// that of an instance in the GPU instance gi. That proves the PDI as well.
 func FindChip(pdi uint64, uuid UUID, gi int) (chip uint16, ok bool) {
 	for chip := uint16(1); chip < maxChip; chip++ {
 		if (Die{pdi, chip}).made(uuid, gi) {

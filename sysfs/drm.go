@@ -17,8 +17,8 @@ import (
 //	/sys/bus/pci/devices/<address>/drm/card1/dev        226:1
 //	/sys/bus/pci/devices/<address>/drm/renderD129/dev   226:129
 //
-// the only place that ties them to a GPU. Each comes a second time as /dev/dri/by-path/pci-<address>-card or -render, which on a host is
-// a link. A GPU without the driver's DRM part gives none.
+// the only place that ties them to a GPU. Each comes a second time as /dev/dri/by-path/pci-<address>-card or
+// -render, which on a host is a link. A GPU without the driver's DRM part gives none.
 //
 // Mode and group are those of the host's nodes below devRoot; without one a card is for its owner and group alone, and
 // a render node for everybody.

@@ -17,9 +17,9 @@ import (
 // procCapabilities has a directory gpuN for each GPU by its device minor.
 const procCapabilities = "proc/driver/nvidia/capabilities"
 
-// HiddenPaths are the directories below /proc/driver/nvidia that tell about devices which are not in the selection, sorted:
-// those of [Inventory.HiddenGPUs]; of a GPU of whose MIG instances none is selected the directory of all of them, unless the GPU is
-// selected and has none; of another the directories of the instances that are not:
+// HiddenPaths are the directories below /proc/driver/nvidia that tell about devices which are not in the selection,
+// sorted: those of [Inventory.HiddenGPUs]; of a GPU of whose MIG instances none is selected the directory of all of
+// them, unless the GPU is selected and has none; of another the directories of the instances that are not:
 //
 //	/proc/driver/nvidia/capabilities/gpu1/mig
 //	/proc/driver/nvidia/capabilities/gpu0/mig/gi2
@@ -75,8 +75,8 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 	return hidden, nil
 }
 
-// hiddenInstances are the directories of a GPU's instances that are not in the selection. A compute instance of a hidden GPU instance is
-// hidden with it.
+// hiddenInstances are the directories of a GPU's instances that are not in the selection. A compute instance of a
+// hidden GPU instance is hidden with it.
 func hiddenInstances(root Root, selected SelectedGPU) ([]string, error) {
 	gis, err := mig.GPUInstances(root, selected.GPU.Minor)
 	if err != nil {
@@ -100,8 +100,8 @@ func hiddenInstances(root Root, selected SelectedGPU) ([]string, error) {
 	return hidden, nil
 }
 
-// HiddenGPUs are the directories of /proc/driver/nvidia/gpus whose GPUs are not in the selection, sorted: those that are masked
-// here already, too, because a container within this one has a /proc of its own.
+// HiddenGPUs are the directories of /proc/driver/nvidia/gpus whose GPUs are not in the selection, sorted: those
+// that are masked here already, too, because a container within this one has a /proc of its own.
 func (inv Inventory) HiddenGPUs(sel Selection) []string {
 	var hidden []string
 	for _, name := range inv.Masked {

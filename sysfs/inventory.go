@@ -20,12 +20,13 @@ type Inventory struct {
 	Params Params  // from /proc/driver/nvidia/params, or the driver's defaults
 	GPUs   []GPU   // of /proc/driver/nvidia/gpus, in ascending address
 
-	// Masked are the names of directories of /proc/driver/nvidia/gpus without anything in them, sorted: this process is in a
-	// container whose runtime hides those GPUs, as this one does. They are none of GPUs and have no index, because
-	// NVIDIA's tools do not count there what cannot be opened.
+	// Masked are the names of directories of /proc/driver/nvidia/gpus without anything in them, sorted: this process
+	// is in a container whose runtime hides those GPUs, as this one does. They are none of GPUs and have no index,
+	// because NVIDIA's tools do not count there what cannot be opened.
 	Masked []string
 
-	// Odd are the names in /proc/driver/nvidia/gpus that are no PCI address as the driver spells it, sorted. Nothing is known of them.
+	// Odd are the names in /proc/driver/nvidia/gpus that are no PCI address as the driver spells it, sorted. Nothing
+	// is known of them.
 	Odd []string
 }
 

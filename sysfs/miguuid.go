@@ -31,15 +31,16 @@ type learntGPU struct {
 	known []bool     // uuids has it
 }
 
-// ReadMIGUUIDs reads what [learnt.Path] says of the GPUs of the inventory, which was read with instances, and compares it with the MIG
-// devices that there are. The file has to belong to one of owners.
+// ReadMIGUUIDs reads what [learnt.Path] says of the GPUs of the inventory, which was read with instances, and
+// compares it with the MIG devices that there are. The file has to belong to one of owners.
 func ReadMIGUUIDs(root Root, inv Inventory, owners ...int) MIGUUIDs {
 	store, err := ReadLearnt(root, learnt.Path, owners...)
 	return compare(root, inv, store, err)
 }
 
-// ReadForMIGUUIDs is [ReadFor] for a query that [Query.NeedsMIGUUIDs], and ReadMIGUUIDs in one: it returns the query with what was learnt.
-// MIG devices are read of those GPUs only that the query means, if what was learnt tells which these are and still holds, else of all.
+// ReadForMIGUUIDs is [ReadFor] for a query that [Query.NeedsMIGUUIDs], and ReadMIGUUIDs in one: it returns the
+// query with what was learnt. MIG devices are read of those GPUs only that the query means, if what was learnt
+// tells which these are and still holds, else of all.
 func ReadForMIGUUIDs(root Root, q Query, owners ...int) (Inventory, Query, error) {
 	store, storeErr := ReadLearnt(root, learnt.Path, owners...)
 	if of, ok := q.learntGPUs(store); ok && storeErr == nil {
@@ -65,7 +66,8 @@ func ReadForMIGUUIDs(root Root, q Query, owners ...int) (Inventory, Query, error
 	return inv, q, nil
 }
 
-// learntGPUs are the UUIDs of the GPUs that, by what was learnt, have the MIG devices whose UUIDs the query asks for; not ok if one is of none.
+// learntGPUs are the UUIDs of the GPUs that, by what was learnt, have the MIG devices whose UUIDs the query asks
+// for; not ok if one is of none.
 func (q Query) learntGPUs(store learnt.Store) (of map[string]bool, ok bool) {
 	owner := map[mig.UUID]string{}
 	for _, gpu := range store.GPUs {
@@ -170,10 +172,10 @@ const learnAdvice = "run 'nvsysfs learn' as root on the host"
 
 // resolve finds the GPU and its instance that the UUID means, as places, or says why there is none.
 //
-// What was learnt of an instance that still exists is certain: that the UUID is its, or that it is not. Of an instance that was made
-// since, the PDI tells the GPU instance that a UUID belongs to, and that is enough where it has one compute instance. A UUID that
-// another instance had earlier is then refused: GPU instances are made again under the same id, and whether the new one has the
-// same engine, and so the same UUID, cannot be told.
+// What was learnt of an instance that still exists is certain: that the UUID is its, or that it is not. Of an
+// instance that was made since, the PDI tells the GPU instance that a UUID belongs to, and that is enough where it
+// has one compute instance. A UUID that another instance had earlier is then refused: GPU instances are made again
+// under the same id, and whether the new one has the same engine, and so the same UUID, cannot be told.
 func (m MIGUUIDs) resolve(gpus []GPU, uuid mig.UUID) (at, instance int, reason string) {
 	var stale, ambiguous, unlearnt []string
 	devices := 0

@@ -71,8 +71,9 @@ const (
 	uvmToolsMinor = 1
 )
 
-// ControlNodes are the nodes that belong to no GPU: /dev/nvidiactl; with uvm also /dev/nvidia-uvm and /dev/nvidia-uvm-tools, or
-// a [*ModuleError] if their module is not loaded; with modeset /dev/nvidia-modeset where that module is loaded.
+// ControlNodes are the nodes that belong to no GPU: /dev/nvidiactl; with uvm also /dev/nvidia-uvm and
+// /dev/nvidia-uvm-tools, or a [*ModuleError] if their module is not loaded; with modeset /dev/nvidia-modeset where
+// that module is loaded.
 //
 // Mode and group are those of the host's node below devRoot, if it has one, else of the driver's parameters. The
 // driver makes nodes of UVM for everybody whatever the parameters say.
@@ -97,8 +98,8 @@ func (inv Inventory) ControlNodes(devRoot Root, uvm, modeset bool) ([]Node, erro
 }
 
 // SelectionNodes are the nodes of the selected devices: /dev/nvidiaN for each GPU, and for each instance the two
-// /dev/nvidia-caps/nvidia-capN that stand for its GPU instance and its compute instance. Modes of the latter are those of their
-// capability files.
+// /dev/nvidia-caps/nvidia-capN that stand for its GPU instance and its compute instance. Modes of the latter are
+// those of their capability files.
 //
 // A driver of the 450 branch that has no nodes for capabilities gets none: it looks at the permissions of the
 // files in /proc.
@@ -134,9 +135,9 @@ func (inv Inventory) SelectionNodes(devRoot Root, sel Selection) ([]Node, error)
 	return nodes, nil
 }
 
-// MIGControlNodes are the nodes for the right to change MIG instances (config) or to watch them all (monitor), and those
-// of every instance that the selected GPUs can ever have, except the selected ones. A GPU whose chip is known not
-// to have MIG adds none.
+// MIGControlNodes are the nodes for the right to change MIG instances (config) or to watch them all (monitor), and
+// those of every instance that the selected GPUs can ever have, except the selected ones. A GPU whose chip is known
+// not to have MIG adds none.
 func (inv Inventory) MIGControlNodes(root, devRoot Root, config, monitor bool, sel Selection) ([]Node, error) {
 	if !config && !monitor {
 		return nil, nil
@@ -216,8 +217,8 @@ func migCapable(root Root, gpu GPU) bool {
 	return false
 }
 
-// MIGGraphics tells whether MIG devices of a GPU can have graphics: those with "+gfx" in their profile on RTX PRO boards of the
-// Blackwell generation. Which profile a MIG device has is in no file.
+// MIGGraphics tells whether MIG devices of a GPU can have graphics: those with "+gfx" in their profile on RTX PRO
+// boards of the Blackwell generation. Which profile a MIG device has is in no file.
 func MIGGraphics(root Root, gpu GPU) bool {
 	function, err := ReadPCI(root, gpu.Address)
 	if err != nil {
@@ -227,8 +228,8 @@ func MIGGraphics(root Root, gpu GPU) bool {
 	return capability == "12.0"
 }
 
-// StrayNodes lists the host's nodes /dev/nvidiaN of the driver's major below devRoot where /proc/driver/nvidia/gpus has no GPU: an outer
-// container runtime has given the nodes and hides their entries.
+// StrayNodes lists the host's nodes /dev/nvidiaN of the driver's major below devRoot where /proc/driver/nvidia/gpus
+// has no GPU: an outer container runtime has given the nodes and hides their entries.
 func (inv Inventory) StrayNodes(devRoot Root) []string {
 	if len(inv.GPUs) > 0 || inv.Majors.Nvidia < 0 {
 		return nil

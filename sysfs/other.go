@@ -13,8 +13,9 @@ import (
 // MaxIMEXChannels is how many IMEX channels can exist at most; they are numbered from 0.
 const MaxIMEXChannels = 1 << 20
 
-// IMEXNodes are the nodes /dev/nvidia-caps-imex-channels/channelN of the given channels. Their numbers follow from /proc/devices, but
-// only those exist that the administrator has made: a channel without a right node below devRoot is an error.
+// IMEXNodes are the nodes /dev/nvidia-caps-imex-channels/channelN of the given channels. Their numbers follow from
+// /proc/devices, but only those exist that the administrator has made: a channel without a right node below devRoot
+// is an error.
 func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 	var nodes []Node
 	for _, channel := range channels {
@@ -49,9 +50,9 @@ func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 //	gdrcopy  /dev/gdrdrv
 //	nvswitch /dev/nvidia-nvswitchctl, /dev/nvidia-nvswitch*
 //
-// They are the host's nodes below devRoot, except that gdrdrv and nvswitchctl are known by number from /proc/devices and need none.
-// A node whose major is not the one in /proc/devices is left over from another load of its module and left out. The second result
-// says what was asked for and is not there, one line each.
+// They are the host's nodes below devRoot, except that gdrdrv and nvswitchctl are known by number from
+// /proc/devices and need none. A node whose major is not the one in /proc/devices is left over from another load of
+// its module and left out. The second result says what was asked for and is not there, one line each.
 func (inv Inventory) OtherNodes(devRoot Root, gds, mofed, gdrcopy, nvswitch bool) ([]Node, []string, error) {
 	var (
 		nodes    []Node

@@ -30,8 +30,8 @@ const (
 	class3D      = 0x0302
 )
 
-// ReadPCI reads what is needed of /sys/bus/pci/devices/<address>, of one function only. The kernel's spelling of the address is not always
-// that of the driver's directories.
+// ReadPCI reads what is needed of /sys/bus/pci/devices/<address>, of one function only. The kernel's spelling of
+// the address is not always that of the driver's directories.
 func ReadPCI(root Root, address Address) (PCIFunction, error) {
 	name := address.String()
 	function := PCIFunction{Address: address, Name: name, NUMANode: -1}
@@ -75,8 +75,8 @@ func ReadPCI(root Root, address Address) (PCIFunction, error) {
 // driver such as vfio-pci, or to none. Virtual functions (those with a link physfn) are no GPUs of the
 // host and left out, and so are the masked ones of inv.
 //
-// It reads a file of every PCI function of the machine, so it is for explaining an error and for listing. A function that cannot
-// be read is left out, and its error is in the second result, which comes with the rest.
+// It reads a file of every PCI function of the machine, so it is for explaining an error and for listing. A
+// function that cannot be read is left out, and its error is in the second result, which comes with the rest.
 func UnboundGPUs(root Root, inv Inventory) ([]PCIFunction, error) {
 	entries, err := root.ReadDir(sysPCI)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -70,8 +70,8 @@ func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
-// checkWSL recognises a guest of WSL2. /dev/dxg proves WSL's kernel alone; the driver is the library that Windows' driver
-// brings.
+// checkWSL recognises a guest of WSL2. /dev/dxg proves WSL's kernel alone; the driver is the library that Windows'
+// driver brings.
 func checkWSL(root Root) error {
 	const dxg, cuda = "dev/dxg", "usr/lib/wsl/lib/libcuda.so.1"
 	if _, err := root.Stat(dxg); err != nil {

@@ -115,9 +115,9 @@ func (q Query) NeedsInstances() bool {
 	})
 }
 
-// NeedsMIGUUIDs tells whether the query asks for a MIG device by its UUID, MIG-<uuid>. That is a hash over numbers that procfs and
-// sysfs do not have, the die's identifier and the instance's place on it, so it takes the MIG devices of all GPUs and what
-// [ReadMIGUUIDs] finds for them.
+// NeedsMIGUUIDs tells whether the query asks for a MIG device by its UUID, MIG-<uuid>. That is a hash over numbers
+// that procfs and sysfs do not have, the die's identifier and the instance's place on it, so it takes the MIG
+// devices of all GPUs and what [ReadMIGUUIDs] finds for them.
 func (q Query) NeedsMIGUUIDs() bool {
 	return !q.All && slices.ContainsFunc(q.ids, func(id id) bool { return id.form == byMIGUUID })
 }
@@ -222,8 +222,9 @@ func (inv Inventory) selectAll() (Selection, error) {
 	return Selection{}, &DeviceError{ID: "all", Reason: reason, Have: inv.have(MIGUUIDs{})}
 }
 
-// Partitioned lists the GPUs of the selection that have MIG devices and were asked for without any of them, with their Instances: such
-// a container gets the GPU's node and no device that programs can use. It looks at the GPUs that were selected alone.
+// Partitioned lists the GPUs of the selection that have MIG devices and were asked for without any of them, with
+// their Instances: such a container gets the GPU's node and no device that programs can use. It looks at the GPUs
+// that were selected alone.
 func (sel Selection) Partitioned(root Root) []GPU {
 	var gpus []GPU
 	for _, selected := range sel.GPUs {

@@ -10,8 +10,8 @@ import (
 )
 
 // PCISerial reads the device serial number of a PCI function, as it is in its configuration space, from
-// /sys/bus/pci/devices/<name>/config: the 8 bytes behind the header of the extended capability 0x0003. Few boards have it, and
-// beyond 64 bytes only root may read the file; then ok is false.
+// /sys/bus/pci/devices/<name>/config: the 8 bytes behind the header of the extended capability 0x0003. Few boards
+// have it, and beyond 64 bytes only root may read the file; then ok is false.
 func PCISerial(root Root, name string) (serial [8]byte, ok bool, err error) {
 	const maxConfig = 4096 // of PCI Express
 	config, err := root.ReadFileMax(sysPCI+"/"+name+"/config", maxConfig)
@@ -25,8 +25,9 @@ func PCISerial(root Root, name string) (serial [8]byte, ok bool, err error) {
 	return serial, ok, nil
 }
 
-// parseSerial follows the list of extended capabilities: each begins with 32 bits, little endian, of which the lower 16 are its id and the
-// upper 12 where the next one is. Its end is 0; a function that has fallen off the bus reads as all ones.
+// parseSerial follows the list of extended capabilities: each begins with 32 bits, little endian, of which the
+// lower 16 are its id and the upper 12 where the next one is. Its end is 0; a function that has fallen off the bus
+// reads as all ones.
 func parseSerial(config []byte) (serial [8]byte, ok bool) {
 	const (
 		first    = 0x100

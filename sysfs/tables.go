@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// chips are ranges of PCI device ids and the compute capability of the chip they were given to. Ranges and chips are those of
-// the public PCI ID database (pci.ids, vendor 10de), capabilities those of NVIDIA's list "CUDA GPU Compute Capability". Ids between
-// the ranges are not known.
+// chips are ranges of PCI device ids and the compute capability of the chip they were given to. Ranges and chips
+// are those of the public PCI ID database (pci.ids, vendor 10de), capabilities those of NVIDIA's list "CUDA GPU
+// Compute Capability". Ids between the ranges are not known.
 var chips = []struct {
 	first, last uint16
 	capability  string
@@ -60,9 +60,9 @@ func ComputeCapability(device uint16) (string, bool) {
 	return "", false
 }
 
-// brands are the beginnings of model names, without "NVIDIA ", and what NVML calls the brand: nvmlBrandType_t of nvml.h in lower
-// case and without separators, which is how CUDA images spell it ("brand=quadrortx"). The first that fits counts. nvml.h marks GEFORCE_RTX and
-// TITAN_RTX as unused.
+// brands are the beginnings of model names, without "NVIDIA ", and what NVML calls the brand: nvmlBrandType_t of
+// nvml.h in lower case and without separators, which is how CUDA images spell it ("brand=quadrortx"). The first
+// that fits counts. nvml.h marks GEFORCE_RTX and TITAN_RTX as unused.
 var brands = []struct{ prefix, brand string }{
 	{"Tesla ", "tesla"},
 	{"GeForce ", "geforce"},
@@ -79,9 +79,9 @@ var dataCenter = []string{
 	"H20", "H100", "H200", "H800", "GH200", "B200", "B300", "GB200", "GB300",
 }
 
-// Brand is the brand of a GPU by its model, as NVIDIA_REQUIRE_* conditions spell it: "NVIDIA GeForce RTX 3090" has "geforce". Virtual GPUs
-// have the brand of their license, which the model does not tell. A Tesla T4 is a Tesla no more for drivers of R530 and later at the
-// latest.
+// Brand is the brand of a GPU by its model, as NVIDIA_REQUIRE_* conditions spell it: "NVIDIA GeForce RTX 3090" has
+// "geforce". Virtual GPUs have the brand of their license, which the model does not tell. A Tesla T4 is a Tesla no
+// more for drivers of R530 and later at the latest.
 func Brand(model, driverVersion string) (string, bool) {
 	name, renamed := strings.CutPrefix(model, "NVIDIA ")
 	if name == "Tesla T4" {
@@ -112,9 +112,10 @@ func isVirtual(word string) bool {
 	return len(digits) == len(word)-1 && isNumber(digits)
 }
 
-// branches are the driver's branches, the number before the first dot of its version, and the CUDA version of the libcuda in them,
-// ascending. Source: the table "CUDA Toolkit and Corresponding Driver Versions" in NVIDIA's CUDA Toolkit Release Notes. Branches
-// between two of its rows have the CUDA version of the row before. 418 and 430 changed it within the branch: the lower one counts.
+// branches are the driver's branches, the number before the first dot of its version, and the CUDA version of the
+// libcuda in them, ascending. Source: the table "CUDA Toolkit and Corresponding Driver Versions" in NVIDIA's CUDA
+// Toolkit Release Notes. Branches between two of its rows have the CUDA version of the row before. 418 and 430
+// changed it within the branch: the lower one counts.
 var branches = []struct {
 	branch int
 	cuda   string
@@ -154,8 +155,9 @@ var branches = []struct {
 	{615, "13.4"},
 }
 
-// CUDAVersion is the highest CUDA version that a driver is known to run programs of, by the driver's version: "550.54.15" has "12.4". It
-// is not known for drivers older than the table. Newer ones have at least the version of the last row.
+// CUDAVersion is the highest CUDA version that a driver is known to run programs of, by the driver's version:
+// "550.54.15" has "12.4". It is not known for drivers older than the table. Newer ones have at least the version of
+// the last row.
 func CUDAVersion(driverVersion string) (string, bool) {
 	first, _, _ := strings.Cut(driverVersion, ".")
 	branch, err := strconv.ParseUint(first, 10, 16)

@@ -85,7 +85,8 @@ func (f outputFormat) write(w io.Writer, v any) error {
 	return err
 }
 
-// plainStyle drops braces, brackets and the quotes that a string does not need: "0:1" is a number of base 60 to some readers.
+// plainStyle drops braces, brackets and the quotes that a string does not need: "0:1" is a number of base 60 to
+// some readers.
 func plainStyle(n *yaml.Node) {
 	if n.Tag != "!!str" || !strings.Contains(n.Value, ":") {
 		n.Style = 0

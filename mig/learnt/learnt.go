@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package learnt stores what procfs does not show about the UUIDs of MIG devices, MIG-<uuid>: the identifier of each GPU's
-// die, and the UUID that each of its MIG devices had when it was last read. [Read] reads the file, [Store.Learn] adds to it.
+// Package learnt stores what procfs does not show about the UUIDs of MIG devices, MIG-<uuid>: the identifier of
+// each GPU's die, and the UUID that each of its MIG devices had when it was last read. [Read] reads the file,
+// [Store.Learn] adds to it.
 //
 // A GPU is identified by its UUID, as text.
 package learnt
@@ -24,7 +25,8 @@ import (
 // Path is where the file is on a machine.
 const Path = "var/lib/nvidia-container-runtime/mig.learnt"
 
-// Limits of what is believed to be such a file. A GPU has 120 UUIDs at most, 15 GPU instances with one of 8 engines each.
+// Limits of what is believed to be such a file. A GPU has 120 UUIDs at most, 15 GPU instances with one of 8 engines
+// each.
 const (
 	maxSize   = 1 << 20
 	maxGPUs   = 256
@@ -81,8 +83,8 @@ func (s Store) Find(uuid string) (GPU, bool) {
 	return s.GPUs[at], true
 }
 
-// Read reads the file name of fsys. The file decides which device a container gets, so it has to be a regular file, belong to one of
-// the owners, and be writable by its owner alone. A file that is not there is [fs.ErrNotExist].
+// Read reads the file name of fsys. The file decides which device a container gets, so it has to be a regular file,
+// belong to one of the owners, and be writable by its owner alone. A file that is not there is [fs.ErrNotExist].
 func Read(fsys fs.FS, name string, owners ...int) (Store, error) {
 	file, err := fsys.Open(name)
 	if err != nil {
@@ -132,7 +134,8 @@ func trusted(info fs.FileInfo, owners []int) error {
 //	former MIG-a25704ba-3a06-5299-a795-fd7cf4d13973
 //	end
 //
-// Empty lines and those that begin with # do not count. Keys below "gpu" that are not known are kept for later versions.
+// Empty lines and those that begin with # do not count. Keys below "gpu" that are not known are kept for later
+// versions.
 func Parse(data []byte) (Store, error) {
 	if len(data) > maxSize {
 		return Store{}, fmt.Errorf("more than %d bytes", maxSize)

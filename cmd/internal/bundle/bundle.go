@@ -16,8 +16,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-// Write makes the bundle. The container's environment has the variables, each NAME=VALUE. Its root filesystem is the image or, without one, laid
-// out like Debian's and all but empty.
+// Write makes the bundle. The container's environment has the variables, each NAME=VALUE. Its root filesystem is
+// the image or, without one, laid out like Debian's and all but empty.
 func Write(bundle, image string, environ []string) error {
 	root := "rootfs"
 	if image != "" {

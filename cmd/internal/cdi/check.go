@@ -57,8 +57,8 @@ type Checked struct {
 	Notes       []string     `json:"notes,omitempty"` // what [Generate] left out
 }
 
-// Check generates a file anew, of the machine below dir if that is given, and compares the two. Of found, the files that
-// engines read, it tells which take devices away.
+// Check generates a file anew, of the machine below dir if that is given, and compares the two. Of found, the files
+// that engines read, it tells which take devices away.
 func Check(environ []string, dir string, found []Found, name string, f File) (Checked, error) {
 	o := f.Record.Options
 	if err := o.SetRoot(dir); err != nil {

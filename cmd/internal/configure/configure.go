@@ -13,8 +13,8 @@
 //
 // # Files
 //
-// Docker: /etc/docker/daemon.json, "runtimes" and "default-runtime". dockerd accepts no unknown key
-// there: what is replaced is kept beside it, in daemon.json.nvsysfs-NAME. A directive that is given to dockerd as a flag too stops
+// Docker: /etc/docker/daemon.json, "runtimes" and "default-runtime". dockerd accepts no unknown key there: what is
+// replaced is kept beside it, in daemon.json.nvsysfs-NAME. A directive that is given to dockerd as a flag too stops
 // its start.
 //
 // containerd: /etc/containerd/config.toml, the CRI plugin's table, whose name depends on the file's
@@ -36,10 +36,10 @@
 //
 // Kubernetes distributions with a containerd of their own: see distribution.
 //
-// CRI-O: /etc/crio/crio.conf.d/99-NAME.conf. CRI-O reads all files there in the order of their names,
-// each into the configuration that the ones before left (UpdateFromPath in pkg/config/config.go). A container without a
-// handler's name is asked about at the runtime that is the default now (getRuntimeHandler in internal/oci), not at
-// the one that started it. So a new default gets the state directory and the conmon of the old one, and hands over to its
+// CRI-O: /etc/crio/crio.conf.d/99-NAME.conf. CRI-O reads all files there in the order of their names, each into the
+// configuration that the ones before left (UpdateFromPath in pkg/config/config.go). A container without a handler's
+// name is asked about at the runtime that is the default now (getRuntimeHandler in internal/oci), not at the one
+// that started it. So a new default gets the state directory and the conmon of the old one, and hands over to its
 // program, by a registration of its own: see LoadConfig in cmd/internal/plan.
 //
 // podman: /etc/containers/containers.conf.d/99-NAME.conf, which rootless podman reads as well. A list
@@ -58,8 +58,8 @@
 // acts on the variables and drops the hook. Since moby 29, an "nvidia-cdi-hook" in PATH is enough as well, and is tried
 // first: then --gpus asks for CDI devices of nvidia.com/gpu, and this runtime has no part in it.
 //
-// "configure docker --gpus" installs a script of that name to /usr/bin, unless one is found already. A container that is
-// started with --gpus but with another runtime than ours runs it as a hook, and fails with its text.
+// "configure docker --gpus" installs a script of that name to /usr/bin, unless one is found already. A container
+// that is started with --gpus but with another runtime than ours runs it as a hook, and fails with its text.
 package configure
 
 import (

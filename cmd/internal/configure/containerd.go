@@ -208,8 +208,9 @@ func containerd(o options) (plan, error) {
 	return p, nil
 }
 
-// defaultTable handles the table default_runtime, deprecated since containerd 1.3 and read by all of 1.x, which comes
-// before default_runtime_name (pkg/cri/config: ValidatePluginConfig). In the file that is edited its program is replaced.
+// defaultTable handles the table default_runtime, deprecated since containerd 1.3 and read by all of 1.x, which
+// comes before default_runtime_name (pkg/cri/config: ValidatePluginConfig). In the file that is edited its program
+// is replaced.
 func defaultTable(trees []importedFile, target string, cri []string, o options) ([]setting, error) {
 	path := append(slices.Clone(cri), "default_runtime")
 	var settings []setting
@@ -236,9 +237,9 @@ type form struct {
 // form finds the form of a file, and whether the installed containerd reads it.
 //
 // The versions of all files that containerd 1.x reads make one, the last that is given; without any it is 1, and
-// tables with another version's names have no effect (1) or stop the start (2). containerd 2.x converts each file by its own
-// version, and one without a version by the names in it. All this was seen with "containerd config dump" of 1.6.20,
-// 1.7.29 and 2.4.2.
+// tables with another version's names have no effect (1) or stop the start (2). containerd 2.x converts each file
+// by its own version, and one without a version by the names in it. All this was seen with "containerd config dump"
+// of 1.6.20, 1.7.29 and 2.4.2.
 func (o options) form(d document, imported []importedFile, importer importedFile) (form, error) {
 	if len(d.list) == 0 && importer.tree == nil && (len(imported) == 0 || o.dropInVersion > 0) {
 		if o.dropInVersion > 0 {

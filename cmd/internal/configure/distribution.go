@@ -14,9 +14,9 @@ import (
 
 // distribution is a Kubernetes that brings its own containerd, which does not read /etc/containerd/config.toml.
 //
-// k3s and RKE2 write config.toml at each start, from config.toml.tmpl (containerd 1.x) or config-v3.toml.tmpl (2.x) beside
-// it, a Go template, if there is one. Their own template is "base" to it (since the releases of September 2023). With
-// containerd 2.x config.toml imports config-v3.toml.d/*.toml (pkg/agent/templates in k3s).
+// k3s and RKE2 write config.toml at each start, from config.toml.tmpl (containerd 1.x) or config-v3.toml.tmpl (2.x)
+// beside it, a Go template, if there is one. Their own template is "base" to it (since the releases of September
+// 2023). With containerd 2.x config.toml imports config-v3.toml.d/*.toml (pkg/agent/templates in k3s).
 //
 // k0s writes /run/k0s/containerd-cri.toml from the files in /etc/k0s/containerd.d, as long as /etc/k0s/containerd.toml
 // says that it is managed (pkg/component/worker/containerd in k0s).
@@ -108,8 +108,8 @@ func templateLine(text []byte) int {
 // base is the template of a template's own that has what k3s or RKE2 would write.
 const base = "{{ template \"base\" . }}\n"
 
-// planTemplate adds the runtime to the template, or says what to put there. A template is no TOML: what we add stands at its
-// end, between our marks, and is all that is looked at.
+// planTemplate adds the runtime to the template, or says what to put there. A template is no TOML: what we add
+// stands at its end, between our marks, and is all that is looked at.
 func (d distribution) planTemplate(o options, p plan, version int) (plan, error) {
 	f, err := look(o.root, d.template)
 	if err != nil {

@@ -89,8 +89,8 @@ type memorized struct {
 	Program string `json:"program,omitempty"` // ours, where its name does not tell
 }
 
-// foreignRuntime is the program of the runtime of our name if it is another's, "" if it is ours, or not there, or if the
-// file is one that an edit will refuse.
+// foreignRuntime is the program of the runtime of our name if it is another's, "" if it is ours, or not there, or
+// if the file is one that an edit will refuse.
 func foreignRuntime(data []byte, o options, was memorized) string {
 	entry, err := jsonMember(bytes.TrimPrefix(data, []byte(bom)), "runtimes", o.name)
 	if err != nil || entry.Kind() != rawjson.Object || was.Runtime != "" {

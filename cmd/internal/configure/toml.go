@@ -352,8 +352,9 @@ func appendBlock(data []byte, name string, settings []setting) ([]byte, error) {
 	return splice(data, where, where, strings.ReplaceAll(added, "\n", d.newline())), nil
 }
 
-// unsetKeys takes out what setKeys put in: all below entry, and the values of settings that are ours.
-// Of the settings, those go that have the value given here, or that are in our block or marked. what says in words what happened besides.
+// unsetKeys takes out what setKeys put in: all below entry, and the values of settings that are ours. Of the
+// settings, those go that have the value given here, or that are in our block or marked. what says in words what
+// happened besides.
 func unsetKeys(data []byte, name string, entry []string, settings []setting) (out []byte, what []string, err error) {
 	d, err := parse(data, name)
 	if err != nil {

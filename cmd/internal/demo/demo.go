@@ -28,8 +28,8 @@ import (
 // theShim is the program that is demonstrated.
 const theShim = "nvidia-container-runtime.experimental"
 
-// Run starts the container, or explains what it would get. The machine is this one, or a fixture if that is named or there is no
-// driver here.
+// Run starts the container, or explains what it would get. The machine is this one, or a fixture if that is named
+// or there is no driver here.
 func Run(name string, environ []string, stdout, stderr io.Writer) error {
 	self, err := os.Executable()
 	if err != nil {

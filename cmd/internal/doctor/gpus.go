@@ -73,8 +73,8 @@ func checkLost(p patient) []Finding {
 	return found
 }
 
-// nested tells that this is a container whose runtime shows it a part of the machine's GPUs: the classic one mounts a small
-// file system over /proc/driver/nvidia, others mask directories in it.
+// nested tells that this is a container whose runtime shows it a part of the machine's GPUs: the classic one mounts
+// a small file system over /proc/driver/nvidia, others mask directories in it.
 func (p patient) nested() bool {
 	if len(p.survey.Inventory.Masked) > 0 {
 		return true
@@ -127,7 +127,8 @@ func checkUnbound(p patient) []Finding {
 	return found
 }
 
-// checkMIGUUIDs: drivers since R470 give MIG devices names that /proc does not have, and those are what Kubernetes passes.
+// checkMIGUUIDs: drivers since R470 give MIG devices names that /proc does not have, and those are what Kubernetes
+// passes.
 func checkMIGUUIDs(p patient) []Finding {
 	if !mig.HasUUIDs(p.survey.Inventory.Driver.Version) {
 		return nil

@@ -82,8 +82,8 @@ type File struct {
 	Why  string `json:"why"`
 }
 
-// Explain goes the runtime's way up to where that begins to write. file is read instead of the bundle's config.json if it is not "";
-// programs of the driver are looked for in hostPath.
+// Explain goes the runtime's way up to where that begins to write. file is read instead of the bundle's config.json
+// if it is not ""; programs of the driver are looked for in hostPath.
 func Explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string) (Explanation, error) {
 	doc, err := openConfig(bundle, file)
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// Text is the machine on one page; wide also has each MIG device, device node, directory of driver files and configuration key.
+// Text is the machine on one page; wide also has each MIG device, device node, directory of driver files and
+// configuration key.
 func (i Info) Text(wide bool) []byte {
 	var out bytes.Buffer
 	i.writeDriver(&out)

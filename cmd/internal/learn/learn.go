@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package learn is "nvsysfs learn": it asks nvidia-smi which MIG device has which UUID, and adds the answer to the file of
-// package mig/learnt.
+// Package learn is "nvsysfs learn": it asks nvidia-smi which MIG device has which UUID, and adds the answer to the
+// file of package mig/learnt.
 package learn
 
 import (
@@ -217,7 +217,8 @@ func (p smiProgram) String() string {
 	return p.path
 }
 
-// findSMI finds nvidia-smi in PATH or the usual directories, or else in the driver's container, as the GPU operator has it.
+// findSMI finds nvidia-smi in PATH or the usual directories, or else in the driver's container, as the GPU operator
+// has it.
 func findSMI(root sysfs.Root, pathVar, driverRoot string) (smiProgram, error) {
 	dirs := append(filepath.SplitList(pathVar), programs...)
 	for _, dir := range dirs {
@@ -291,8 +292,8 @@ func look(root sysfs.Root) (map[string]learnt.Seen, error) {
 				learnt.Candidate{PDI: binary.LittleEndian.Uint64(serial[:]), Source: learnt.FromSerial},
 				learnt.Candidate{PDI: binary.BigEndian.Uint64(serial[:]), Source: learnt.FromSerial})
 		}
-		// In a vGPU guest the driver takes the first 8 bytes of the GPU's UUID, as they are in memory: kmigmgrGenerateComputeInstanceUuid_VF in
-		// kernel_mig_manager.c of NVIDIA's open kernel modules.
+		// In a vGPU guest the driver takes the first 8 bytes of the GPU's UUID, as they are in memory:
+		// kmigmgrGenerateComputeInstanceUuid_VF in kernel_mig_manager.c of NVIDIA's open kernel modules.
 		if bytes, err := hex.DecodeString(strings.ReplaceAll(uuid, "-", "")); err == nil && len(bytes) == 16 {
 			s.Candidates = append(s.Candidates, learnt.Candidate{PDI: binary.LittleEndian.Uint64(bytes), Source: learnt.FromUUID})
 		}

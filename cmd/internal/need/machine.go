@@ -28,8 +28,8 @@ func Machine(t testing.TB, fixture string, nodes bool) string {
 	return dir
 }
 
-// Files puts files into a tree: "-> x" is a link, "absent" removes, a name that ends in a slash is a directory, and what starts
-// with #! can be executed.
+// Files puts files into a tree: "-> x" is a link, "absent" removes, a name that ends in a slash is a directory, and
+// what starts with #! can be executed.
 func Files(t testing.TB, dir string, tree map[string]string) {
 	t.Helper()
 	for name, content := range tree {

@@ -124,8 +124,8 @@ func (v *view) findLibDirs(arch ldcache.Arch) {
 	}
 }
 
-// checkPlaces looks whether Dir can be mounted to. A file of the driver in whose place the image has a directory is left
-// out, unless nothing works without it.
+// checkPlaces looks whether Dir can be mounted to. A file of the driver in whose place the image has a directory is
+// left out, unless nothing works without it.
 func (p *Plan) checkPlaces(v *view) error {
 	if cover, own := p.cover(Dir); cover != nil {
 		if !own && !mountable(*cover, Dir) {

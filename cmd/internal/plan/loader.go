@@ -50,8 +50,8 @@ var glibcs = map[ldcache.Arch][]glibc{
 	ldcache.PPC64LE: {{"/lib64/ld64.so.2", "/etc"}},
 }
 
-// planLoader makes the image's loaders find Dir. An image of glibc without a cache gets one with our entries alone: glibc
-// looks for everything else in its own directories, as it did without.
+// planLoader makes the image's loaders find Dir. An image of glibc without a cache gets one with our entries alone:
+// glibc looks for everything else in its own directories, as it did without.
 func (p *Plan) planLoader(v *view) {
 	v.findLibDirs(p.Arch)
 	p.Image = v.Image

@@ -152,9 +152,9 @@ func explicitly(env []string, classes ...string) bool {
 	return false
 }
 
-// checkHostNodes looks at the host's own nodes, below root. In a user namespace no device can be made: runc and crun bind
-// the host's node of the same path there, so it must be the right one. What the container can do without is left out.
-// Elsewhere a node that is missing on the host is merely noted, so that it can be made.
+// checkHostNodes looks at the host's own nodes, below root. In a user namespace no device can be made: runc and
+// crun bind the host's node of the same path there, so it must be the right one. What the container can do without
+// is left out. Elsewhere a node that is missing on the host is merely noted, so that it can be made.
 func (p *Plan) checkHostNodes(root sysfs.Root, classes driver.Class) error {
 	var usable []sysfs.Node
 	for _, n := range p.Nodes {

@@ -139,8 +139,8 @@ func (s *Survey) readDevices(request spec.Request, classes driver.Class) error {
 	return nil
 }
 
-// Extras are the devices beside GPUs that a container can ask for by variables of its environment, NVIDIA_GDS=enabled and
-// the like; imex stands for NVIDIA_IMEX_CHANNELS=all.
+// Extras are the devices beside GPUs that a container can ask for by variables of its environment,
+// NVIDIA_GDS=enabled and the like; imex stands for NVIDIA_IMEX_CHANNELS=all.
 var Extras = []string{"gds", "mofed", "gdrcopy", "nvswitch", "imex"}
 
 func requestExtras(extras []string) (spec.Request, error) {

@@ -19,8 +19,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Prefix begins the names of files that are not finished yet. They have no extension, so no engine reads them but CRI-O, which
-// reads all that is in its directory.
+// Prefix begins the names of files that are not finished yet. They have no extension, so no engine reads them but
+// CRI-O, which reads all that is in its directory.
 const Prefix = ".nvsysfs-"
 
 // File is what a file is to be.
@@ -29,13 +29,13 @@ type File struct {
 	Perm fs.FileMode
 	// Owner is whose owner and group it gets; nil: those of the process.
 	Owner *syscall.Stat_t
-	// Check looks at the new file, and at what else matters, just before it takes its place; nil: nothing does. It gets the name
-	// that the file has until then, in the same directory.
+	// Check looks at the new file, and at what else matters, just before it takes its place; nil: nothing does. It
+	// gets the name that the file has until then, in the same directory.
 	Check func(temp string) error
 }
 
-// Dir opens a directory below root, and makes it and those above it that are missing, with the permissions 0755 less the umask. Links
-// in dir lead to places below root.
+// Dir opens a directory below root, and makes it and those above it that are missing, with the permissions 0755
+// less the umask. Links in dir lead to places below root.
 func Dir(root sysfs.Root, dir string) (*os.Root, error) {
 	there, missing := path.Clean("/"+dir), ""
 	for there != "/" {
@@ -62,8 +62,8 @@ func Dir(root sysfs.Root, dir string) (*os.Root, error) {
 	return d.OpenRoot(missing)
 }
 
-// Write makes name, in the directory d, the file: a new one under another name, on disk before it takes the name by rename. What earlier
-// runs left unfinished that were killed is removed.
+// Write makes name, in the directory d, the file: a new one under another name, on disk before it takes the name by
+// rename. What earlier runs left unfinished that were killed is removed.
 func Write(d *os.Root, name string, f File) (err error) {
 	sweep(d)
 	temp := Prefix + rand.Text()
