@@ -194,7 +194,8 @@ func addGIDs(s *rawjson.Splices, process rawjson.Value, gids []uint32) error {
 		return err
 	}
 	var primary, more rawjson.Value
-	if err := fields(user, want{"gid", rawjson.Number, &primary}, want{"additionalGids", rawjson.Array, &more}); err != nil {
+	err = fields(user, want{"gid", rawjson.Number, &primary}, want{"additionalGids", rawjson.Array, &more})
+	if err != nil {
 		return fmt.Errorf("user: %w", err)
 	}
 	var gid uint32
@@ -539,7 +540,8 @@ func addRules(linux *object, resources rawjson.Value, devices []specs.LinuxDevic
 		}
 		allowed[k] = true
 		// No "m": both runtimes allow making every node anyway (and nothing of ours is to be made there).
-		text, err := encode(specs.LinuxDeviceCgroup{Allow: true, Type: k.kind, Major: &d.Major, Minor: &d.Minor, Access: "rw"})
+		rule := specs.LinuxDeviceCgroup{Allow: true, Type: k.kind, Major: &d.Major, Minor: &d.Minor, Access: "rw"}
+		text, err := encode(rule)
 		if err != nil {
 			return err
 		}

@@ -225,7 +225,11 @@ func (f *Facts) process(process rawjson.Value) error {
 	}
 	for e := range rlimits.Elements() {
 		var kind, soft, hard rawjson.Value
-		if err := fields(e, want{"type", rawjson.String, &kind}, want{"soft", rawjson.Number, &soft}, want{"hard", rawjson.Number, &hard}); err != nil {
+		err := fields(e,
+			want{"type", rawjson.String, &kind},
+			want{"soft", rawjson.Number, &soft},
+			want{"hard", rawjson.Number, &hard})
+		if err != nil {
 			return fmt.Errorf("rlimits: %w", err)
 		}
 		if kind.Text() != "RLIMIT_NOFILE" {

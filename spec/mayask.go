@@ -48,8 +48,9 @@ func MayAsk(path string, p Policy) bool {
 // disk that fails for one, may be gone by then, and must not hide a request.
 func absent(err error) bool {
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES), errors.Is(err, unix.ELOOP),
-		errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.ENXIO), errors.Is(err, unix.EINVAL):
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES),
+		errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.ENXIO),
+		errors.Is(err, unix.EINVAL):
 		return true
 	}
 	return false
@@ -64,7 +65,8 @@ type words struct {
 
 // newWords gives the words for a policy. It fails for a variable that JSON may spell in another way.
 func newWords(p Policy) (*words, bool) {
-	w := &words{variables: append([]string{visibleDevices, cudaVersion}, splitLists(p.SwarmResources)...), longest: len(markBase)}
+	w := &words{longest: len(markBase)}
+	w.variables = append([]string{visibleDevices, cudaVersion}, splitLists(p.SwarmResources)...)
 	for _, name := range w.variables {
 		for i := range len(name) {
 			if c := name[i]; c <= ' ' || c > '~' || c == '"' || c == '\\' || c == '/' {

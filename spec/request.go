@@ -156,7 +156,8 @@ func newRequest(f Facts, p Policy) (Request, error) {
 		if err := env.tooLong(name); err != nil {
 			return Request{}, err
 		}
-		if r.Source == SourceEnvironment && r.Devices[0] == "all" && strings.HasPrefix(name, swarmPrefix) && !slices.Contains(swarm, name) {
+		if r.Source == SourceEnvironment && r.Devices[0] == "all" &&
+			strings.HasPrefix(name, swarmPrefix) && !slices.Contains(swarm, name) {
 			r.note(env.origin(name) + " is not read, and all devices are given: swarm-resource in config.toml does not name this variable")
 		}
 	}

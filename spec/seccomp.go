@@ -68,7 +68,8 @@ func blocksWithout(denied []int64) []block {
 		blocks = append(blocks, block{mask: uint64(mask) << majorShift, value: uint64(value) << majorShift})
 	}
 	first := denied[0]
-	groups := make(map[string]int64) // by which of the denied majors have the bit other than the first has it: the last such bit
+	// By which of the denied majors have the bit other than the first has it: the last such bit.
+	groups := make(map[string]int64)
 	var free []int64
 	for bit := int64(1) << (majorBits - 1); bit > 0; bit >>= 1 {
 		pattern := make([]byte, len(denied))
@@ -343,7 +344,8 @@ func (f *fencer) note(calls []string, conditions []condition) {
 			switch {
 			case len(all) == 0:
 				f.allowed[call] = false
-			case len(all) > 1 || all[0].Index != deviceArgument[call] || all[0].Op != maskedEqual || all[0].Value&^majorMask != 0:
+			case len(all) > 1 || all[0].Index != deviceArgument[call]:
+			case all[0].Op != maskedEqual || all[0].Value&^majorMask != 0:
 			default:
 				for _, m := range f.majors {
 					if (all[0].ValueTwo^uint64(m)<<majorShift)&all[0].Value == 0 && all[0].ValueTwo&^all[0].Value == 0 {
@@ -426,7 +428,8 @@ func (f *fencer) narrow(conditions []condition, index uint) (kept [][]condition,
 		if i < 0 {
 			changed = true
 			for _, b := range f.blocks {
-				kept = append(kept, append(slices.Clone(all), condition{Index: index, Value: b.mask, ValueTwo: b.value, Op: maskedEqual}))
+				more := condition{Index: index, Value: b.mask, ValueTwo: b.value, Op: maskedEqual}
+				kept = append(kept, append(slices.Clone(all), more))
 			}
 			continue
 		}

@@ -90,7 +90,8 @@ func fileName(data []byte, at int) string {
 		if start >= 3 && data[start-2] >= 0x80 {
 			length, before = length<<7|int(data[start-2]&0x7f), start-3
 		}
-		if data[start] == '/' && data[start-1] < 0x80 && data[before] == tag && start+length > at && start+length <= len(data) {
+		if data[start] == '/' && data[start-1] < 0x80 && data[before] == tag &&
+			start+length > at && start+length <= len(data) {
 			return string(data[start : start+length])
 		}
 	}

@@ -139,7 +139,8 @@ func (seen Seen) derive(gpu *GPU, said smi.GPU) ([]Device, error) {
 		devices = append(devices, device)
 	}
 	slices.SortFunc(devices, compareDevices)
-	if len(slices.CompactFunc(slices.Clone(devices), func(a, b Device) bool { return compareDevices(a, b) == 0 })) != len(devices) {
+	same := func(a, b Device) bool { return compareDevices(a, b) == 0 }
+	if len(slices.CompactFunc(slices.Clone(devices), same)) != len(devices) {
 		return nil, errors.New("two UUIDs of nvidia-smi -L are of one GPU instance")
 	}
 	return devices, nil

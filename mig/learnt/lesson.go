@@ -109,7 +109,9 @@ func (l Lesson) known(s Seen) (int, GPU) {
 	gpu, _ := l.Store.Find(s.UUID)
 	known := 0
 	for n, i := range s.Instances {
-		if slices.ContainsFunc(gpu.Devices, func(d Device) bool { return d.GI == i.GI && d.CI == i.CI && d.Mark == s.Marks[n] }) {
+		if slices.ContainsFunc(gpu.Devices, func(d Device) bool {
+			return d.GI == i.GI && d.CI == i.CI && d.Mark == s.Marks[n]
+		}) {
 			known++
 		}
 	}

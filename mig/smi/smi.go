@@ -208,7 +208,8 @@ func (p *parser) takeDevice(line string) error {
 	}
 	for _, gpu := range p.report.GPUs {
 		for _, other := range gpu.Devices {
-			if device.UUID == other.UUID && device.Name == other.Name || gpu.UUID == p.listed.UUID && device.Index == other.Index {
+			if device.UUID == other.UUID && device.Name == other.Name ||
+				gpu.UUID == p.listed.UUID && device.Index == other.Index {
 				return fmt.Errorf("%s: its UUID or index is also that of another MIG device", quote(line))
 			}
 		}

@@ -255,7 +255,9 @@ func ordinary(text []byte, i int) int {
 func (s *source) skip(i int) int {
 	text := s.text
 	if c := text[i]; c == '{' || c == '[' {
-		at, known := slices.BinarySearchFunc(s.spans, int32(i), func(s span, start int32) int { return int(s.start) - int(start) })
+		at, known := slices.BinarySearchFunc(s.spans, int32(i), func(s span, start int32) int {
+			return int(s.start) - int(start)
+		})
 		if known {
 			return int(s.spans[at].end)
 		}

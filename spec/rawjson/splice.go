@@ -122,7 +122,9 @@ func (s *Splices) ApplyTo(v Value) ([]byte, error) {
 
 func (s *Splices) apply(text []byte, start, end int) ([]byte, error) {
 	list := slices.Clone(s.list)
-	slices.SortStableFunc(list, func(a, b splice) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end)) })
+	slices.SortStableFunc(list, func(a, b splice) int {
+		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end))
+	})
 	size, at := end-start, start
 	for _, p := range list {
 		if p.start < at || p.end < p.start || p.end > end {

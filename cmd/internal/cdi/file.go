@@ -199,7 +199,8 @@ func validate(spec *specs.Spec) error {
 	}
 	for _, e := range edits {
 		// The library does not expect them.
-		if slices.Contains(e.DeviceNodes, nil) || slices.Contains(e.Mounts, nil) || slices.Contains(e.Hooks, nil) || slices.Contains(e.NetDevices, nil) {
+		if slices.Contains(e.DeviceNodes, nil) || slices.Contains(e.Mounts, nil) ||
+			slices.Contains(e.Hooks, nil) || slices.Contains(e.NetDevices, nil) {
 			return errors.New("an item of a list is empty")
 		}
 	}
@@ -231,7 +232,8 @@ func validate(spec *specs.Spec) error {
 		}
 		names[d.Name] = true
 		e := d.ContainerEdits
-		if len(e.Env)+len(e.DeviceNodes)+len(e.NetDevices)+len(e.Hooks)+len(e.Mounts)+len(e.AdditionalGIDs) == 0 && e.IntelRdt == nil {
+		lists := len(e.Env) + len(e.DeviceNodes) + len(e.NetDevices) + len(e.Hooks) + len(e.Mounts)
+		if lists+len(e.AdditionalGIDs) == 0 && e.IntelRdt == nil {
 			return fmt.Errorf("the device %s does nothing", d.Name)
 		}
 	}

@@ -50,7 +50,9 @@ func (r registration) state(d document) (int, string) {
 	}
 	inBlock := false
 	for _, e := range d.list {
-		if rest := d.text[e.value[1]:]; !e.header && slices.Equal(e.path, key) && (bytes.HasPrefix(rest, []byte(wasMark)) || bytes.HasPrefix(rest, []byte(addedMark))) {
+		rest := d.text[e.value[1]:]
+		if !e.header && slices.Equal(e.path, key) &&
+			(bytes.HasPrefix(rest, []byte(wasMark)) || bytes.HasPrefix(rest, []byte(addedMark))) {
 			return replaced, named
 		}
 		inBlock = inBlock || hasPrefix(e.path, r.entry) && d.inBlock(e)

@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -64,5 +65,5 @@ func licenses(list string, out io.Writer) error {
 // isLicense goes by the names that Go modules use.
 func isLicense(name string) bool {
 	name, extension, _ := strings.Cut(strings.ToUpper(name), ".")
-	return extension != "GO" && (name == "LICENSE" || name == "LICENCE" || name == "COPYING" || name == "NOTICE" || name == "PATENTS")
+	return extension != "GO" && slices.Contains([]string{"LICENSE", "LICENCE", "COPYING", "NOTICE", "PATENTS"}, name)
 }

@@ -83,7 +83,8 @@ func Read(root sysfs.Root, listing string) (Machine, error) {
 			continue
 		}
 		a := g.Address
-		gpu := GPU{Minor: g.Minor, Name: g.Model, UUID: g.UUID, PDI: pdis[g.UUID], Bus: fmt.Sprintf("%08X:%02X:%02X.%X", a.Domain, a.Bus, a.Device, a.Function)}
+		bus := fmt.Sprintf("%08X:%02X:%02X.%X", a.Domain, a.Bus, a.Device, a.Function)
+		gpu := GPU{Minor: g.Minor, Name: g.Model, UUID: g.UUID, PDI: pdis[g.UUID], Bus: bus}
 		known := devices[g.UUID]
 		if len(known) > 0 && len(known) != len(g.Instances) {
 			return Machine{}, fmt.Errorf("nvidia-smi -L lists %d MIG devices of %s, the machine has %d", len(known), g.UUID, len(g.Instances))

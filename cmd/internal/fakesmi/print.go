@@ -84,7 +84,8 @@ func run(fsys fs.FS, machine Machine, args []string, stdout io.Writer) int {
 	var asked []int
 	for i, g := range gpus {
 		if len(o.ids) == 0 || slices.ContainsFunc(o.ids, func(id string) bool {
-			return id == strconv.Itoa(i) || strings.EqualFold(id, g.UUID) || strings.EqualFold(id, g.Bus) || strings.EqualFold(id, strings.TrimPrefix(g.Bus, "0000"))
+			return id == strconv.Itoa(i) || strings.EqualFold(id, g.UUID) || strings.EqualFold(id, g.Bus) ||
+				strings.EqualFold(id, strings.TrimPrefix(g.Bus, "0000"))
 		}) {
 			asked = append(asked, i)
 		}

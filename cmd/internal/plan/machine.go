@@ -186,7 +186,9 @@ const absurdNoFile = 10_000_000
 
 // files finds the driver's files for classes. hostPath is a PATH, in which its programs are looked up first; limit is
 // the container's open-file limit, nil if it has none of its own.
-func (m *Machine) files(cfg Config, limit *spec.Limit, classes driver.Class, hostPath string) ([]driver.File, []string, error) {
+func (m *Machine) files(
+	cfg Config, limit *spec.Limit, classes driver.Class, hostPath string,
+) ([]driver.File, []string, error) {
 	release, err := m.Root.ReadFileMax("/proc/sys/kernel/osrelease", 4096)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err

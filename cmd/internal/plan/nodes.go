@@ -50,7 +50,9 @@ func (p *Plan) planNodes(classes driver.Class, insideUserNS bool) error {
 }
 
 // nodes lists the device nodes of what is selected, sorted by path.
-func (m *Machine) nodes(req spec.Request, facts spec.Facts, classes driver.Class) (_ []sysfs.Node, notes []string, _ error) {
+func (m *Machine) nodes(
+	req spec.Request, facts spec.Facts, classes driver.Class,
+) (_ []sysfs.Node, notes []string, _ error) {
 	inv, dev := m.Inventory, m.devRoot()
 	uvm := classes&(driver.Compute|driver.Video) != 0
 	graphics := classes&(driver.Graphics|driver.Display) != 0
@@ -185,7 +187,8 @@ func (p *Plan) checkHostNodes(root sysfs.Root, classes driver.Class) error {
 // dispensable nodes are those without which the driver works: that of the display's modes unless a display is asked
 // for, that of tools which trace memory, and those of DRM, which Mesa and Wayland use and CUDA and Vulkan do not need.
 func dispensable(n sysfs.Node, classes driver.Class) bool {
-	return n.Path == "/dev/nvidia-modeset" && classes&driver.Display == 0 || n.Path == "/dev/nvidia-uvm-tools" || strings.HasPrefix(n.Path, "/dev/dri/")
+	return n.Path == "/dev/nvidia-modeset" && classes&driver.Display == 0 || n.Path == "/dev/nvidia-uvm-tools" ||
+		strings.HasPrefix(n.Path, "/dev/dri/")
 }
 
 // inUserNamespace tells whether this program runs in a user namespace of
