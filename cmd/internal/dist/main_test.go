@@ -564,8 +564,10 @@ func TestLicensesOf(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	for _, tt := range []struct{ name, list, want, err string }{
-		{name: "two texts", list: "example.com/m v1.0.0 $DIR/m\n",
-			want: "=== example.com/m v1.0.0: LICENSE.md\n\ndo what you like\n\n=== example.com/m v1.0.0: NOTICE\n\nwe did\n\n"},
+		{
+			name: "two texts", list: "example.com/m v1.0.0 $DIR/m\n",
+			want: "=== example.com/m v1.0.0: LICENSE.md\n\ndo what you like\n\n=== example.com/m v1.0.0: NOTICE\n\nwe did\n\n",
+		},
 		{name: "no directory named", list: "example.com/m v1.0.0\n", err: `"example.com/m v1.0.0\n" is not a path, a version and a directory`},
 		{name: "no directory", list: "example.com/m v1.0.0 $DIR/x\n", err: "open $DIR/x: no such file or directory"},
 		{name: "no license", list: "example.com/m v1.0.0 $DIR/m\nexample.com/n v1.0.0 $DIR/none\n", err: "example.com/n v1.0.0 has no license in $DIR/none"},
