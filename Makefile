@@ -33,7 +33,7 @@ demo: all ## start a container, with this machine's GPUs or a fixture's
 
 .PHONY: test
 test: ## all tests; says at the end what was skipped, and why
-	{ $(GO) test -v -timeout 20m ./...; echo "=== EXIT $$?"; } | awk -f .ci/skipped.awk
+	{ $(GO) test -v -timeout 40m ./...; echo "=== EXIT $$?"; } | awk -f .ci/skipped.awk
 
 .PHONY: race
 race: ## the race detector over the packages that run goroutines
