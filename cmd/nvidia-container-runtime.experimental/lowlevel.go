@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
 // usualDirs are searched after PATH: podman starts its runtime with no PATH
@@ -147,7 +149,7 @@ func creatorOr(runtime string, err error, configured []string, inv invocation, e
 		} else {
 			names = append(names, "docker-runc", "runc")
 		}
-		if creator, notFound := findRuntime("", names, lookup(environ, "PATH")); notFound == nil {
+		if creator, notFound := findRuntime("", names, plan.Getenv(environ, "PATH")); notFound == nil {
 			return creator, nil
 		}
 		return runtime, err
@@ -164,21 +166,11 @@ func hasState(crun bool, name string, inv invocation, environ []string) bool {
 	roots := []string{inv.root}
 	if inv.root == "" {
 		roots = []string{"/run/" + runtime}
-		if dir := lookup(environ, "XDG_RUNTIME_DIR"); dir != "" {
+		if dir := plan.Getenv(environ, "XDG_RUNTIME_DIR"); dir != "" {
 			roots = append(roots, filepath.Join(dir, runtime))
 		}
 	}
 	return slices.ContainsFunc(roots, func(root string) bool {
 		return unix.Access(filepath.Join(root, name, file), unix.F_OK) == nil
 	})
-}
-
-// lookup returns the value that environ, a list of name=value, gives name.
-func lookup(environ []string, name string) string {
-	for _, e := range slices.Backward(environ) {
-		if v, ok := strings.CutPrefix(e, name+"="); ok {
-			return v
-		}
-	}
-	return ""
 }

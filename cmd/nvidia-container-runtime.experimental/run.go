@@ -43,7 +43,7 @@ func start(inv invocation, argv, environ []string) error {
 	cfg, err := plan.LoadConfig(argv[0], environ)
 	runtime := ""
 	if err == nil {
-		runtime, err = findRuntime(cfg.RuntimePath, cfg.Runtimes, lookup(environ, "PATH"))
+		runtime, err = findRuntime(cfg.RuntimePath, cfg.Runtimes, plan.Getenv(environ, "PATH"))
 	}
 	if !inv.creates() {
 		runtime, err = creatorOr(runtime, err, cfg.Runtimes, inv, environ)
@@ -100,7 +100,7 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 	}
 
 	container := plan.Container{
-		Request: request, Facts: facts, Bundle: inv.bundle, Path: lookup(environ, "PATH"), SystemdCgroup: inv.systemdCgroup,
+		Request: request, Facts: facts, Bundle: inv.bundle, Path: plan.Getenv(environ, "PATH"), SystemdCgroup: inv.systemdCgroup,
 	}
 	p, err := plan.New(cfg, container)
 	if err != nil {

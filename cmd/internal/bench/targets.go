@@ -45,7 +45,7 @@ What stands in between, by the stages above, and what the next step would cost:
 
 - A create with one GPU spends most of its own time on the machine and the driver's files, in about 150 system calls for 40 names, and in
   code that runs once and so is read from memory for the first time. A list of the driver's files, kept on the host from one start to
-  the next, would save half of that. It is not done: somebody would have to notice that it is out of date, and a stale list is a container that
+  the next, would save a part of that. It is not done: somebody would have to notice that it is out of date, and a stale list is a container that
   does not start after an upgrade of the driver, which is the fault that users of other runtimes know best.
 - On the largest machine all GPUs mean 112 files of procfs for the MIG devices, with six calls each so that nothing but a regular file is opened,
   and 120 device nodes and rules in config.json. Nothing of that is read for one GPU.

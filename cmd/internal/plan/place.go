@@ -185,7 +185,9 @@ func (p *Plan) inDirectories(
 		}
 		errs = append(errs, err)
 	}
-	p.notef("the driver's files are mounted one by one: %v", errors.Join(errs...))
+	if err := errors.Join(errs...); err != nil {
+		p.notef("the driver's files are mounted one by one: %v", err)
+	}
 }
 
 // directories are where the directory of links may be. /usr/lib is first, as
