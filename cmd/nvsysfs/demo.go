@@ -26,7 +26,7 @@ and removed again.`,
   nvsysfs demo --fixture t4`,
 		Args: noArguments,
 	}
-	fixture := cmd.Flags().String("fixture", "", "the machine: a `NAME` from \"nvsysfs fixtures\"")
+	fixture := cmd.Flags().String("fixture", "", "the machine: a `NAME` from \"nvsysfs fixture list\"")
 	isOneOf(cmd, "fixture", fixtures.Names()...)
 	inside := cmd.Flags().Bool("inside", false, "what the container runs")
 	must(cmd.Flags().MarkHidden("inside"))

@@ -42,7 +42,7 @@ were started. Its image is laid out like Debian's unless --image names another.`
 		"assume the systemd cgroup driver, for which links in /dev/char matter")
 	variables := cmd.Flags().StringArrayP("env", "e", nil, "explain a container with the variable `NAME=VALUE`; repeatable")
 	image := cmd.Flags().String("image", "", "with --env: `DIR` is the container's root filesystem")
-	fixtureName := cmd.Flags().String("fixture", "", "look at the machine `NAME` from \"nvsysfs fixtures\"")
+	fixtureName := cmd.Flags().String("fixture", "", "look at the machine `NAME` from \"nvsysfs fixture list\"")
 	isDirectory(cmd, "bundle", "image")
 	isOneOf(cmd, "fixture", fixtures.Names()...)
 	must(cmd.RegisterFlagCompletionFunc("env", completeVariable))

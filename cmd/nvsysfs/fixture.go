@@ -4,6 +4,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path"
@@ -13,21 +15,64 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/fixture"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/listing"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
+	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
 func newFixture(i invocation) *cobra.Command {
+	cmd := newFixtureList(i)
+	cmd.Use, cmd.Aliases = "fixture", []string{"fixtures"}
+	cmd.Short = "list fixtures, and run containers on one without a GPU"
+	cmd.Long = `Fixtures are machines that nvsysfs carries as text. Without a subcommand, this
+lists them.
+
+"up" makes one a runtime of a container engine: containers that are started with
+it see what they would see on that machine. Device nodes are closed: nobody can
+open them, whatever has their numbers here. nvidia-smi prints the container's
+devices; libraries can be loaded, and have no functions.`
+	cmd.Example = `  nvsysfs fixture
+  nvsysfs fixture up a100-mig --engine docker`
+	cmd.AddCommand(newFixtureList(i), newFixtureShow(i), newFixtureUp(i), newFixtureDown(i), newFixturePS(i))
+	return cmd
+}
+
+func newFixtureList(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "fixture",
-		Short: "run containers on a fixture, without a GPU",
-		Long: `Makes a fixture a runtime of a container engine: containers that are started
-with it see what they would see on that machine. Device nodes are closed: nobody
-can open them, whatever has their numbers here. nvidia-smi prints the
-container's devices; libraries can be loaded, and have no functions.`,
-		Example: `  nvsysfs fixture up a100-mig --engine docker
-  nvsysfs fixture down a100-mig`,
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "list the machines that nvsysfs carries",
+		Long: `Lists the machines that are built into nvsysfs, with one sentence on each.
+"nvsysfs unpack", "nvsysfs demo" and "nvsysfs explain" take their names.
+"-o wide" tells their drivers and GPUs.`,
+		Example: `  nvsysfs fixture list
+  nvsysfs fixture list -o wide`,
+		Args: noArguments,
 	}
-	cmd.AddCommand(newFixtureUp(i), newFixtureDown(i), newFixtureList(i))
+	as := outputFlag(cmd, asWide)
+	cmd.RunE = func(*cobra.Command, []string) error { return runFixtureList(i, *as) }
+	return cmd
+}
+
+func newFixtureShow(i invocation) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show NAME",
+		Short: "show what one of them is, and its GPUs",
+		Long: `Shows what is known of a machine from "nvsysfs fixture list", or of an archive
+file, whose name has a slash or ends in .txtar, and its GPUs.`,
+		Example: `  nvsysfs fixture show a100-mig
+  nvsysfs fixture show ./machine.txtar`,
+		Args:              arguments("NAME"),
+		ValidArgsFunction: completeFixture,
+	}
+	as := outputFlag(cmd)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		machine, err := readFixture(args[0])
+		if err != nil {
+			return err
+		}
+		return as.print(i.stdout, machine, []byte(machine.Description+"\n"+machine.Text()))
+	}
 	return cmd
 }
 
@@ -35,10 +80,10 @@ func newFixtureUp(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up FIXTURE|FILE.txtar",
 		Short: "unpack a fixture and register it with an engine",
-		Long: `Unpacks a fixture, one of "nvsysfs fixtures" or an archive of "nvsysfs capture",
-and registers it with an engine as a runtime named after it. Several fixtures
-can be up, and one with several engines. Without --engine it is only unpacked,
-for ctr and "nvsysfs cdi generate --fixture".`,
+		Long: `Unpacks a fixture, one of "nvsysfs fixture list" or an archive of "nvsysfs
+capture", and registers it with an engine as a runtime named after it. Several
+fixtures can be up, and one with several engines. Without --engine it is only
+unpacked, for ctr and "nvsysfs cdi generate --fixture".`,
 		Example: `  nvsysfs fixture up a100-mig --engine docker
   nvsysfs fixture up ./captured.txtar --engine podman --name lab`,
 		Args:              arguments("FIXTURE"),
@@ -79,19 +124,20 @@ registered it with, and removes its files.`,
 	return cmd
 }
 
-func newFixtureList(i invocation) *cobra.Command {
+func newFixturePS(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "list",
+		Use:   "ps",
 		Short: "list the fixtures that are up, their files and engines",
 		Long: `Lists each fixture that is up: its name, the directory of its files, which
 other commands take as --root, and the engines it is registered with.`,
-		Example: `  nvsysfs fixture list
-  nvsysfs fixture list --dir /srv/fixtures`,
+		Example: `  nvsysfs fixture ps
+  nvsysfs fixture ps --dir /srv/fixtures`,
 		Args: noArguments,
 	}
 	var dir string
 	fixtureDirFlag(cmd, &dir)
-	cmd.RunE = func(*cobra.Command, []string) error { return runFixtureList(i, dir) }
+	as := outputFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return runFixturePS(i, dir, *as) }
 	return cmd
 }
 
@@ -141,10 +187,10 @@ func fixtureRoot(environ []string, name string) (string, error) {
 			return m.Root, nil
 		}
 	}
-	return "", fmt.Errorf("no fixture %.100q is up: \"nvsysfs fixture up\" unpacks one, \"nvsysfs fixture list\" shows which are", name)
+	return "", fmt.Errorf("no fixture %.100q is up: \"nvsysfs fixture up\" unpacks one, \"nvsysfs fixture ps\" shows which are", name)
 }
 
-func runFixtureList(i invocation, dir string) error {
+func runFixturePS(i invocation, dir string, as outputFormat) error {
 	dir, err := fixtureDir(i.environ, dir)
 	if err != nil {
 		return err
@@ -153,7 +199,8 @@ func runFixtureList(i invocation, dir string) error {
 	if err != nil {
 		return err
 	}
-	table := tabwriter.NewWriter(i.stdout, 0, 0, 2, ' ', 0)
+	var out bytes.Buffer
+	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	for _, m := range machines {
 		var engines []string
 		for _, r := range m.Engines {
@@ -161,5 +208,66 @@ func runFixtureList(i invocation, dir string) error {
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\n", m.Name, m.Root, strings.Join(engines, ","))
 	}
-	return table.Flush()
+	_ = table.Flush() // to a buffer
+	return as.print(i.stdout, machines, out.Bytes())
+}
+
+// shownFixture is a machine as -o json has it.
+type shownFixture struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	listing.Listing
+}
+
+func readFixture(name string) (shownFixture, error) {
+	machine, err := fixture.Open(name)
+	if err != nil {
+		return shownFixture{}, err
+	}
+	gpus, err := fixture.GPUs(machine)
+	return shownFixture{name, machine.Comment, gpus}, err
+}
+
+func runFixtureList(i invocation, as outputFormat) error {
+	var machines []shownFixture
+	var out bytes.Buffer
+	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	if as == asWide {
+		fmt.Fprintln(table, "NAME\tDRIVER\tGPUS\tMIG\tMODEL\tDESCRIPTION")
+	}
+	for _, name := range fixtures.Names() {
+		if as == asTable {
+			machine, err := fixtures.Load(name)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(table, "%s\t%s\n", name, firstSentence(machine.Comment))
+			continue
+		}
+		m, err := readFixture(name)
+		if err != nil {
+			return err
+		}
+		machines = append(machines, m)
+		driver, model, mig := "", "", 0
+		if m.Driver != nil {
+			driver = m.Driver.Version
+		}
+		for _, g := range m.GPUs {
+			model, mig = cmp.Or(model, g.Model), mig+len(g.Instances)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n", name, cmp.Or(driver, "-"), len(m.GPUs), mig, cmp.Or(model, "-"), firstSentence(m.Description))
+	}
+	_ = table.Flush() // to a buffer
+	return as.print(i.stdout, machines, out.Bytes())
+}
+
+// firstSentence ends at a period before a blank or a newline.
+func firstSentence(text string) string {
+	text, _, _ = strings.Cut(strings.TrimSpace(text), "\n")
+	sentence, _, found := strings.Cut(text, ". ")
+	if found {
+		return sentence + "."
+	}
+	return sentence
 }

@@ -62,7 +62,7 @@ Docker, containerd, CRI-O and podman.`,
 	}{
 		{groupLook, []*cobra.Command{newList(i), newInfo(i), newDoctor(i), newExplain(i), newPS(i)}},
 		{groupSetUp, []*cobra.Command{newConfigure(i), newConfig(i), newCDI(i), newLearn(i)}},
-		{groupTest, []*cobra.Command{newDemo(i), newFixture(i), newFixtures(i), newUnpack(i), newCapture(i)}},
+		{groupTest, []*cobra.Command{newDemo(i), newFixture(i), newUnpack(i), newCapture(i)}},
 	} {
 		for _, cmd := range group.commands {
 			cmd.GroupID = group.id

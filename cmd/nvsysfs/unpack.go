@@ -19,9 +19,9 @@ func newUnpack(i invocation) *cobra.Command {
 		Use:   "unpack FIXTURE|FILE.txtar DIR",
 		Short: "unpack a fixture, to use as --root",
 		Long: `Unpacks a fixture to DIR, which must be absent or empty. The fixture is a name
-from "nvsysfs fixtures", or an archive file, whose name has a slash or ends in
-.txtar. Device nodes that may not be made are named on standard error; neither
-nvsysfs nor the runtime needs them.`,
+from "nvsysfs fixture list", or an archive file, whose name has a slash or ends
+in .txtar. Device nodes that may not be made are named on standard error;
+neither nvsysfs nor the runtime needs them.`,
 		Example: `  nvsysfs unpack a100-mig /tmp/a100
   nvsysfs list --root /tmp/a100`,
 		Args:              arguments("FIXTURE", "DIR"),

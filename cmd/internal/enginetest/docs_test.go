@@ -91,7 +91,7 @@ var docs = script{
 		"nvsysfs learn --root /var/lib/nvsysfs/fixtures/a100-mig/machine --from smi.txt":                                                                  "GPU 7 at 0000:bd:00.0: 5 of 5 MIG devices, PDI not known",
 		"docker run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=0:1 ubuntu ls -l /dev/nvidia-caps":                                                  "nvidia-cap346",
 		"docker run --rm --runtime t4 -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi --query-gpu=index,uuid,name,pci.bus_id,driver_version --format=csv": "0, " + t4UUID + ", Tesla T4, 00000000:00:1E.0, 550.54.15",
-		"nvsysfs fixture list": "/var/lib/nvsysfs/fixtures/a100-mig/machine",
+		"nvsysfs fixture ps": "/var/lib/nvsysfs/fixtures/a100-mig/machine",
 		"podman run --rm --runtime a100-mig -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L": "GPU 7: ",
 		"podman run --rm --device nvidia.com/gpu=0:1 ubuntu nvidia-smi -L":                      upMIG,
 		"sh gpu-test.sh": "passed",

@@ -186,5 +186,5 @@ func TestFixtureUpRootless(t *testing.T) {
 		" sh -c 'id -u; nvidia-smi -L; stat -c \"%n %F %t:%T\" /dev/nvidia0; head -c1 /dev/nvidia0 2>&1'; true")
 	assert.Equal(t, "61111\n"+upT4+"/dev/nvidia0 character special file 1:3\nhead: /dev/nvidia0: Permission denied\n", got)
 	user("nvsysfs fixture down t4")
-	assert.Empty(t, user("nvsysfs fixture list; find .config/containers .local/share/nvsysfs -type f"))
+	assert.Empty(t, user("nvsysfs fixture ps; find .config/containers .local/share/nvsysfs -type f"))
 }
