@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/bundle"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/explain"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/fixture"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
@@ -36,13 +35,15 @@ were started. Its image is laid out like Debian's unless --image names another.`
   nvsysfs explain --bundle /run/containerd/io.containerd.runtime.v2.task/moby/ID`,
 		Args: noArguments,
 	}
-	bundleDir := cmd.Flags().String("bundle", ".", "the bundle's directory `DIR`")
-	file := cmd.Flags().String("config", "", "read `FILE` instead of the bundle's config.json")
-	systemd := cmd.Flags().Bool("systemd-cgroup", false,
+	o := explain.Options{Environ: i.environ}
+	flags := cmd.Flags()
+	flags.StringVar(&o.Bundle, "bundle", ".", "the bundle's directory `DIR`")
+	flags.StringVar(&o.File, "config", "", "read `FILE` instead of the bundle's config.json")
+	flags.BoolVar(&o.SystemdCgroup, "systemd-cgroup", false,
 		"assume the systemd cgroup driver, for which links in /dev/char matter")
-	variables := cmd.Flags().StringArrayP("env", "e", nil, "explain a container with the variable `NAME=VALUE`; repeatable")
-	image := cmd.Flags().String("image", "", "with --env: `DIR` is the container's root filesystem")
-	fixtureName := cmd.Flags().String("fixture", "", "look at the machine `NAME` from \"nvsysfs fixture list\"")
+	variables := flags.StringArrayP("env", "e", nil, "explain a container with the variable `NAME=VALUE`; repeatable")
+	image := flags.String("image", "", "with --env: `DIR` is the container's root filesystem")
+	fixtureName := flags.String("fixture", "", "look at the machine `NAME` from \"nvsysfs fixture list\"")
 	isDirectory(cmd, "bundle", "image")
 	isOneOf(cmd, "fixture", fixtures.Names()...)
 	must(cmd.RegisterFlagCompletionFunc("env", completeVariable))
@@ -60,43 +61,36 @@ were started. Its image is laid out like Debian's unless --image names another.`
 				return &usageError{fmt.Sprintf("%.100q is not NAME=VALUE", variable)}
 			}
 		}
-		if len(*variables) == 0 && *fixtureName == "" {
-			return runExplain(i, *bundleDir, *file, *root, *systemd, *as)
-		}
 		dir, err := os.MkdirTemp("", "nvsysfs-")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(dir)
+		o.Root = *root
+		// The names of a fixture's files are those on that machine; what is made here is gone soon.
+		var gone []string
 		if *fixtureName != "" {
-			*root = filepath.Join(dir, "machine")
-			if err := fixture.Unpack(*fixtureName, *root); err != nil {
+			o.Root = filepath.Join(dir, "machine")
+			gone = append(gone, o.Root)
+			if err := fixture.Unpack(*fixtureName, o.Root); err != nil {
 				return err
 			}
 		}
 		if len(*variables) > 0 {
-			*bundleDir = filepath.Join(dir, "bundle")
-			if err := bundle.Write(*bundleDir, *image, *variables); err != nil {
+			o.Bundle = filepath.Join(dir, "bundle")
+			gone = append(gone, o.Bundle)
+			if err := explain.WriteBundle(o.Bundle, *image, *variables); err != nil {
 				return err
 			}
 		}
-		// The names of a fixture's files are those on that machine.
-		return runExplain(i, *bundleDir, *file, *root, *systemd, *as, filepath.Join(dir, "machine"), filepath.Join(dir, "bundle"))
+		return runExplain(i, o, *as, gone)
 	}
 	return cmd
 }
 
-// runExplain drops directories that are gone soon from the beginning of the names that it prints.
-func runExplain(i invocation, bundle, file, root string, systemd bool, as outputFormat, gone ...string) error {
-	environ, err := plan.Below(root, i.environ)
-	if err != nil {
-		return err
-	}
-	cfg, err := plan.LoadConfig("", environ)
-	if err != nil {
-		return err
-	}
-	e, err := explain.Explain(cfg, bundle, file, systemd, plan.Getenv(i.environ, "PATH"))
+// runExplain drops the directories from the beginning of the names that it prints.
+func runExplain(i invocation, o explain.Options, as outputFormat, gone []string) error {
+	e, err := explain.Explain(o)
 	if err != nil {
 		return err
 	}

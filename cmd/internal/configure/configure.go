@@ -190,7 +190,7 @@ func Run(f Flags, stdout, stderr io.Writer) error {
 		}
 	}
 	if !o.remove {
-		if o.program, err = findProgram(o.root, o.program); err != nil {
+		if o.program, err = FindRuntime(o.root, o.program); err != nil {
 			return err
 		}
 	}
@@ -287,9 +287,10 @@ func CheckName(name string) error {
 	return nil
 }
 
-// findProgram finds the runtime to be registered: an absolute path, inside the root. An engine that is given a path
-// where nothing is may not start at all (CRI-O), or says so only to whoever starts a container.
-func findProgram(root sysfs.Root, given string) (string, error) {
+// FindRuntime finds the runtime to be registered: an absolute path, inside the root. Unless one is given it is beside
+// this program or in /usr/bin. An engine with a path where nothing is may not start at all (CRI-O), or says so only to
+// whoever starts a container.
+func FindRuntime(root sysfs.Root, given string) (string, error) {
 	candidates := []string{given}
 	if given == "" {
 		candidates = nil

@@ -16,17 +16,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/bundle"
+	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/configure"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/explain"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/fixture"
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/listing"
-	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
-
-// theShim is the program that is demonstrated.
-const theShim = "nvidia-container-runtime.experimental"
 
 // Run starts the container, or explains what it would get. The machine is this one, or a fixture if that is named
 // or there is no driver here.
@@ -69,7 +65,7 @@ func Run(name string, environ []string, stdout, stderr io.Writer) error {
 	fmt.Fprintf(stdout, "\nA container has %s.\n", strings.Join(variables, ", "))
 	lowLevel, why := demoRuntime()
 	if lowLevel != "" {
-		err = start(self, sysroot, bundleDir, lowLevel, environ, stdout, stderr)
+		err = start(sysroot, bundleDir, lowLevel, environ, stdout, stderr)
 	} else {
 		fmt.Fprintf(stdout, "It is not started, as %s. This is what it would get:\n\n", why)
 		err = explained(bundleDir, sysroot, environ, stdout)
@@ -88,15 +84,7 @@ Next:
 
 // explained prints what the container would get.
 func explained(bundle, sysroot string, environ []string, out io.Writer) error {
-	environ, err := plan.Below(sysroot, environ)
-	if err != nil {
-		return err
-	}
-	cfg, err := plan.LoadConfig("", environ)
-	if err != nil {
-		return err
-	}
-	e, err := explain.Explain(cfg, bundle, "", false, plan.Getenv(environ, "PATH"))
+	e, err := explain.Explain(explain.Options{Bundle: bundle, Root: sysroot, Environ: environ})
 	if err != nil {
 		return err
 	}
@@ -128,7 +116,7 @@ func printFirstGPU(out io.Writer, root sysfs.Root) error {
 
 // demoBundle makes a bundle whose root filesystem holds nothing but this program.
 func demoBundle(dir, self string, environ []string) error {
-	if err := bundle.Write(dir, "", environ); err != nil {
+	if err := explain.WriteBundle(dir, "", environ); err != nil {
 		return err
 	}
 	program, err := os.ReadFile(self)
@@ -139,19 +127,17 @@ func demoBundle(dir, self string, environ []string) error {
 }
 
 // start runs the container.
-func start(self, sysroot, bundle, lowLevel string, environ []string, stdout, stderr io.Writer) error {
-	shim := filepath.Join(filepath.Dir(self), theShim)
-	if _, err := os.Stat(shim); err != nil {
-		if shim, err = exec.LookPath(theShim); err != nil {
-			return fmt.Errorf("%s is neither beside %s nor in PATH: run make first", theShim, self)
-		}
+func start(sysroot, bundle, lowLevel string, environ []string, stdout, stderr io.Writer) error {
+	shim, err := configure.FindRuntime("/", "")
+	if err != nil {
+		return err
 	}
 	args := []string{"run", "--bundle", bundle, fmt.Sprintf("nvsysfs-demo-%d", os.Getpid())}
 	if filepath.Base(lowLevel) == "crun" {
 		// A cgroup of the container's own may not be had, and shows nothing.
 		args = append([]string{"--cgroup-manager=disabled"}, args...)
 	}
-	fmt.Fprintf(stdout, "$ %s run --bundle … (then: %s)\n\n", theShim, lowLevel)
+	fmt.Fprintf(stdout, "$ %s run --bundle … (then: %s)\n\n", filepath.Base(shim), lowLevel)
 	cmd := exec.Command(shim, args...)
 	cmd.Env = append(environ,
 		"NVIDIA_CONTAINER_RUNTIME_SYSROOT="+sysroot,

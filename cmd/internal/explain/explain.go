@@ -82,10 +82,26 @@ type File struct {
 	Why  string `json:"why"`
 }
 
-// Explain goes the runtime's way up to where that begins to write. file is read instead of the bundle's config.json
-// if it is not ""; programs of the driver are looked for in hostPath.
-func Explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string) (Explanation, error) {
-	doc, err := openConfig(bundle, file)
+// Options say what is explained.
+type Options struct {
+	Bundle        string
+	File          string   // read instead of the bundle's config.json
+	Root          string   // of the machine; "" as the configuration has it
+	Environ       []string // of the runtime: its settings, and PATH for the driver's programs
+	SystemdCgroup bool
+}
+
+// Explain goes the runtime's way up to where that begins to write.
+func Explain(o Options) (Explanation, error) {
+	environ, err := plan.Below(o.Root, o.Environ)
+	if err != nil {
+		return Explanation{}, err
+	}
+	cfg, err := plan.LoadConfig("", environ)
+	if err != nil {
+		return Explanation{}, err
+	}
+	doc, err := openConfig(o.Bundle, o.File)
 	if err != nil {
 		return Explanation{}, err
 	}
@@ -94,7 +110,7 @@ func Explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string
 	if err != nil {
 		return Explanation{}, err
 	}
-	e := Explanation{Bundle: bundle}
+	e := Explanation{Bundle: o.Bundle}
 	request, asked, err := spec.NewRequest(facts, cfg.Policy())
 	if err != nil {
 		return Explanation{}, err
@@ -103,7 +119,9 @@ func Explain(cfg plan.Config, bundle, file string, systemd bool, hostPath string
 		e.Why = whyNothing(cfg, request, facts)
 		return e, nil
 	}
-	p, err := plan.New(cfg, plan.Container{Request: request, Facts: facts, Bundle: bundle, Path: hostPath, SystemdCgroup: systemd})
+	p, err := plan.New(cfg, plan.Container{
+		Request: request, Facts: facts, Bundle: o.Bundle, Path: plan.Getenv(o.Environ, "PATH"), SystemdCgroup: o.SystemdCgroup,
+	})
 	if err != nil {
 		return Explanation{}, err
 	}

@@ -1,8 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bundle makes an OCI bundle for a container of which only the environment is known.
-package bundle
+package explain
 
 import (
 	"encoding/json"
@@ -16,9 +15,9 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-// Write makes the bundle. The container's environment has the variables, each NAME=VALUE. Its root filesystem is
-// the image or, without one, laid out like Debian's and all but empty.
-func Write(bundle, image string, environ []string) error {
+// WriteBundle makes a bundle for a container of which only the environment is known: variables, each NAME=VALUE. Its
+// root filesystem is the image or, without one, laid out like Debian's and all but empty.
+func WriteBundle(bundle, image string, environ []string) error {
 	root := "rootfs"
 	if image != "" {
 		absolute, err := filepath.Abs(image)
