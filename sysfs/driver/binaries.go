@@ -35,7 +35,9 @@ func programDirs(o Options, libraryDirs []string) []string {
 //
 // A class brings only its own programs, not those of a class it implies: video gets no MPS daemon.
 //
-// The programs of NixOS and Guix need a loader from the host's store, which is never given: that is noted.
+// The programs of NixOS and Guix need a loader from the host's store, which is never given. NixOS keeps the programs as
+// NVIDIA ships them, too, for containers: in the origBin beside bin (nvidia-x11/builder.sh in nixpkgs).
+// Where there is none, that is noted.
 func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 	var dirs []string
 	add := func(name string) {
@@ -59,10 +61,7 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 		var script *File
 		for _, dir := range dirs {
 			n := t.entry(dir, b.name, 0)
-			if !n.isRegular() {
-				continue
-			}
-			if full, ok := t.stat(n); !ok || full.mode.Perm()&0o111 == 0 {
+			if !t.executable(n) {
 				continue
 			}
 			file := File{Path: n.path, Name: b.name, Kind: Binary, Class: b.class, Dest: "/usr/bin/" + b.name}
@@ -78,7 +77,11 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 				continue
 			}
 			if p.interpreter != "" && !strings.HasPrefix(p.interpreter, "/lib") {
-				loader, strangers = p.interpreter, append(strangers, b.name)
+				if original := t.lookup(path.Join(path.Dir(n.path), "../origBin", b.name)); t.executable(original) {
+					file.Path = original.path
+				} else {
+					loader, strangers = p.interpreter, append(strangers, b.name)
+				}
 			}
 			files = append(files, file)
 			script = nil
@@ -92,6 +95,14 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 		t.note("%s cannot run in images without %s, the loader that the host's programs are built for", strings.Join(strangers, ", "), loader)
 	}
 	return files
+}
+
+func (t *tree) executable(n node) bool {
+	if !n.isRegular() {
+		return false
+	}
+	full, ok := t.stat(n)
+	return ok && full.mode.Perm()&0o111 != 0
 }
 
 // program is what is learned from the beginning of a program.

@@ -1189,6 +1189,28 @@ func TestFindOthers(t *testing.T) {
 			want: []string{"binary /usr/bin/nvidia-smi < /usr/lib/nvidia/current/nvidia-smi"},
 		},
 		{
+			name: "NixOS's programs, and as they were",
+			tree: files{
+				"nix/store/nvidia-bin/bin/nvidia-smi":     "program /nix/store/glibc/lib/ld-linux-x86-64.so.2",
+				"nix/store/nvidia-bin/origBin/nvidia-smi": "program /lib64/ld-linux-x86-64.so.2",
+				"run/current-system/sw/bin/nvidia-smi":    "-> /nix/store/nvidia-bin/bin/nvidia-smi",
+			},
+			o:    Options{Classes: Utility},
+			want: []string{"binary /usr/bin/nvidia-smi < /nix/store/nvidia-bin/origBin/nvidia-smi"},
+		},
+		{
+			name: "NixOS's programs alone",
+			tree: files{
+				"nix/store/nvidia-bin/bin/nvidia-smi":  "program /nix/store/glibc/lib/ld-linux-x86-64.so.2",
+				"run/current-system/sw/bin/nvidia-smi": "-> /nix/store/nvidia-bin/bin/nvidia-smi",
+			},
+			o:    Options{Classes: Utility},
+			want: []string{"binary /usr/bin/nvidia-smi < /nix/store/nvidia-bin/bin/nvidia-smi"},
+			notes: []string{
+				"nvidia-smi cannot run in images without /nix/store/glibc/lib/ld-linux-x86-64.so.2, the loader that the host's programs are built for",
+			},
+		},
+		{
 			name:  "a damaged program",
 			tree:  files{"usr/bin/nvidia-smi": "program ", "bin/nvidia-smi": "exe"},
 			o:     Options{Classes: Utility},
