@@ -45,7 +45,7 @@ type Report struct {
 	KeptMounts []string
 	// ReplacedDevices are paths at which the document had another device.
 	ReplacedDevices []string
-	// StaleMounts are destinations of an earlier edit, for another driver version, that went away.
+	// StaleMounts are the destinations of RemoveBinds that went away.
 	StaleMounts []string
 	// RemovedHooks are the paths of the hooks that went away.
 	RemovedHooks []string
@@ -61,8 +61,7 @@ type Report struct {
 // What the document has already stays as it is:
 //
 //   - A mount at one of the destinations stays and ours is left out, unless it has exactly the options of
-//     ours: then an earlier edit made it, and ours takes its place. An entry that an earlier edit made for
-//     another version of the driver, which ours replace, goes away.
+//     ours: then an earlier edit made it, and ours takes its place.
 //   - A device of the same path stays if it has the same numbers; with other numbers it is replaced.
 //   - A rule that allows exactly the device, or everything, makes another one needless.
 func (d *Document) Apply(e Edits) (Report, error) {
@@ -242,7 +241,6 @@ func (d *Document) editMounts(top object, array rawjson.Value, e Edits, r *Repor
 		return err
 	}
 	ours := make(map[string]specs.Mount, len(e.Mounts)) // by destination
-	stale := newStaleness(e.Mounts)
 	for _, m := range e.Mounts {
 		if _, twice := ours[path.Clean(m.Destination)]; !twice {
 			ours[path.Clean(m.Destination)] = m
@@ -260,7 +258,6 @@ func (d *Document) editMounts(top object, array rawjson.Value, e Edits, r *Repor
 			changes[i].Drop = true
 			r.StaleMounts = append(r.StaleMounts, m.Destination)
 		case !wanted:
-			stale.look(m)
 		case taken[to]:
 			// A second entry for one destination is the user's own affair.
 		case !slices.Equal(m.Options, our.Options):
@@ -273,12 +270,6 @@ func (d *Document) editMounts(top object, array rawjson.Value, e Edits, r *Repor
 					return err
 				}
 			}
-		}
-	}
-	for i, m := range have {
-		if _, wanted := ours[path.Clean(m.Destination)]; !wanted && !changes[i].Drop && stale.is(m) {
-			changes[i].Drop = true
-			r.StaleMounts = append(r.StaleMounts, m.Destination)
 		}
 	}
 	var added [][]byte
@@ -300,75 +291,6 @@ func (d *Document) editMounts(top object, array rawjson.Value, e Edits, r *Repor
 		top.put("mounts", array, list(added))
 	}
 	return nil
-}
-
-// staleness finds mounts that an earlier edit made for another version of the driver.
-type staleness struct {
-	options  [][]string
-	patterns map[string]bool // of the destinations that are given now, see pattern
-	dirs     map[string]bool // of these destinations
-	versions map[string]bool // that were found and are not those of now
-}
-
-func newStaleness(mounts []specs.Mount) staleness {
-	s := staleness{patterns: map[string]bool{}, dirs: map[string]bool{}, versions: map[string]bool{}}
-	for _, m := range mounts {
-		p, version := pattern(m.Destination)
-		if version == "" {
-			continue
-		}
-		s.patterns[p] = true
-		s.dirs[path.Dir(p)] = true
-		if !slices.ContainsFunc(s.options, func(o []string) bool { return slices.Equal(o, m.Options) }) {
-			s.options = append(s.options, m.Options)
-		}
-	}
-	return s
-}
-
-// look remembers the version of a mount that one of ours replaces under another version.
-func (s staleness) look(m Mount) {
-	if p, version := pattern(m.Destination); s.patterns[p] && s.made(m) {
-		s.versions[version] = true
-	}
-}
-
-// is tells whether m is such a mount, or belongs to the same version and lies in one of our directories.
-func (s staleness) is(m Mount) bool {
-	p, version := pattern(m.Destination)
-	return s.versions[version] && s.dirs[path.Dir(p)] && s.made(m)
-}
-
-func (s staleness) made(m Mount) bool {
-	return slices.ContainsFunc(s.options, func(o []string) bool { return slices.Equal(o, m.Options) })
-}
-
-// pattern puts a star in the place of the driver version in a path, and returns the version: the whole
-// name of a directory, "/lib/firmware/nvidia/550.54.15/gsp_tu10x.bin", or what follows ".so." in a file,
-// "/usr/lib64/libcuda.so.550.54.15". A path without one has the version "".
-func pattern(name string) (string, string) {
-	dir, base := path.Split(path.Clean(name))
-	if stem, version, ok := strings.Cut(base, ".so."); ok && isVersion(version) {
-		return dir + stem + ".so.*", version
-	}
-	for part := range strings.SplitSeq(dir, "/") {
-		if isVersion(part) {
-			return strings.Replace(dir, "/"+part+"/", "/*/", 1) + base, part
-		}
-	}
-	return name, ""
-}
-
-// isVersion tells whether s is like 550.54.15: numbers and at least one dot.
-func isVersion(s string) bool {
-	dots := 0
-	for part := range strings.SplitSeq(s, ".") {
-		if part == "" || strings.Trim(part, "0123456789") != "" {
-			return false
-		}
-		dots++
-	}
-	return dots > 1
 }
 
 func removeHooks(s *rawjson.Splices, hooks rawjson.Value, names []string, r *Report) error {

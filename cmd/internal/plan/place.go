@@ -318,8 +318,8 @@ func (p *Plan) link(name, target, source string) {
 }
 
 // dropOtherWay removes the mounts by which an earlier start from the same config.json, or an earlier version of this
-// program, gave the driver in another way: what has our options and is in Dir, or has the name of one of the
-// driver's libraries or programs.
+// program, gave the driver in another way or gave another driver: what has our options and is in Dir, or where files of
+// the driver are or were put.
 func (p *Plan) dropOtherWay() {
 	wanted := make(map[string]bool, len(p.Edits.Mounts))
 	for _, m := range p.Edits.Mounts {
@@ -329,22 +329,22 @@ func (p *Plan) dropOtherWay() {
 		if !slices.Equal(m.Options, fileOptions) || wanted[m.Destination] {
 			continue
 		}
-		base := path.Base(m.Destination)
-		if strings.HasPrefix(path.Clean(m.Destination)+"/", Dir+"/") || base == "ld.so.cache" || ofDriver(base) ||
-			slices.ContainsFunc(p.Links, func(l Link) bool { return l.Path == m.Destination }) {
+		if strings.HasPrefix(path.Clean(m.Destination)+"/", Dir+"/") || path.Base(m.Destination) == "ld.so.cache" ||
+			ofDriver(m.Destination) || slices.ContainsFunc(p.Links, func(l Link) bool { return l.Path == m.Destination }) {
 			p.Edits.RemoveBinds = append(p.Edits.RemoveBinds, bindMount(m.Source, m.Destination, fileOptions))
 		}
 	}
 }
 
-// ofDriver tells whether a library has the name of one of the driver's: of a
-// family that is known, or of one that a later driver may have.
+// ofDriver tells whether a path is that of firmware, or of a library with a name of one of the driver's: of a family
+// that is known, or of one that another driver may have.
 func ofDriver(name string) bool {
-	if !strings.Contains(name, ".so") {
-		return false
+	base := path.Base(name)
+	if !strings.Contains(base, ".so") {
+		return strings.Contains(name, "/firmware/nvidia/")
 	}
-	_, known := driver.ClassOf(name)
-	return known || strings.HasPrefix(name, "libnvidia-") || name == "libGLX_indirect.so.0"
+	_, known := driver.ClassOf(base)
+	return known || strings.HasPrefix(base, "libnvidia-") || strings.Contains(base, "_nvidia.so") || base == "libGLX_indirect.so.0"
 }
 
 // Options of the mounts that are added. A file keeps nothing but the right

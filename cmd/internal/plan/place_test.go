@@ -189,15 +189,23 @@ func TestPlaceAfterAnotherWay(t *testing.T) {
 		{Destination: "/usr/lib/x86_64-linux-gnu/libfoo.so.1", Type: "bind", Source: "/d", Options: fileOptions},
 		{Destination: "/usr/lib/x86_64-linux-gnu/libcuda.so.1", Type: "bind", Source: "/e", Options: []string{"rbind", "ro"}},
 		{Destination: Dir, Type: "bind", Source: "/f", Options: fileOptions},
+		{Destination: "/lib/firmware/nvidia/535.1/gsp_tu10x.bin", Type: "bind", Source: "/g", Options: fileOptions},
+		{Destination: "/usr/lib64/xorg/modules/extensions/libglxserver_nvidia.so.535.1", Type: "bind", Source: "/h", Options: fileOptions},
 	}
 	p := tesla(driver.File{Path: "/bin/nvidia-smi", Name: "nvidia-smi", Kind: driver.Binary, Dest: "/usr/bin/nvidia-smi"})
 	p.container.Facts.Mounts = old
 	p.Directory = "/one"
 	p.place()
-	assert.Equal(t, []specs.Mount{file("/a", old[0].Destination), file("/b", old[1].Destination), file("/c", old[2].Destination)}, p.Edits.RemoveBinds)
+	removed := func(indices ...int) (mounts []specs.Mount) {
+		for _, i := range indices {
+			mounts = append(mounts, file(old[i].Source, old[i].Destination))
+		}
+		return mounts
+	}
+	assert.Equal(t, removed(0, 1, 2, 6, 7), p.Edits.RemoveBinds)
 	p.Directory = ""
 	p.place()
-	assert.Equal(t, []specs.Mount{file("/a", old[0].Destination), file("/b", old[1].Destination), file("/c", old[2].Destination), file("/f", Dir)}, p.Edits.RemoveBinds)
+	assert.Equal(t, removed(0, 1, 2, 5, 6, 7), p.Edits.RemoveBinds)
 }
 
 func TestPlanEdits(t *testing.T) {
