@@ -336,6 +336,23 @@ func TestChecks(t *testing.T) {
 			want: ok("enforcing, container_use_devices is on"),
 		},
 		{
+			name: "SELinux with a boolean for GPUs", id: "selinux",
+			tree: map[string]string{
+				"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/container_use_devices": "0 0",
+				"sys/fs/selinux/booleans/container_use_xserver_devices": "0 0",
+			},
+			want: note("setsebool -P container_use_xserver_devices on", "SELinux is enforcing and container_use_xserver_devices is off: where containers cannot open a GPU (ausearch -m avc), allow it"),
+		},
+		{
+			name: "SELinux with all devices", id: "selinux",
+			tree: map[string]string{
+				"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/container_use_devices": "1 1",
+				"sys/fs/selinux/booleans/container_use_xserver_devices": "0 0",
+			},
+			want: ok("enforcing, container_use_devices is on"),
+		},
+		{name: "SELinux without container-selinux", tree: map[string]string{"sys/fs/selinux/enforce": "1"}, id: "selinux", want: ok("enforcing")},
+		{
 			name: "no user namespaces", tree: map[string]string{"proc/sys/user/max_user_namespaces": "0\n"}, id: "user-namespaces",
 			want: note("sysctl -w user.max_user_namespaces=15000", "user namespaces are switched off: there are no rootless containers"),
 		},

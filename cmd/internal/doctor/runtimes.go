@@ -4,6 +4,7 @@
 package doctor
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
@@ -71,15 +72,25 @@ func checkCgroup(p patient) []Finding {
 	return ok("%s", version)
 }
 
-// checkSELinux: the policy may keep containers from device nodes.
+// checkSELinux: the policy may keep containers from device nodes that are bound into them. container-selinux has a
+// boolean for GPUs alone since May 2024, before that one for all devices.
 func checkSELinux(p patient) []Finding {
-	switch {
-	case p.word("/sys/fs/selinux/enforce") != "1":
+	if p.word("/sys/fs/selinux/enforce") != "1" {
 		return nil
-	case p.word("/sys/fs/selinux/booleans/container_use_devices") == "0":
-		return note("setsebool -P container_use_devices on", "SELinux is enforcing and container_use_devices is off: where containers cannot open a GPU (ausearch -m avc), allow it")
 	}
-	return ok("enforcing, container_use_devices is on")
+	off := ""
+	for _, boolean := range []string{"container_use_xserver_devices", "container_use_devices"} {
+		switch p.word("/sys/fs/selinux/booleans/" + boolean) {
+		case "1":
+			return ok("enforcing, %s is on", boolean)
+		case "0":
+			off = cmp.Or(off, boolean)
+		}
+	}
+	if off == "" {
+		return ok("enforcing")
+	}
+	return note("setsebool -P "+off+" on", "SELinux is enforcing and %s is off: where containers cannot open a GPU (ausearch -m avc), allow it", off)
 }
 
 // checkUserNamespaces: what rootless containers need beside the nodes.
