@@ -63,28 +63,20 @@ func prepare() error {
 	}
 	script := `set -e
 		dpkg -i /host/package.deb
-		cd ` + fixture + layFixture + `
+		cd ` + fixture + `
 		cp -a usr/lib/x86_64-linux-gnu/libcuda* usr/lib/x86_64-linux-gnu/libnv* /usr/lib/x86_64-linux-gnu/
 		cp -a usr/bin/nvidia* /usr/bin/
-		cp -a dev/nvidia* /dev/
-		ldconfig`
+		ldconfig
+		systemctl enable --now gpu`
 	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
 }
 
-// fixture is where the machine's GPU and driver are unpacked.
+// fixture is where the machine's GPU and driver are unpacked. The image's gpu.service lays what it has of /dev, /proc
+// and /sys over that of the machine, at each boot.
 const fixture = "/var/lib/lab/t4"
-
-// layFixture lays what the fixture has of /proc and /sys over that of the machine.
-const layFixture = `
-		mount --bind proc/devices /proc/devices
-		mount -t tmpfs -o mode=555 tmpfs /proc/driver
-		cp -a proc/driver/. /proc/driver/
-		for d in bus module devices; do
-			[ ! -d sys/$d ] || mount -t overlay -o lowerdir=$PWD/sys/$d:/sys/$d overlay /sys/$d
-		done`
 
 // inUserNamespaces takes the fixture off /proc and /sys until the end of the test: where something is mounted below
 // them, the kernel lets no user namespace mount them. The runtime reads the fixture where it is unpacked.
@@ -92,7 +84,7 @@ func inUserNamespaces(t *testing.T) (settings []string) {
 	t.Helper()
 	// Lazily: a daemon that has just started may be reading there.
 	must(t, "sh", "-ec", "for d in proc/devices proc/driver sys/bus sys/module sys/devices; do ! mountpoint -q /$d || umount -l /$d; done")
-	t.Cleanup(func() { must(t, "sh", "-ec", "cd "+fixture+layFixture) })
+	t.Cleanup(func() { must(t, "systemctl", "restart", "gpu") })
 	return []string{fmt.Sprintf("%ssysroot = %q", own, fixture), own + `sysroot-nodes = "open"`}
 }
 
@@ -172,12 +164,19 @@ const own = "nvidia-container-runtime.experimental."
 // lowLevel lets the installed runtime use this low-level runtime until the end of the test, as an administrator would.
 func lowLevel(t *testing.T, name string, settings ...string) {
 	t.Helper()
-	const file = "/etc/nvidia-container-runtime/config.toml"
-	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	keepLowLevel(t, name, settings...)
+	t.Cleanup(func() { assert.NoError(t, os.Remove(configFile)) })
+}
+
+const configFile = "/etc/nvidia-container-runtime/config.toml"
+
+// keepLowLevel lets the runtime use it for good.
+func keepLowLevel(t *testing.T, name string, settings ...string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(configFile), 0o755))
 	settings = append(settings, fmt.Sprintf("%sruntime-path = %q\n", own, name))
 	text := strings.Join(settings, "\n")
-	require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
-	t.Cleanup(func() { assert.NoError(t, os.Remove(file)) })
+	require.NoError(t, os.WriteFile(configFile, []byte(text), 0o644))
 }
 
 // look tells of each NVIDIA node whether the device policy lets it be opened: there is no driver behind it, so what
