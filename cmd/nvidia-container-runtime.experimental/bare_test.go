@@ -309,11 +309,11 @@ func TestBareHostInUserNamespace(t *testing.T) {
 	before, after, ok := strings.Cut(got, "\nrun succeeds\n")
 	require.True(t, ok, "%s", got)
 	for _, node := range []string{
-		"/dev/nvidia-uvm, which must be character device 242:0, cannot be used: it is not there; run 'mknod -m 666 /dev/nvidia-uvm c 242 0'",
-		"/dev/nvidia0, which must be character device 195:0, cannot be used: it is not there; run 'mknod -m 666 /dev/nvidia0 c 195 0'",
-		"/dev/nvidiactl, which must be character device 195:255, cannot be used: it is not there; run 'mknod -m 666 /dev/nvidiactl c 195 255'",
+		"/dev/nvidia-uvm, character device 242:0: it does not exist; run 'mknod -m 666 /dev/nvidia-uvm c 242 0'",
+		"/dev/nvidia0, character device 195:0: it does not exist; run 'mknod -m 666 /dev/nvidia0 c 195 0'",
+		"/dev/nvidiactl, character device 195:255: it does not exist; run 'mknod -m 666 /dev/nvidiactl c 195 255'",
 	} {
-		assert.Contains(t, before, "in a user namespace the low-level runtime binds the host's device nodes, and "+node)
+		assert.Contains(t, before, "a user namespace needs the host's "+node)
 	}
 	assert.Equal(t, `/dev/nvidia-uvm f2:0 666 No such device or address
 /dev/nvidia0 c3:0 666 No such device or address

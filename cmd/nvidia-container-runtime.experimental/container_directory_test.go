@@ -284,7 +284,7 @@ func TestContainerDirectoryRefused(t *testing.T) {
 			w.config("true", []string{"NVIDIA_VISIBLE_DEVICES=0"}, nil)
 			out, err := w.do("run", "--bundle", w.bundle, w.id)
 			require.Error(t, err)
-			assert.Contains(t, out, "its image has something else than a directory")
+			assert.Contains(t, out, "which is not a directory in the image")
 		})
 	}
 }

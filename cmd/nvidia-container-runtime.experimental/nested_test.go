@@ -121,7 +121,7 @@ func TestContainerInContainer(t *testing.T) {
 	got := w.run("id="+w.id+nested, []string{"NVIDIA_VISIBLE_DEVICES=3"}, edit)
 	after, ok := strings.CutPrefix(got, wantNested)
 	assert.True(t, ok, "want\n%s\nas the head of\n%s", wantNested, got)
-	assert.Contains(t, after, `device "0000:1b:00.0": unknown device: the driver has no GPU at 0000:1b:00.0; available: 0 (GPU-9221d5d1-b60b-a624-bf14-0a1819cfda3b, 0000:62:00.0); GPUs that are hidden from this container: 0000:1b:00.0, `)
+	assert.Contains(t, after, `device "0000:1b:00.0": unknown device: the driver has no GPU at 0000:1b:00.0; available: 0 (GPU-9221d5d1-b60b-a624-bf14-0a1819cfda3b, 0000:62:00.0); GPUs hidden from this container: 0000:1b:00.0, `)
 	assert.Equal(t, []string{
 		"/proc/kcore",
 		"/proc/driver/nvidia/capabilities/gpu0/mig", "/proc/driver/nvidia/capabilities/gpu1/mig", "/proc/driver/nvidia/capabilities/gpu2/mig",
@@ -183,6 +183,6 @@ func TestContainerInClassicContainer(t *testing.T) {
 	after, ok := strings.CutPrefix(got, wantNested)
 	assert.True(t, ok, "want\n%s\nas the head of\n%s", wantNested, got)
 	assert.Contains(t, after, `device "0000:1b:00.0": unknown device: the driver has no GPU at 0000:1b:00.0; available: 0 (GPU-9221d5d1-b60b-a624-bf14-0a1819cfda3b, 0000:62:00.0); `+
-		`NVIDIA GPUs without an entry in /proc/driver/nvidia/gpus, which were not given to this container or which the driver could not start: 0000:1b:00.0, `)
+		`NVIDIA GPUs not in /proc/driver/nvidia/gpus (not given to this container, or failed to initialize): 0000:1b:00.0, `)
 	assert.Equal(t, []string{"/proc/kcore"}, innerMasks(t, w))
 }

@@ -48,7 +48,7 @@ func TestRegistration(t *testing.T) {
 		{name: "its setting", program: crun, environ: []string{base, "NVIDIA_CONTAINER_RUNTIME_PATH=/nonexistent"}, want: "crun state id"},
 		{name: "without environment", program: crun, want: "crun state id"},
 		{name: "a setting of config.toml", program: other, environ: []string{base}, want: "runc state id"},
-		{name: "without settings", program: none, environ: []string{base}, err: none + ".toml is not there: write it, or remove the registration from the engine"},
+		{name: "without settings", program: none, environ: []string{base}, err: none + ".toml is missing: write it, or unregister the runtime"},
 		{name: "by its bare name", program: filepath.Base(crun), environ: []string{base}, err: "register the runtime by its absolute path"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

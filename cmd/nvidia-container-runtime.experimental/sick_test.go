@@ -80,7 +80,7 @@ func TestSickGPU(t *testing.T) {
 			s.remove(pci + "/driver")
 			s.link("../../../../bus/pci/drivers/vfio-pci", pci+"/driver")
 		}, err: `0000:41:00.0 \(bound to vfio-pci\)`, gone: true},
-		{name: "unbound", make: func(s *sick) { s.remove(procGPU); s.remove(capabilities); s.remove(pci + "/driver") }, err: `0000:41:00.0 \(bound to no driver\)`, gone: true},
+		{name: "unbound", make: func(s *sick) { s.remove(procGPU); s.remove(capabilities); s.remove(pci + "/driver") }, err: `0000:41:00.0 \(not bound to a driver\)`, gone: true},
 		{name: "DRM node going", make: func(s *sick) { s.mkdir(pci + "/drm/card1") }},
 		{name: "PCI identity unreadable", make: write(pci+"/vendor", "?")},
 	} {

@@ -81,8 +81,8 @@ func TestExplainHost(t *testing.T) {
 	var out, errs bytes.Buffer
 	require.NoError(t, run([]string{"explain", "--bundle", dir, "--systemd-cgroup"},
 		[]string{"NVIDIA_CTK_CONFIG_FILE_PATH=/none", "NVIDIA_CONTAINER_RUNTIME_ROOT=" + machine}, &out, &errs))
-	assert.Regexp(t, `\n  /dev/nvidia0 +195:0 +0666 +on the host: missing, would be made +GPU 0, 0000:00:1e.0\n`, out.String())
-	assert.Regexp(t, `\n  /dev/char/195:0 +-> ../nvidia0 +would be made on the host\n`, out.String())
+	assert.Regexp(t, `\n  /dev/nvidia0 +195:0 +0666 +on the host: missing, would be created +GPU 0, 0000:00:1e.0\n`, out.String())
+	assert.Regexp(t, `\n  /dev/char/195:0 +-> ../nvidia0 +would be created on the host\n`, out.String())
 	after, err := snapshot("/dev")
 	require.NoError(t, err)
 	moreAfter, err := snapshot(dir)

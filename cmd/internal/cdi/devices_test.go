@@ -71,5 +71,5 @@ func TestExtras(t *testing.T) {
 	assert.NotContains(t, nodes(usual), "/dev/nvidia-nvswitchctl")
 	assert.Contains(t, nodes(o), "/dev/nvidia-nvswitchctl")
 	o.Extras = []string{"tpu"}
-	assert.ErrorContains(t, o.Check(), `further devices "tpu" are not known: there are gds, mofed, gdrcopy, nvswitch, imex`)
+	assert.ErrorContains(t, o.Check(), `unknown devices "tpu"; known: gds, mofed, gdrcopy, nvswitch, imex`)
 }

@@ -85,7 +85,7 @@ func (o Options) Check() error {
 	}
 	for _, name := range o.Extras {
 		if !slices.Contains(plan.Extras, name) {
-			return fmt.Errorf("further devices %.100q are not known: there are %s", name, strings.Join(plan.Extras, ", "))
+			return fmt.Errorf("unknown devices %.100q; known: %s", name, strings.Join(plan.Extras, ", "))
 		}
 	}
 	if o.Distribution != "" {

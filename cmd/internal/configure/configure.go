@@ -2,50 +2,44 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package configure is "nvsysfs configure": it registers nvidia-container-runtime.experimental with
-// Docker, containerd, CRI-O or podman, and takes it out again.
+// Docker, containerd, CRI-O or podman, and unregisters it.
 //
-// It edits the engines' files as text. What it did not write stays byte for byte, comments, order and
-// unknown keys included; where a file is written so that this cannot be done (an inline table, a value over several
-// lines) it says where, and changes nothing. Every new text is parsed before it is written and
-// compared with what the edit was to achieve. Files are replaced by rename, with mode and owner of the
-// old one; links and what is not a regular file are refused. A second run changes nothing. --remove
-// gives back the bytes from before, a file that was made for us included.
+// It edits the engines' files as text and keeps everything else byte for byte, including comments, order and
+// unknown keys; where that is impossible (an inline table, a multi-line value) it reports the line and changes nothing.
+// The new text is parsed and compared with the intended result before it is written. Files are replaced by rename, with
+// the old mode and owner; links and special files are refused. A second run changes nothing. --remove restores the
+// previous bytes, and removes a file that did not exist before.
 //
 // # Files
 //
-// Docker: /etc/docker/daemon.json, "runtimes" and "default-runtime". dockerd accepts no unknown key there: what is
-// replaced is kept beside it, in daemon.json.nvsysfs-NAME. A directive that is given to dockerd as a flag too stops
-// its start.
+// Docker: /etc/docker/daemon.json, "runtimes" and "default-runtime". dockerd rejects unknown keys, so replaced values
+// are kept in daemon.json.nvsysfs-NAME. dockerd does not start if a key is also given as a flag.
 //
 // containerd: /etc/containerd/config.toml, the CRI plugin's table, whose name depends on the file's
 // version: plugins.cri in version 1, plugins."io.containerd.grpc.v1.cri" in 2,
-// plugins."io.containerd.cri.v1.runtime" in 3 and 4. Files that the key imports names come after it. containerd 1.x
-// replaces a plugin's whole table by that of an imported file (mergeConfig in
-// services/server/config/config.go up to 1.7), so that a drop-in of ours would make it forget
-// its CRI configuration; 2.0 and later merge key by key (cmd/containerd/server/config/config.go).
-// Versions 3 and 4 need containerd 2.0 and 2.3. So a drop-in, 99-NAME.toml, is written where config.toml
-// has version 3 or later and imports a directory's *.toml, as what "containerd config default" prints
-// does since 2.2 (/etc/containerd/conf.d/*.toml); in all other cases config.toml itself is edited. There
-// is no default import: without the key, conf.d is not read. In containerd 1.x, a file with any table below
-// runtimes also loses the built-in runtimes.runc (seen in 1.6.20 with "containerd config dump"), so
-// that table is written too where the file has none. A file without a version is told by the names in it, the file that
-// imports it, and the containerd that is installed: see form.
+// plugins."io.containerd.cri.v1.runtime" in 3 and 4. Imported files are read after it. containerd 1.x replaces a
+// plugin's whole table by that of an imported file (mergeConfig in services/server/config/config.go up to 1.7), so a
+// drop-in would drop its CRI configuration; 2.0 and later merge key by key (cmd/containerd/server/config/config.go).
+// Versions 3 and 4 need containerd 2.0 and 2.3. So a drop-in, 99-NAME.toml, is written only if config.toml has version
+// 3 or later and imports a directory's *.toml, as in the output of "containerd config default" since 2.2
+// (/etc/containerd/conf.d/*.toml); otherwise config.toml itself is edited. Without imports, conf.d is not read. In
+// containerd 1.x, a file with any table below runtimes loses the built-in runtimes.runc (seen in 1.6.20 with
+// "containerd config dump"), so that table is added if missing. For files without a version see form.
 //
-// A runtime of the wanted name that is another program's is left alone, unless --replace says otherwise: NVIDIA's
-// toolkit container registers nvidia-experimental, too. What is replaced is noted, and --remove puts it back.
+// A runtime of the same name that is another program is left alone without --replace: NVIDIA's toolkit container also
+// registers nvidia-experimental. --remove restores what was replaced.
 //
 // Kubernetes distributions with a containerd of their own: see distribution.
 //
-// CRI-O: /etc/crio/crio.conf.d/99-NAME.conf. CRI-O reads all files there in the order of their names, each into the
-// configuration that the ones before left (UpdateFromPath in pkg/config/config.go). A container without a handler's
-// name is asked about at the runtime that is the default now (getRuntimeHandler in internal/oci), not at the one
-// that started it. So a new default gets the state directory and the conmon of the old one, and hands over to its
-// program, by a registration of its own: see LoadConfig in cmd/internal/plan.
+// CRI-O: /etc/crio/crio.conf.d/99-NAME.conf. CRI-O merges all files there in the order of their names (UpdateFromPath
+// in pkg/config/config.go). For a container without a handler's name it asks the current default runtime
+// (getRuntimeHandler in internal/oci), not the one that started it. So a new default gets the state directory and
+// conmon of the old one, and executes its program, by a registration with its own settings: see LoadConfig in
+// cmd/internal/plan.
 //
-// podman: /etc/containers/containers.conf.d/99-NAME.conf, which rootless podman reads as well. A list
-// replaces that of an earlier file, so runtime_supports_json repeats the names that podman has built in
-// and those of the files before ours. The key makes podman ask the runtime for a JSON log, and show its last
-// error to the user.
+// podman: /etc/containers/containers.conf.d/99-NAME.conf, which rootless podman also reads. A list replaces that of an
+// earlier file, so runtime_supports_json repeats podman's built-in names and those of earlier files. The key makes
+// podman request a JSON log from the runtime and show its last error.
 //
 // # docker run --gpus
 //
@@ -58,8 +52,8 @@
 // acts on the variables and drops the hook. Since moby 29, an "nvidia-cdi-hook" in PATH is enough as well, and is tried
 // first: then --gpus asks for CDI devices of nvidia.com/gpu, and this runtime has no part in it.
 //
-// "configure docker --gpus" installs a script of that name to /usr/bin, unless one is found already. A container
-// that is started with --gpus but with another runtime than ours runs it as a hook, and fails with its text.
+// "configure docker --gpus" installs a script of that name to /usr/bin, unless there is one. A container started with
+// --gpus but another runtime runs it as a hook, and fails with its message.
 package configure
 
 import (
@@ -78,7 +72,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// ErrUsage is wrapped by errors about the command line.
+// ErrUsage is wrapped by command-line errors.
 var ErrUsage = errors.New("usage")
 
 const (
@@ -86,7 +80,6 @@ const (
 	program     = "nvidia-container-runtime.experimental"
 )
 
-// options are the command line.
 type options struct {
 	engine     string
 	name       string
@@ -94,24 +87,23 @@ type options struct {
 	config     string
 	root       sysfs.Root
 	setDefault bool
-	replace    bool // take the name over from another program
+	replace    bool // replace another program of that name
 	remove     bool
 	template   bool // containerd: write a template of k3s or RKE2
 
-	dropInVersion int // of a file that is to be made, 0 if it does not matter
+	dropInVersion int // of a file to be created, 0 if it does not matter
 	gpus          bool
 }
 
-// plan is what is to be done.
+// plan is what to do.
 type plan struct {
 	files    []file
-	notes    []string // for the user to know
-	warnings []string // for the user to act on
-	restart  string   // what makes it effective
-	reached  string   // where it is used from then on
+	notes    []string // for information
+	warnings []string // to act on
+	restart  string   // how to apply it
+	reached  string   // how to use the runtime
 }
 
-// engines are the engines there are.
 var engines = map[string]func(options) (plan, error){
 	"docker":     docker,
 	"containerd": containerd,
@@ -119,7 +111,7 @@ var engines = map[string]func(options) (plan, error){
 	"podman":     podman,
 }
 
-// Engines are the names of the engines, as arguments of [Run].
+// Engines returns the names of the engines.
 func Engines() []string { return slices.Sorted(maps.Keys(engines)) }
 
 // Flags are the flags of "nvsysfs configure ENGINE".
@@ -129,37 +121,37 @@ type Flags struct {
 	dryRun, class bool
 }
 
-// Define adds the flags that an engine has to a set.
+// Define adds an engine's flags to a set.
 func (f *Flags) Define(engine string, flags *flag.FlagSet) {
 	f.engine = engine
 	flags.StringVar(&f.name, "name", defaultName, "register the runtime as `NAME`")
-	flags.StringVar(&f.program, "runtime-path", "", "the runtime is `FILE`, not the one beside nvsysfs or in /usr/bin")
-	flags.StringVar(&f.config, "config", "", "edit `FILE`, not the engine's usual one")
-	flags.StringVar(&f.root, "root", "/", "prepare the machine whose root directory is `DIR`")
-	flags.BoolVar(&f.setDefault, "set-as-default", false, "make it the engine's default runtime, too")
-	flags.BoolVar(&f.replace, "replace", false, "take the name over from another program; --remove gives it back")
+	flags.StringVar(&f.program, "runtime-path", "", "register `FILE`, not the runtime next to nvsysfs or in /usr/bin")
+	flags.StringVar(&f.config, "config", "", "edit `FILE` instead of the engine's default")
+	flags.StringVar(&f.root, "root", "/", "configure the machine whose root directory is `DIR`")
+	flags.BoolVar(&f.setDefault, "set-as-default", false, "also make it the engine's default runtime")
+	flags.BoolVar(&f.replace, "replace", false, "replace another program of that name; --remove restores it")
 	flags.BoolVar(&f.remove, "remove", false, "unregister the runtime")
-	flags.BoolVar(&f.dryRun, "dry-run", false, "change nothing; print the change as a unified diff")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "print the change as a unified diff, change nothing")
 	if engine == "containerd" || engine == "crio" {
-		flags.BoolVar(&f.class, "runtime-class", false, "print the Kubernetes RuntimeClass, and do nothing else")
+		flags.BoolVar(&f.class, "runtime-class", false, "only print the Kubernetes RuntimeClass")
 	}
 	if engine == "containerd" {
-		flags.BoolVar(&f.template, "template", false, "k3s and RKE2: write the template that they make their file of")
+		flags.BoolVar(&f.template, "template", false, "k3s and RKE2: write their config.toml template")
 	}
 	if engine == "docker" {
-		flags.BoolVar(&f.gpus, "gpus", false, `also make "docker run --gpus" work: install a command `+
-			"nvidia-container-runtime-hook, which dockerd looks for; with --remove: remove it")
+		flags.BoolVar(&f.gpus, "gpus", false, `make "docker run --gpus" work: install the `+
+			"nvidia-container-runtime-hook that dockerd looks for; with --remove: remove it")
 	}
 }
 
-// Run registers the runtime with the engine. What was done, or a diff, goes to stdout, warnings to stderr. Errors about
-// the flags wrap [ErrUsage].
+// Run registers the runtime with the engine. It writes what it did, or a diff, to stdout, and warnings to stderr.
+// Errors about flags wrap [ErrUsage].
 func Run(f Flags, stdout, stderr io.Writer) error {
 	o, root, dryRun, class := f.options, f.root, f.dryRun, f.class
 	engine := engines[o.engine]
 	switch {
 	case root == "":
-		return fmt.Errorf("%w: --root \"\" is no directory: leave --root out for this machine", ErrUsage)
+		return fmt.Errorf("%w: --root is empty: omit it for this machine", ErrUsage)
 	case o.remove && o.setDefault:
 		return fmt.Errorf("%w: --remove and --set-as-default exclude each other", ErrUsage)
 	}
@@ -183,7 +175,8 @@ func Run(f Flags, stdout, stderr io.Writer) error {
 	}
 	if o.config != "" && !path.IsAbs(o.config) {
 		if o.root != "/" {
-			return fmt.Errorf("%w: --config %s: with --root it must be an absolute path, inside the root", ErrUsage, quote(o.config))
+			return fmt.Errorf("%w: --config %s: with --root it must be an absolute path inside the root",
+				ErrUsage, quote(o.config))
 		}
 		if o.config, err = filepath.Abs(o.config); err != nil {
 			return fmt.Errorf("--config: %w", err)
@@ -201,7 +194,7 @@ func Run(f Flags, stdout, stderr io.Writer) error {
 	return carryOut(p, o, dryRun, stdout, stderr)
 }
 
-// carryOut writes the files, or shows what would be written.
+// carryOut writes the files, or shows the change.
 func carryOut(p plan, o options, dryRun bool, stdout, stderr io.Writer) error {
 	words := stdout
 	if dryRun {
@@ -255,7 +248,7 @@ func carryOut(p plan, o options, dryRun bool, stdout, stderr io.Writer) error {
 		fmt.Fprintf(words, "note: %s\n", n)
 	}
 	if changes && p.restart != "" {
-		fmt.Fprintf(words, "to make it effective: %s\n", p.restart)
+		fmt.Fprintf(words, "to apply it: %s\n", p.restart)
 	}
 	if !o.remove && p.reached != "" {
 		fmt.Fprintf(words, "then: %s\n", p.reached)
@@ -269,27 +262,27 @@ const (
 	digits = "0123456789"
 )
 
-// only tells whether s has no letters but those.
+// only tells whether s consists of the given letters.
 func only(s, letters string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(letters, r) })
 }
 
-// CheckName checks the name of a runtime. It becomes part of file names, keys and flags.
+// CheckName checks the name of a runtime, which becomes part of file names, keys and flags.
 func CheckName(name string) error {
 	switch {
 	case !only(name, lower+upper+digits+"-_."), name != "" && !only(name[:1], lower+upper+digits):
-		return fmt.Errorf("--name %s: only letters, digits and, after the first, - _ . may be in it", quote(name))
+		return fmt.Errorf("--name %s: allowed are letters, digits and, after the first, - _ .", quote(name))
 	case name == "" || len(name) > 63:
-		return fmt.Errorf("--name %s: it has 1 to 63 letters", quote(name))
+		return fmt.Errorf("--name %s: must have 1 to 63 characters", quote(name))
 	case name == "runc" || name == "crun" || strings.HasPrefix(name, "io.containerd."):
-		return fmt.Errorf("--name %s: this is an engine's own runtime", name)
+		return fmt.Errorf("--name %s: reserved for an engine's built-in runtime", name)
 	}
 	return nil
 }
 
-// FindRuntime finds the runtime to be registered: an absolute path, inside the root. Unless one is given it is beside
-// this program or in /usr/bin. An engine with a path where nothing is may not start at all (CRI-O), or says so only to
-// whoever starts a container.
+// FindRuntime finds the runtime to register: an absolute path inside the root, by default next to this program or in
+// /usr/bin. With a path that does not exist, CRI-O would not start, and other engines would fail only when they start a
+// container.
 func FindRuntime(root sysfs.Root, given string) (string, error) {
 	candidates := []string{given}
 	if given == "" {
@@ -305,7 +298,7 @@ func FindRuntime(root sysfs.Root, given string) (string, error) {
 	for _, c := range candidates {
 		c = path.Clean(c)
 		if strings.ContainsAny(c, "\x00\n\r") {
-			return "", fmt.Errorf("%w: --runtime-path %s cannot stand in a configuration file", ErrUsage, quote(c))
+			return "", fmt.Errorf("%w: --runtime-path %s cannot be written to a configuration file", ErrUsage, quote(c))
 		}
 		err := executable(root, c)
 		if err == nil {
@@ -313,10 +306,10 @@ func FindRuntime(root sysfs.Root, given string) (string, error) {
 		}
 		why = append(why, fmt.Sprintf("%s: %s", quote(c), err))
 	}
-	return "", fmt.Errorf("the runtime is not found (%s): install it first, or name it with --runtime-path", strings.Join(why, "; "))
+	return "", fmt.Errorf("runtime not found (%s): install it, or name it with --runtime-path", strings.Join(why, "; "))
 }
 
-// executable tells whether a name leads to a program, and if not, why.
+// executable returns an error unless name is an executable file.
 func executable(root sysfs.Root, name string) error {
 	info, err := root.Stat(strings.TrimPrefix(path.Clean(name), "/"))
 	switch {
@@ -334,11 +327,11 @@ func executable(root sysfs.Root, name string) error {
 	return nil
 }
 
-// runtimeClass is the Kubernetes object by which a pod asks for the runtime: its field
-// runtimeClassName names the object, whose handler names the runtime in the engine's configuration.
+// runtimeClass returns the Kubernetes object that a pod's runtimeClassName refers to; its handler is the name of the
+// runtime in the engine's configuration.
 func runtimeClass(o options) (string, error) {
 	if !only(o.name, lower+digits+"-") || strings.HasSuffix(o.name, "-") {
-		return "", fmt.Errorf("--name %s: Kubernetes allows lower case letters, digits and - between them in a handler", o.name)
+		return "", fmt.Errorf("--name %s: Kubernetes allows lowercase letters, digits and inner - in a handler", o.name)
 	}
 	return fmt.Sprintf(`apiVersion: node.k8s.io/v1
 kind: RuntimeClass
@@ -348,9 +341,10 @@ handler: %[1]s
 `, yamlName(o.name)), nil
 }
 
-// yamlName quotes a name that YAML would take for a number or a word of its own.
+// yamlName quotes a name that YAML would read as a number, bool or null.
 func yamlName(name string) string {
-	if strings.ContainsAny(name[:1], "0123456789") || name == "null" || name == "true" || name == "false" || name == "y" || name == "n" || name == "yes" || name == "no" || name == "on" || name == "off" {
+	words := []string{"null", "true", "false", "y", "n", "yes", "no", "on", "off"}
+	if strings.ContainsAny(name[:1], "0123456789") || slices.Contains(words, name) {
 		return `"` + name + `"`
 	}
 	return name

@@ -35,7 +35,7 @@ func crio(o options) (plan, error) {
 	}
 	p := plan{
 		restart: "systemctl restart crio (running containers stay)",
-		reached: fmt.Sprintf("pods with runtimeClassName: %s use it, once \"nvsysfs configure crio --runtime-class --name %[1]s | kubectl apply -f -\" has been run", o.name),
+		reached: o.reachedByPods(),
 	}
 	if o.remove {
 		f, err = withdraw(f, o.name, reg, []setting{{crioTable, "default_runtime", o.name}}, &p)
@@ -46,8 +46,8 @@ func crio(o options) (plan, error) {
 		p.reached = "all pods use it"
 	}
 
-	// CRI-O looks for conmon in its PATH for a runtime without monitor_path, and does not start if it is
-	// not there: take that from the default runtime, and with it what else its owner set.
+	// Without monitor_path CRI-O looks for conmon in its PATH, and does not start if there is none: copy this and other
+	// settings from the default runtime.
 	files, warnings := readFiles(o, "/etc/crio/crio.conf", dir, "")
 	p.warnings = append(p.warnings, warnings...)
 	def := ""
@@ -73,7 +73,7 @@ func crio(o options) (plan, error) {
 		}
 		if o.setDefault && later {
 			if s := text(i.tree, append(slices.Clone(crioTable), "default_runtime")...); s != "" && s != o.name {
-				p.warnings = append(p.warnings, fmt.Sprintf("%s is read later and makes %s the default runtime: that one counts", i.name, quote(s)))
+				p.warnings = append(p.warnings, overridden(i.name, s))
 			}
 		}
 	}
@@ -85,20 +85,23 @@ func crio(o options) (plan, error) {
 			break
 		}
 		if o.setDefault {
-			break // only the default will do
+			break // only the default qualifies
 		}
 	}
 	low, _ := model["runtime_path"].(string)
-	without := []string{"runtime_path", "runtime_type", "runtime_config_path", "platform_runtime_paths", "inherit_default_runtime"}
+	without := []string{
+		"runtime_path", "runtime_type", "runtime_config_path", "platform_runtime_paths", "inherit_default_runtime",
+	}
 	if o.setDefault {
-		// CRI-O asks its present default runtime about pods that its earlier one started: ours has to be
-		// that runtime, with another program in front.
+		// CRI-O asks its current default runtime about pods that an earlier default started: ours has to execute it.
 		switch {
 		case def == "":
-			return plan{}, errors.New("which runtime is CRI-O's default now is not in its files (it is crun since CRI-O 1.31, runc before), and pods that it started could not be stopped: " +
-				"write default_runtime below [crio.runtime] into /etc/crio/crio.conf.d/10-default.conf first, with runtime_path and runtime_root of that runtime if they are not the usual ones")
+			return plan{}, errors.New("CRI-O's files do not name its default runtime (crun since CRI-O 1.31, runc before), " +
+				"whose pods this runtime must be able to stop: first set default_runtime below [crio.runtime] in " +
+				"/etc/crio/crio.conf.d/10-default.conf, and its runtime_path and runtime_root unless they are the defaults")
 		case model == nil && (runtimes[def] != nil || def != "runc" && def != "crun"):
-			return plan{}, fmt.Errorf("CRI-O's default runtime is %s, whose pods this runtime could not stop: drain the node (kubectl drain), make runc or crun the default, then run this again", quote(def))
+			return plan{}, fmt.Errorf("CRI-O's default runtime is %s, whose pods this runtime could not stop: drain the node "+
+				"(kubectl drain), make runc or crun the default, and try again", quote(def))
 		}
 		p.files = append(p.files, links.write(o.program, cmp.Or(low, def))...)
 		o.program = links.link.name
@@ -107,8 +110,10 @@ func crio(o options) (plan, error) {
 		o.program = links.link.name
 	} else {
 		without = append(without, "runtime_root")
-		if low != "" && !slices.Contains([]string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}, path.Dir(low)) && path.Base(low) != program {
-			p.notes = append(p.notes, fmt.Sprintf("CRI-O's own runtime is %s, which is not in the usual directories: name it as runtime-path below [nvidia-container-runtime.experimental] in /etc/nvidia-container-runtime/config.toml if no other runc or crun is installed", quote(low)))
+		if low != "" && !slices.Contains(ProgramDirs, path.Dir(low)) && path.Base(low) != program {
+			p.notes = append(p.notes, fmt.Sprintf("CRI-O's runtime %s is not in the usual directories: unless another runc "+
+				"or crun is installed, set runtime-path below [nvidia-container-runtime.experimental] in "+
+				"/etc/nvidia-container-runtime/config.toml", quote(low)))
 		}
 	}
 
@@ -149,13 +154,13 @@ func readFiles(o options, main, dir, ending string) (files []importedFile, warni
 		data, err := o.root.ReadFileMax(name, maxFile)
 		if err != nil {
 			if name != main {
-				warnings = append(warnings, fmt.Sprintf("%s cannot be read: %v", quote(name), err))
+				warnings = append(warnings, fmt.Sprintf("cannot read %s: %v", quote(name), err))
 			}
 			continue
 		}
 		d, err := parse(data, o.name)
 		if err != nil {
-			warnings = append(warnings, fmt.Sprintf("%s cannot be understood: %v", quote(name), err))
+			warnings = append(warnings, fmt.Sprintf("cannot parse %s: %v", quote(name), err))
 			continue
 		}
 		files = append(files, importedFile{name, d.tree})

@@ -10,7 +10,7 @@ import (
 	"github.com/rogpeppe/go-internal/diff"
 )
 
-// writeDiff writes what changed in a file as a unified diff, which patch(1) understands.
+// writeDiff writes a unified diff of a file.
 func writeDiff(w io.Writer, f file) error {
 	from, to, after := f.name, f.name, f.after
 	if f.info == nil {
@@ -19,7 +19,7 @@ func writeDiff(w io.Writer, f file) error {
 	if f.remove {
 		to, after = "/dev/null", nil
 	}
-	// The first line repeats the two names.
+	// Skip the first line, which repeats the two names.
 	_, unified, _ := bytes.Cut(diff.Diff(from, f.before, to, after), []byte("\n"))
 	_, err := w.Write(unified)
 	return err

@@ -12,23 +12,23 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// distribution is a Kubernetes that brings its own containerd, which does not read /etc/containerd/config.toml.
+// distribution is a Kubernetes distribution whose own containerd does not read /etc/containerd/config.toml.
 //
-// k3s and RKE2 write config.toml at each start, from config.toml.tmpl (containerd 1.x) or config-v3.toml.tmpl (2.x)
-// beside it, a Go template, if there is one. Their own template is "base" to it (since the releases of September
+// k3s and RKE2 generate config.toml at each start, from the Go template config.toml.tmpl (containerd 1.x) or
+// config-v3.toml.tmpl (2.x) next to it, if any, which can include their built-in template as "base" (since September
 // 2023). With containerd 2.x config.toml imports config-v3.toml.d/*.toml (pkg/agent/templates in k3s).
 //
-// k0s writes /run/k0s/containerd-cri.toml from the files in /etc/k0s/containerd.d, as long as /etc/k0s/containerd.toml
-// says that it is managed (pkg/component/worker/containerd in k0s).
+// k0s generates /run/k0s/containerd-cri.toml from the files in /etc/k0s/containerd.d, as long as
+// /etc/k0s/containerd.toml says that it is managed (pkg/component/worker/containerd in k0s).
 //
-// MicroK8s makes containerd.toml of args/containerd-template.toml, replacing ${…} in strings.
+// MicroK8s generates containerd.toml from args/containerd-template.toml, replacing ${…} in strings.
 type distribution struct {
 	name     string
-	config   string // what containerd reads, or what that is made of
-	template string // the Go template for config
-	dropIns  string // a directory whose *.toml are read always
+	config   string // what containerd reads, or its source
+	template string // the Go template of config
+	dropIns  string // directory whose *.toml are always read
 
-	generated bool   // config is not to be edited
+	generated bool   // config must not be edited
 	advice    string // what to do instead
 	restart   string
 	notes     []string
@@ -36,7 +36,7 @@ type distribution struct {
 
 const k0sRestart = "systemctl restart k0sworker (on controllers that run pods: systemctl restart k0scontroller)"
 
-// dropInDirs are the directories of whose files containerd reads those that end in .toml.
+// dropInDirs returns the directories whose *.toml containerd reads.
 func (d distribution) dropInDirs() []string {
 	switch {
 	case d.dropIns != "":
@@ -62,15 +62,16 @@ func findDistribution(root sysfs.Root) (distribution, bool) {
 		}
 		found := distribution{
 			name: d.name, config: dir + "/config.toml", template: dir + "/config.toml.tmpl", generated: true,
-			advice:  "put the runtime into the template that it reads, with --template, or give your own file with --config",
+			advice:  "add the runtime to its template with --template, or name another file with --config",
 			restart: "systemctl restart " + d.units,
-			notes:   []string{fmt.Sprintf("%s has its own containerd, which does not read /etc/containerd/config.toml; name that with --config if you want it", d.name)},
+			notes:   []string{ownContainerd(d.name)},
 		}
 		if data, _ := root.ReadFileMax(found.config, maxFile); exists(dir+"/config-v3.toml.tmpl") ||
 			!exists(found.template) && bytes.Contains(data, []byte("io.containerd.cri.v1.runtime")) {
 			found.template = dir + "/config-v3.toml.tmpl"
 		}
-		found.notes = append(found.notes, fmt.Sprintf("%s registers programs that it finds in PATH: nvidia-container-runtime as nvidia, and nvidia-container-runtime-experimental, with a hyphen, as nvidia-experimental; not this one, with a period", d.name))
+		found.notes = append(found.notes, d.name+" itself registers nvidia-container-runtime and "+
+			"nvidia-container-runtime-experimental (with a hyphen) from PATH, but not this runtime (with a period)")
 		return found, true
 	}
 	if exists("/etc/k0s") {
@@ -81,19 +82,23 @@ func findDistribution(root sysfs.Root) (distribution, bool) {
 		return distribution{
 			name: "k0s", config: "/etc/k0s/containerd.toml", dropIns: "/etc/k0s/containerd.d", generated: true,
 			restart: k0sRestart,
-			notes:   []string{"k0s has its own containerd, which does not read /etc/containerd/config.toml; name that with --config if you want it"},
+			notes:   []string{ownContainerd("k0s")},
 		}, true
 	}
 	if file := "/var/snap/microk8s/current/args/containerd-template.toml"; exists(file) {
 		return distribution{
 			name: "microk8s", config: file, restart: "snap restart microk8s.daemon-containerd",
-			notes: []string{"MicroK8s has its own containerd, which does not read /etc/containerd/config.toml; name that with --config if you want it"},
+			notes: []string{ownContainerd("MicroK8s")},
 		}, true
 	}
 	return distribution{}, false
 }
 
-// templateLine is the line of the first action of a Go template in a text, 0 if there is none.
+func ownContainerd(name string) string {
+	return name + " has its own containerd; to configure another one, use --config /etc/containerd/config.toml"
+}
+
+// templateLine returns the line of the first Go template action in a text, 0 if none.
 func templateLine(text []byte) int {
 	n := 0
 	for line := range bytes.Lines(text) {
@@ -105,11 +110,11 @@ func templateLine(text []byte) int {
 	return 0
 }
 
-// base is the template of a template's own that has what k3s or RKE2 would write.
+// base includes the built-in template of k3s or RKE2.
 const base = "{{ template \"base\" . }}\n"
 
-// planTemplate adds the runtime to the template, or says what to put there. A template is no TOML: what we add
-// stands at its end, between our marks, and is all that is looked at.
+// planTemplate adds the runtime to the template, or shows what to add. As a template is not TOML, only our block at its
+// end is parsed.
 func (d distribution) planTemplate(o options, p plan, version int) (plan, error) {
 	f, err := look(o.root, d.template)
 	if err != nil {
@@ -141,7 +146,8 @@ func (d distribution) planTemplate(o options, p plan, version int) (plan, error)
 	cri := []string{"plugins", criPlugin[version], "containerd"}
 	entry := append(cri[:3:3], "runtimes", o.name)
 	if !o.replace {
-		for _, header := range []string{dotted(entry), "plugins.'" + criPlugin[version] + "'.containerd.runtimes." + o.name, "runtimes.\"" + o.name + "\"]"} {
+		single := "plugins.'" + criPlugin[version] + "'.containerd.runtimes." + o.name
+		for _, header := range []string{dotted(entry), single, "runtimes.\"" + o.name + "\"]"} {
 			if bytes.Contains(without, []byte(header)) {
 				return plan{}, o.collision(d.template, "see there")
 			}
@@ -152,16 +158,18 @@ func (d distribution) planTemplate(o options, p plan, version int) (plan, error)
 		{append(entry[:len(entry):len(entry)], "options"), "BinaryName", o.program},
 	}
 	if o.setDefault {
-		// What the file is made of has that table already, and TOML allows it once.
-		p.warnings = append(p.warnings, fmt.Sprintf("the default runtime is not set by a template: write \"default-runtime: %s\" into /etc/rancher/%s/config.yaml", o.name, d.name))
-		p.reached = "all pods use it, if config.yaml says so"
+		// The built-in template has that table, and TOML allows it only once.
+		p.warnings = append(p.warnings, fmt.Sprintf("a template cannot set the default runtime: "+
+			"add \"default-runtime: %s\" to /etc/rancher/%s/config.yaml", o.name, d.name))
+		p.reached = "all pods use it, with that line in config.yaml"
 	}
 	generated, err := look(o.root, d.config)
 	if err != nil {
 		return plan{}, err
 	}
 	if generated.info == nil && f.info == nil {
-		return plan{}, fmt.Errorf("neither %s nor %s is there: start %s once, so that it shows in which form it writes its file", d.config, d.template, d.name)
+		return plan{}, fmt.Errorf("neither %s nor %s exists: start %s once, so that it writes its file",
+			d.config, d.template, d.name)
 	}
 	if doc, err := parse(generated.before, o.name); err == nil {
 		if v, ok := at(doc.tree, append(cri[:3:3], "runtimes", "runc", "options", "SystemdCgroup")...); ok {
@@ -173,16 +181,16 @@ func (d distribution) planTemplate(o options, p plan, version int) (plan, error)
 		return plan{}, err
 	}
 	if f.info == nil && version == 1 {
-		return plan{}, fmt.Errorf("%s is written by %s, from a form of before 2023 that cannot be added to: copy it to %s, add this, and run %s\n%s",
-			d.config, d.name, d.template, d.restart, block)
+		return plan{}, fmt.Errorf("%s is generated by a %s from before 2023, whose template cannot be extended: "+
+			"copy it to %s, add this, and run %s\n%s", d.config, d.name, d.template, d.restart, block)
 	}
 	if !o.template {
 		first := ""
 		if f.info == nil {
 			first = base
 		}
-		return plan{}, fmt.Errorf("%s is written by %s at each start, and an edit would be lost: --template puts this into %s, which it reads; then %s\n%s%s",
-			d.config, d.name, d.template, d.restart, first, block)
+		return plan{}, fmt.Errorf("%s is generated by %s at each start, so an edit would be lost: "+
+			"use --template to add this to %s; then %s\n%s%s", d.config, d.name, d.template, d.restart, first, block)
 	}
 	if f.info == nil {
 		without = []byte(madeTemplate)
@@ -192,5 +200,5 @@ func (d distribution) planTemplate(o options, p plan, version int) (plan, error)
 	return p, nil
 }
 
-// madeTemplate is a template of ours without the runtime.
+// madeTemplate is a template that we created, without the runtime.
 const madeTemplate = madeMark + base

@@ -14,8 +14,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// A daemon.json that we make, and what is left of one. A file of the user's that is an empty object
-// keeps its own shape and never looks so while our entry is in it: it is indented by four blanks.
+// A daemon.json that we create, and what remains of it. An empty object of the user's is never mistaken for it: our
+// entry there is indented by four blanks.
 const (
 	emptyDaemon = "{\n}"
 	ownIndent   = "  "
@@ -31,13 +31,14 @@ func docker(o options) (plan, error) {
 		return plan{}, err
 	}
 	p := plan{
-		restart: "systemctl restart docker (containers stop unless live-restore is on; without --gpus, systemctl reload docker is enough)",
+		restart: "systemctl restart docker (stops containers without live-restore; " +
+			"without --gpus, systemctl reload docker suffices)",
 		reached: fmt.Sprintf("docker run --rm --runtime=%s -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L", o.name),
 	}
 	if o.setDefault {
 		p.reached = strings.Replace(p.reached, "--runtime="+o.name+" ", "", 1)
 	}
-	// dockerd allows no notes in daemon.json: what was replaced is kept beside it.
+	// dockerd rejects unknown keys in daemon.json, so what was replaced is kept in another file.
 	memory, err := look(o.root, name+".nvsysfs-"+o.name)
 	if err != nil {
 		return plan{}, err
@@ -66,7 +67,7 @@ func docker(o options) (plan, error) {
 		}
 	case f.info != nil:
 		if other := foreignRuntime(f.before, o, was); other != "" {
-			p.notes = append(p.notes, fmt.Sprintf("the runtime %s in %s is another program's (%s), and is left alone; --runtime-path with that program removes it", o.name, name, quote(other)))
+			p.notes = append(p.notes, leftAlone(o.name, name, other))
 			break
 		}
 		if f.after, err = removeRuntime(f.before, o.name, was); err != nil {
@@ -82,15 +83,14 @@ func docker(o options) (plan, error) {
 	return p, hook(o, &p)
 }
 
-// memorized is what was in daemon.json before.
+// memorized is what daemon.json had before.
 type memorized struct {
 	Default string `json:"default-runtime,omitempty"`
 	Runtime string `json:"runtime,omitempty"` // the JSON of the entry
-	Program string `json:"program,omitempty"` // ours, where its name does not tell
+	Program string `json:"program,omitempty"` // ours, unless its name tells
 }
 
-// foreignRuntime is the program of the runtime of our name if it is another's, "" if it is ours, or not there, or
-// if the file is one that an edit will refuse.
+// foreignRuntime returns another program that has our runtime's name, "" if there is none or the file cannot be edited.
 func foreignRuntime(data []byte, o options, was memorized) string {
 	entry, err := jsonMember(bytes.TrimPrefix(data, []byte(bom)), "runtimes", o.name)
 	if err != nil || entry.Kind() != rawjson.Object || was.Runtime != "" {
@@ -109,10 +109,10 @@ func foreignRuntime(data []byte, o options, was memorized) string {
 	return e.RuntimeType
 }
 
-// bom is what dockerd allows in front of daemon.json.
+// bom may precede daemon.json.
 const bom = "\xef\xbb\xbf"
 
-// addRuntime returns daemon.json with the runtime in it, and notes in was what it replaces.
+// addRuntime returns daemon.json with the runtime, and stores in was what it replaces.
 func addRuntime(data []byte, there bool, o options, was *memorized) (out []byte, err error) {
 	head := ""
 	if bytes.HasPrefix(data, []byte(bom)) {
@@ -142,7 +142,7 @@ func addRuntime(data []byte, there bool, o options, was *memorized) (out []byte,
 			return nil, err
 		}
 		if runtimes.Kind() == rawjson.Null {
-			return nil, runtimes.Errorf("\"runtimes\" is null: remove it, and try again")
+			return nil, runtimes.Errorf("\"runtimes\" is null: remove it and try again")
 		}
 		value := pair{o.name, []pair{{"path", o.program}}}
 		if runtimes.Kind() == rawjson.Absent {
@@ -213,7 +213,7 @@ func addRuntime(data []byte, there bool, o options, was *memorized) (out []byte,
 	return append([]byte(head), doc.text...), verifyDaemon(doc.text, want)
 }
 
-// removeRuntime returns daemon.json without the runtime; nil if it held nothing else and we had made it.
+// removeRuntime returns daemon.json without the runtime; nil if we created it and it has nothing else.
 func removeRuntime(data []byte, name string, was memorized) ([]byte, error) {
 	head := ""
 	if bytes.HasPrefix(data, []byte(bom)) {
@@ -238,7 +238,7 @@ func removeRuntime(data []byte, name string, was memorized) ([]byte, error) {
 		d := json.NewDecoder(strings.NewReader(was.Runtime))
 		d.UseNumber()
 		if err := d.Decode(&old); err != nil {
-			return nil, fmt.Errorf("what the runtime %s was before: %w", name, err)
+			return nil, fmt.Errorf("restoring the previous runtime %s: %w", name, err)
 		}
 		doc.text = splice(doc.text, entry.Start(), entry.End(), was.Runtime)
 		want["runtimes"].(map[string]any)[name] = old
@@ -252,7 +252,7 @@ func removeRuntime(data []byte, name string, was memorized) ([]byte, error) {
 		}
 		runtimes, _ := want["runtimes"].(map[string]any)
 		delete(runtimes, name)
-		// One that was "{}" before we came stays.
+		// Keep a file that was "{}" before.
 		if len(runtimes) == 0 && string(left.Raw()) != "{}" {
 			if err := doc.drop("runtimes"); err != nil {
 				return nil, err
@@ -291,8 +291,8 @@ func removeRuntime(data []byte, name string, was memorized) ([]byte, error) {
 	return append([]byte(head), doc.text...), nil
 }
 
-// jsonMember finds a value by the keys that lead to it; the zero Value if one is not there. Keys that dockerd
-// and we might understand differently, twice in an object or in another case, are errors.
+// jsonMember finds a value by its path of keys; the zero Value if there is none. Keys that dockerd might read
+// differently, duplicates and other cases, are errors.
 func jsonMember(data []byte, keys ...string) (rawjson.Value, error) {
 	v, err := rawjson.Parse(data)
 	if err != nil {
@@ -308,7 +308,7 @@ func jsonMember(data []byte, keys ...string) (rawjson.Value, error) {
 		if i == 0 {
 			err = v.Fields([]string{k}, &v)
 		} else {
-			// Names of runtimes, unlike dockerd's keys, mind case.
+			// Names of runtimes, unlike dockerd's keys, are case-sensitive.
 			v, err = exactMember(v, k)
 		}
 		if err != nil {
@@ -325,7 +325,7 @@ func exactMember(v rawjson.Value, key string) (rawjson.Value, error) {
 			continue
 		}
 		if found.Kind() != rawjson.Absent {
-			return rawjson.Value{}, m.Key.Errorf("the key %s is here a second time", quote(key))
+			return rawjson.Value{}, m.Key.Errorf("duplicate key %s", quote(key))
 		}
 		found = m.Value
 	}
@@ -349,19 +349,19 @@ func daemonTree(data []byte) (map[string]any, error) {
 	return tree, nil
 }
 
-// verifyDaemon compares a text that is to be written with what it should say.
+// verifyDaemon compares a new text with the intended result.
 func verifyDaemon(data []byte, want map[string]any) error {
 	got, err := daemonTree(data)
 	if err != nil {
-		return fmt.Errorf("the edit would not give a valid file, and was not made: %w", err)
+		return fmt.Errorf("not edited: the result would be invalid: %w", err)
 	}
 	if !reflect.DeepEqual(got, want) {
-		return errors.New("the edit would change more than it should, and was not made")
+		return errors.New("not edited: other keys would change")
 	}
 	return nil
 }
 
-// pair is a member to be added: its value is a string or a list of members.
+// pair is a member to add: its value is a string or a list of members.
 type pair struct {
 	key   string
 	value any
@@ -370,11 +370,10 @@ type pair struct {
 // editor edits JSON text in the style that it finds.
 type editor struct {
 	text []byte
-	unit string // of indentation; "" to take the file's
+	unit string // of indentation; "": the file's
 }
 
-// add adds a member at the end of the object to which keys lead. In an object that
-// has line feeds it gets lines of its own, else it stands on the object's line.
+// add appends a member to the object at keys, on its own lines if the object has line feeds.
 func (e *editor) add(keys []string, p pair) error {
 	obj, err := jsonMember(e.text, keys...)
 	if err != nil {
@@ -392,7 +391,7 @@ func (e *editor) add(keys []string, p pair) error {
 		unit = e.indentUnit()
 	}
 	var last *rawjson.Member
-	before := obj.Start() + 1 // where the blanks in front of the last key begin
+	before := obj.Start() + 1 // start of the blanks before the last key
 	for m := range obj.Members() {
 		if last != nil {
 			comma := last.Value.End() + bytes.IndexByte(e.text[last.Value.End():], ',')
@@ -422,7 +421,7 @@ func (e *editor) add(keys []string, p pair) error {
 	return nil
 }
 
-// indentUnit is how far the file's first member is indented, four blanks where that cannot be seen.
+// indentUnit returns the indentation of the file's first member, by default four blanks.
 func (e *editor) indentUnit() string {
 	if v, err := rawjson.Parse(e.text); err == nil {
 		for m := range v.Members() {
@@ -436,7 +435,7 @@ func (e *editor) indentUnit() string {
 	return "    "
 }
 
-// render is the member as text: over several lines, or on one where nl is "".
+// render formats the member, on one line if nl is "".
 func (p pair) render(nl, indent, unit string) string {
 	head := jsonString(p.key) + ": "
 	members, ok := p.value.([]pair)
@@ -451,7 +450,7 @@ func (p pair) render(nl, indent, unit string) string {
 			b.WriteByte(',')
 		}
 		if nl == "" {
-			// The blank tells an object that we made from one that was {} before.
+			// The blank distinguishes an object that we created from one that was {} before.
 			b.WriteString(" " + m.render("", "", ""))
 		} else {
 			b.WriteString(nl + indent + unit + m.render(nl, indent+unit, unit))
@@ -465,7 +464,7 @@ func (p pair) render(nl, indent, unit string) string {
 	return b.String()
 }
 
-// replace puts a string in the place of a value that is there.
+// replace replaces an existing value by a string.
 func (e *editor) replace(keys []string, value string) error {
 	v, err := jsonMember(e.text, keys...)
 	if err != nil {
@@ -475,7 +474,7 @@ func (e *editor) replace(keys []string, value string) error {
 	return nil
 }
 
-// drop removes a member that is there, with the comma in front of it, or behind it if it is the first.
+// drop removes an existing member and a comma.
 func (e *editor) drop(keys ...string) error {
 	obj, err := jsonMember(e.text, keys[:len(keys)-1]...)
 	if err != nil {
@@ -484,7 +483,7 @@ func (e *editor) drop(keys ...string) error {
 	start, end := obj.Start()+1, 0
 	for m := range obj.Members() {
 		if end > 0 {
-			if start == obj.Start()+1 { // the first member goes: with the comma and the blanks up to this one
+			if start == obj.Start()+1 { // first member: remove the comma and blanks after it
 				start += len(e.text[start:]) - len(bytes.TrimLeft(e.text[start:], " \t\r\n"))
 				end = m.Key.Start()
 			}

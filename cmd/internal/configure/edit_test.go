@@ -79,14 +79,14 @@ func TestSetKeys(t *testing.T) {
 		},
 		{
 			name: "header and marks within a string", in: "a = '''\n" + block + "'''\n", want: "a = '''\n" + block + "'''\n\n" + block,
-			err: "the edit would", // the marks are taken for ours, and the result is seen to be wrong
+			err: "not edited: ", // the marks are taken for ours, and the result is seen to be wrong
 		},
 		{name: "all there", in: "a = 1\n\n" + block, want: "a = 1\n\n" + block, once: true},
 		{
 			name: "another path", in: strings.ReplaceAll(block, "runtime.experimental", "old"), want: block, once: true,
 		},
-		{name: "inline entry", in: cri + "runtimes.gpu = {}\n", err: `line 2: plugins."io.containerd.grpc.v1.cri".containerd.runtimes.gpu is an inline table`},
-		{name: "inline root", in: "plugins = {}\n", err: "line 1: plugins is an inline table"},
+		{name: "inline entry", in: cri + "runtimes.gpu = {}\n", err: `line 2: inline table plugins."io.containerd.grpc.v1.cri".containerd.runtimes.gpu cannot be edited`},
+		{name: "inline root", in: "plugins = {}\n", err: "line 1: inline table plugins cannot be edited"},
 		{name: "string for a table", in: "plugins = 'x'\n", err: "line 1: plugins is not a table"},
 		{name: "array of tables", in: "[[plugins]]\n", err: "line 1: [[plugins]] is an array of tables"},
 		{name: "not TOML", in: "a = \n", err: "line 1, column"},
@@ -169,7 +169,7 @@ func TestDaemonJSON(t *testing.T) {
 	}{
 		{
 			name: "another program", in: `{"runtimes":{"gpu":{"path":"/usr/bin/nvidia-container-runtime"}},"default-runtime":"gpu"}`,
-			err: "has a runtime gpu already, which is another program: /usr/bin/nvidia-container-runtime; take another name (--name nvsysfs), or put this runtime in its place with --replace",
+			err: "already has a runtime gpu, another program: /usr/bin/nvidia-container-runtime; choose another name (--name nvsysfs), or replace it with --replace",
 		},
 		{name: "one of containerd's", in: `{"runtimes":{"gpu":{"runtimeType":"io.containerd.runsc.v1"}}}`, err: "another program: io.containerd.runsc.v1"},
 		{
@@ -206,7 +206,7 @@ func TestDaemonJSON(t *testing.T) {
 			want: `{"runtimes":{"GPU":{"path":"x"}, ` + entry + `}, "default-runtime": "gpu"}`,
 		},
 		{name: "escaped keys", in: `{"r\u0075ntimes":{"g\u0070u":{"path":"` + testPath + `"}},"default-runtime":"g\u0070u"}`, want: `{"r\u0075ntimes":{"g\u0070u":{"path":"` + testPath + `"}},"default-runtime":"g\u0070u"}`, left: "{\"r\\u0075ntimes\":{}}"},
-		{name: "entry twice", in: `{"runtimes":{"gpu":{},"gpu":{}}}`, err: "second time"},
+		{name: "entry twice", in: `{"runtimes":{"gpu":{},"gpu":{}}}`, err: "duplicate key gpu"},
 		{name: "null", in: `{"runtimes":null}`, err: "null"},
 		{name: "array", in: `[]`, err: "an array where an object is expected"},
 		{name: "entry is a string", in: `{"runtimes":{"gpu":"/x"}}`, err: "a string where an object is expected"},

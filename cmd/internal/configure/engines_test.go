@@ -140,7 +140,7 @@ func TestChangedMeanwhile(t *testing.T) {
 			f.after = []byte("ours")
 			tt.change(t, name)
 			want, _ := os.ReadFile(name)
-			require.ErrorContains(t, f.save("/"), "changed while it was being edited")
+			require.ErrorContains(t, f.save("/"), "changed while being edited")
 			got, _ := os.ReadFile(name)
 			assert.Equal(t, string(want), string(got))
 			left, err := filepath.Glob(filepath.Join(dir, replace.Prefix+"*"))

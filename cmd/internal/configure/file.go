@@ -18,26 +18,25 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// maxFile is the longest file that is read: the longest program beside nvsysfs is shorter.
+// maxFile limits the size of files; the programs are smaller.
 const maxFile = 32 << 20
 
-// file is a file of the machine as it was when it was looked at, and what is to become of it.
+// file is a file as it was read, and its planned content.
 type file struct {
-	name   string      // as the user knows it, inside the root
-	dir    string      // on the host, without links; "" while the directory does not exist
+	name   string      // inside the root
+	dir    string      // on the host, without links; "" if it does not exist
 	info   fs.FileInfo // nil: the file does not exist
 	before []byte
 
 	after  []byte
-	perm   fs.FileMode // of a new file, or 0 for that of the old one
+	perm   fs.FileMode // of a new file; 0: that of the old one
 	remove bool
-	binary bool // not to be shown in a diff
-	link   bool // a symbolic link, whose target before and after are
+	binary bool // not shown in a diff
+	link   bool // a symbolic link; before and after are its targets
 }
 
-// look reads a file below the root. A file that does not exist is no error. What is there but is not a
-// plain file is refused without being opened: an engine's configuration is never a pipe, and a link is
-// somebody else's way of managing it, which a rename would cut.
+// look reads a file below the root, which need not exist. It refuses special files without opening them, and links,
+// which a rename would replace.
 func look(root sysfs.Root, name string) (file, error) {
 	f := file{name: name}
 	if !path.IsAbs(name) || strings.ContainsAny(name, "\x00\n") {
@@ -67,12 +66,13 @@ func look(root sysfs.Root, name string) (file, error) {
 	}
 	if err := plain(f.info); err != nil {
 		if target, linkErr := d.Readlink(base); linkErr == nil {
-			return file{}, fmt.Errorf("%s is a symbolic link to %s: name the file itself with --config, or change it where it is made", quote(name), quote(target))
+			return file{}, fmt.Errorf("%s is a symbolic link to %s: name the file itself with --config",
+				quote(name), quote(target))
 		}
 		return file{}, fmt.Errorf("%s %w: left alone", quote(name), err)
 	}
 	if f.info.Size() > maxFile {
-		return file{}, fmt.Errorf("%s has %d bytes, more than the %d that are read", quote(name), f.info.Size(), maxFile)
+		return file{}, fmt.Errorf("%s has %d bytes, more than %d", quote(name), f.info.Size(), maxFile)
 	}
 	in, err := d.OpenFile(base, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -84,20 +84,20 @@ func look(root sysfs.Root, name string) (file, error) {
 		return file{}, fmt.Errorf("reading %s: %w", quote(name), err)
 	}
 	if !os.SameFile(opened, f.info) {
-		return file{}, fmt.Errorf("%s was replaced while it was being looked at: try again", quote(name))
+		return file{}, fmt.Errorf("%s was replaced while being read: try again", quote(name))
 	}
 	f.before, err = io.ReadAll(io.LimitReader(in, maxFile+1))
 	if err != nil {
 		return file{}, fmt.Errorf("reading %s: %w", quote(name), err)
 	}
 	if len(f.before) > maxFile {
-		return file{}, fmt.Errorf("%s has more than the %d bytes that are read", quote(name), maxFile)
+		return file{}, fmt.Errorf("%s has more than %d bytes", quote(name), maxFile)
 	}
 	f.after = f.before
 	return f, nil
 }
 
-// plain says what is odd about a file, and nil about a regular one.
+// plain returns an error for anything but a regular file.
 func plain(info fs.FileInfo) error {
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
@@ -111,11 +111,10 @@ func plain(info fs.FileInfo) error {
 	case mode&fs.ModeSocket != 0:
 		return errors.New("is a socket")
 	default:
-		return errors.New("is a device or the like")
+		return errors.New("is not a regular file")
 	}
 }
 
-// changed tells whether there is anything to write.
 func (f file) changed() bool {
 	if f.remove {
 		return f.info != nil
@@ -123,8 +122,7 @@ func (f file) changed() bool {
 	return f.info == nil && f.after != nil || !bytes.Equal(f.before, f.after)
 }
 
-// save writes the file under another name beside it, with the old one's mode and owner, and renames it:
-// whoever reads meanwhile sees the old file or the new one, whole.
+// save atomically replaces the file, keeping its mode and owner.
 func (f file) save(root sysfs.Root) (err error) {
 	defer func() {
 		if errors.Is(err, fs.ErrPermission) {
@@ -185,13 +183,14 @@ func (f file) same(d *os.Root, base string) error {
 		}
 	case err != nil:
 		return err
-	case f.info != nil && os.SameFile(now, f.info) && now.Size() == f.info.Size() && now.ModTime().Equal(f.info.ModTime()):
+	case f.info != nil && os.SameFile(now, f.info) &&
+		now.Size() == f.info.Size() && now.ModTime().Equal(f.info.ModTime()):
 		return nil
 	}
-	return errors.New("it changed while it was being edited: try again")
+	return errors.New("it changed while being edited: try again")
 }
 
-// quote shows a name or value that may be hostile.
+// quote quotes a name or value that may be hostile.
 func quote(s string) string {
 	if len(s) > 100 {
 		return fmt.Sprintf("%q…", s[:100])

@@ -13,28 +13,28 @@ import (
 	runtimeplan "github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// registration is where an engine's file has the entry of a runtime, and below it the runtime's program.
+// registration is the path of a runtime's entry in an engine's file, and of its program.
 type registration struct {
 	entry   []string
-	program []string // from entry on; nil if the entry itself is a list that begins with the program
-	ours    string   // what --runtime-path names, "" if nothing
+	program []string // below entry; nil if the entry itself is a list that begins with the program
+	ours    string   // --runtime-path
 }
 
-// What an entry is to us.
+// States of an entry.
 const (
 	absent   = iota
-	own      // it names our program, or stands in our block
-	replaced // it is another program's, and we have put ours in its place
-	foreign  // it is another program's
+	own      // names our program, or is in our block
+	replaced // another program's, replaced by ours
+	foreign  // another program's
 )
 
-// isOurs tells whether a path is that of the runtime, or of a registration of its own.
+// isOurs tells whether a path is that of the runtime, or of a link to it with its own settings.
 func isOurs(name string) bool {
 	base := path.Base(name)
 	return base == program || strings.HasPrefix(base, runtimeplan.RegistrationMark)
 }
 
-// state tells what an entry is, and which program it names.
+// state returns the state of an entry and its program.
 func (r registration) state(d document) (int, string) {
 	v, ok := at(d.tree, r.entry...)
 	if !ok {
@@ -66,14 +66,14 @@ func (r registration) state(d document) (int, string) {
 	return foreign, named
 }
 
-// refuseForeign returns an error if a file has a runtime of our name that is another program's.
+// refuseForeign returns an error if another program has our runtime's name in a file.
 func (o options) refuseForeign(f importedFile, reg registration) error {
 	if o.replace || f.tree == nil {
 		return nil
 	}
 	data, err := o.root.ReadFileMax(f.name, maxFile)
 	if err != nil {
-		return nil //nolint:nilerr // it is not there yet
+		return nil //nolint:nilerr // no such file yet
 	}
 	d, err := parse(data, o.name)
 	if err != nil {
@@ -85,12 +85,27 @@ func (o options) refuseForeign(f importedFile, reg registration) error {
 	return nil
 }
 
-// collision is the error about a name that another program has.
+// collision returns the error about a name that another program has.
 func (o options) collision(file, other string) error {
 	hint := "nvsysfs"
 	if o.name == hint {
 		hint = "nvsysfs-gpu"
 	}
-	return fmt.Errorf("%s has a runtime %s already, which is another program: %s; take another name (--name %s), or put this runtime in its place with --replace, which --remove takes back",
-		file, o.name, quote(other), hint)
+	return fmt.Errorf("%s already has a runtime %s, another program: %s; choose another name (--name %s), "+
+		"or replace it with --replace, which --remove undoes", file, o.name, quote(other), hint)
+}
+
+func leftAlone(name, file, other string) string {
+	return fmt.Sprintf("the runtime %s in %s is another program (%s), left alone; --runtime-path with that program removes it",
+		name, file, quote(other))
+}
+
+// overridden warns about a file read after ours.
+func overridden(file, runtime string) string {
+	return fmt.Sprintf("%s is read later and makes %s the default runtime", file, quote(runtime))
+}
+
+func (o options) reachedByPods() string {
+	return fmt.Sprintf("pods with runtimeClassName: %s use it, after "+
+		"\"nvsysfs configure %s --runtime-class --name %[1]s | kubectl apply -f -\"", o.name, o.engine)
 }

@@ -20,15 +20,15 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Engine is a container engine, as far as it can be found.
+// Engine is a container engine found on the machine.
 type Engine struct {
 	Name     string         `json:"name"`             // "docker"; "containerd (k3s)" of a Kubernetes that has its own
-	Program  string         `json:"program"`          // "/usr/bin/dockerd"; "" if only its configuration is there
-	Runtimes []Registration `json:"runtimes"`         // this project's, in its configuration
-	Errors   []string       `json:"errors,omitempty"` // about files of its configuration
+	Program  string         `json:"program"`          // "/usr/bin/dockerd"; "": configuration only
+	Runtimes []Registration `json:"runtimes"`         // registrations of this runtime
+	Errors   []string       `json:"errors,omitempty"` // about its configuration files
 }
 
-// Argument is what follows "nvsysfs configure" for the engine: "containerd" for "containerd (k3s)".
+// Argument returns the engine's name for "nvsysfs configure": "containerd" for "containerd (k3s)".
 func (e Engine) Argument() string {
 	name, _, _ := strings.Cut(e.Name, " ")
 	return name
@@ -38,11 +38,11 @@ func (e Engine) Argument() string {
 type Registration struct {
 	Name    string `json:"name"`    // "nvidia-experimental"
 	File    string `json:"file"`    // "/etc/docker/daemon.json"
-	Program string `json:"program"` // what it starts
+	Program string `json:"program"` // path
 	Default bool   `json:"default"`
 }
 
-// engineRow is an engine's program and its configuration files; of a directory all files with the ending.
+// engineRow is an engine's program, its configuration files, and directories of files with an ending.
 type engineRow struct {
 	name, program string
 	files, dirs   []string
@@ -61,18 +61,19 @@ var engineRows = []engineRow{
 	},
 }
 
-// FindEngines lists the engines of a machine: those whose program or configuration is there.
+// FindEngines returns the engines whose program or configuration exists.
 func FindEngines(root sysfs.Root) []Engine {
 	engines := []Engine{}
 	rows := engineRows
 	own, hasOwn := findDistribution(root)
 	if hasOwn {
-		rows = append(slices.Clone(rows), engineRow{"containerd (" + own.name + ")", "", []string{own.config}, own.dropInDirs(), ".toml"})
+		row := engineRow{"containerd (" + own.name + ")", "", []string{own.config}, own.dropInDirs(), ".toml"}
+		rows = append(slices.Clone(rows), row)
 	}
 	for _, row := range rows {
 		e := Engine{Name: row.name, Program: FindProgram(root, row.program, ProgramDirs), Runtimes: []Registration{}}
 		if row.name == "containerd" && hasOwn && e.Program == "" {
-			continue // its files are read by nobody
+			continue // nothing reads its files
 		}
 		files := slices.Clone(row.files)
 		for _, dir := range row.dirs {
@@ -81,13 +82,14 @@ func FindEngines(root sysfs.Root) []Engine {
 				e.Errors = append(e.Errors, err.Error())
 			}
 			for _, entry := range entries {
-				if strings.HasSuffix(entry.Name(), row.ending) && !strings.HasPrefix(entry.Name(), ".") && !entry.IsDir() {
-					files = append(files, path.Join(dir, entry.Name()))
+				name := entry.Name()
+				if strings.HasSuffix(name, row.ending) && !strings.HasPrefix(name, ".") && !entry.IsDir() {
+					files = append(files, path.Join(dir, name))
 				}
 			}
 		}
 		found := e.Program != "" || row.program == ""
-		names := map[string]bool{} // default runtimes named anywhere
+		names := map[string]bool{} // default runtimes in any file
 		for _, file := range files {
 			tree, err := readTree(root, file)
 			if errors.Is(err, fs.ErrNotExist) {
@@ -110,7 +112,7 @@ func FindEngines(root sysfs.Root) []Engine {
 	return engines
 }
 
-// readTree reads a configuration file, JSON or TOML by its name.
+// readTree parses a configuration file, JSON or TOML by its name.
 func readTree(root sysfs.Root, file string) (map[string]any, error) {
 	data, err := root.ReadFileMax(file, maxFile)
 	if err != nil {
@@ -121,7 +123,7 @@ func readTree(root sysfs.Root, file string) (map[string]any, error) {
 	if path.Ext(file) == ".json" {
 		decode = json.Unmarshal
 		if len(strings.TrimSpace(string(data))) == 0 {
-			return nil, nil // dockerd takes an empty file
+			return nil, nil // dockerd accepts an empty file
 		}
 	}
 	if err := decode(data, &tree); err != nil {
@@ -130,12 +132,14 @@ func readTree(root sysfs.Root, file string) (map[string]any, error) {
 	return tree, nil
 }
 
-// collect walks a configuration: a runtime's name is the key below "runtimes", whatever is around that.
+// collect walks a configuration: a runtime's name is the key below any "runtimes".
 func (e *Engine) collect(file string, v any, name string, defaults map[string]bool) {
 	switch v := v.(type) {
 	case map[string]any:
 		for _, key := range slices.Sorted(maps.Keys(v)) {
-			if text, ok := v[key].(string); ok && slices.Contains([]string{"default-runtime", "default_runtime_name", "default_runtime", "runtime"}, key) {
+			text, _ := v[key].(string)
+			switch key {
+			case "default-runtime", "default_runtime_name", "default_runtime", "runtime":
 				defaults[text] = true
 			}
 			below, isTable := v[key].(map[string]any)
@@ -158,10 +162,10 @@ func (e *Engine) collect(file string, v any, name string, defaults map[string]bo
 	}
 }
 
-// ProgramDirs are where programs of engines and low-level runtimes are: the PATH that systemd gives to services.
+// ProgramDirs is the PATH that systemd gives to services.
 var ProgramDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 
-// FindProgram returns the path of the first executable of that name, "" if there is none.
+// FindProgram returns the path of the first executable of that name in dirs, "" if there is none.
 func FindProgram(root sysfs.Root, name string, dirs []string) string {
 	for _, dir := range dirs {
 		if file := path.Join(dir, name); name != "" && IsProgram(root, file) {
@@ -171,12 +175,12 @@ func FindProgram(root sysfs.Root, name string, dirs []string) string {
 	return ""
 }
 
-// IsProgram tells whether an absolute path leads to an executable file.
+// IsProgram tells whether an absolute path is that of an executable file.
 func IsProgram(root sysfs.Root, file string) bool {
 	return path.IsAbs(file) && executable(root, file) == nil
 }
 
-// FindLowLevel returns the low-level runtime that the runtime would hand over to, "" if there is none.
+// FindLowLevel returns the low-level runtime that the runtime would execute, "" if there is none.
 func FindLowLevel(root sysfs.Root, cfg runtimeplan.Config, pathVar string) string {
 	candidates := cfg.Runtimes
 	if cfg.RuntimePath != "" {
@@ -184,7 +188,8 @@ func FindLowLevel(root sysfs.Root, cfg runtimeplan.Config, pathVar string) strin
 	}
 	dirs := ProgramDirs
 	if root == "/" {
-		dirs = slices.Concat(slices.DeleteFunc(filepath.SplitList(pathVar), func(dir string) bool { return !path.IsAbs(dir) }), dirs)
+		relative := func(dir string) bool { return !path.IsAbs(dir) }
+		dirs = append(slices.DeleteFunc(filepath.SplitList(pathVar), relative), dirs...)
 	}
 	for _, name := range candidates {
 		switch {

@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// jsonRuntimes are the runtimes that podman knows to have --log-format json (containers/common,
-// pkg/config/default.go, all versions together; a name of a runtime that is not there does no harm).
+// jsonRuntimes are the runtimes with --log-format json that any version of podman has built in (containers/common,
+// pkg/config/default.go); those not installed do no harm.
 var jsonRuntimes = []string{"crun", "runc", "kata", "runsc", "youki", "krun", "ocijail"}
 
 func podman(o options) (plan, error) {
@@ -28,7 +28,7 @@ func podman(o options) (plan, error) {
 	entry := append(slices.Clone(runtimes), o.name)
 	reg := registration{entry, nil, o.program}
 	p := plan{
-		notes:   []string{"podman reads its configuration each time: nothing is to be restarted, unless a podman system service is running (systemctl restart podman)"},
+		notes:   []string{"podman needs no restart, except a podman system service (systemctl restart podman)"},
 		reached: fmt.Sprintf("podman run --rm --runtime=%s -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L", o.name),
 	}
 	if o.remove {
@@ -43,7 +43,8 @@ func podman(o options) (plan, error) {
 		p.reached = "podman run --rm -e NVIDIA_VISIBLE_DEVICES=all ubuntu nvidia-smi -L"
 	}
 	files, warnings := readFiles(o, "/etc/containers/containers.conf", dir, ".conf")
-	shared, more := readFiles(o, "/usr/share/containers/containers.conf", "/usr/share/containers/containers.conf.d", ".conf")
+	const share = "/usr/share/containers/containers.conf"
+	shared, more := readFiles(o, share, share+".d", ".conf")
 	p.warnings = append(append(p.warnings, warnings...), more...)
 
 	json := slices.Clone(jsonRuntimes)
@@ -63,10 +64,11 @@ func podman(o options) (plan, error) {
 		}
 		if i.name > name && path.Dir(i.name) == path.Dir(name) {
 			if s := text(i.tree, "engine", "runtime"); o.setDefault && s != "" && s != o.name {
-				p.warnings = append(p.warnings, fmt.Sprintf("%s is read later and makes %s the default runtime: that one counts", i.name, quote(s)))
+				p.warnings = append(p.warnings, overridden(i.name, s))
 			}
 			if v != nil && !slices.Contains(list(v), o.name) {
-				p.warnings = append(p.warnings, fmt.Sprintf("%s is read later and has a runtime_supports_json without %s: podman will not show the runtime's own errors", i.name, o.name))
+				p.warnings = append(p.warnings, fmt.Sprintf("%s is read later, and its runtime_supports_json lacks %s: "+
+					"podman will not show the runtime's errors", i.name, o.name))
 			}
 		}
 	}

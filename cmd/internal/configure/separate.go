@@ -15,13 +15,13 @@ import (
 	runtimeplan "github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// separated is a registration with settings of its own: the link that an engine is given, and the file beside it. See
+// separated is a registration with its own settings: the link that the engine starts, and the file next to it. See
 // [runtimeplan.LoadConfig].
 type separated struct {
 	link, settings file
 }
 
-// separate looks for the registration of a name.
+// separate reads the registration of a name.
 func separate(o options, name string) (separated, error) {
 	at := "/etc/nvidia-container-runtime/" + runtimeplan.RegistrationMark + name
 	settings, err := look(o.root, at+".toml")
@@ -39,7 +39,7 @@ func separate(o options, name string) (separated, error) {
 	case err != nil:
 		return separated{}, err
 	case info.Mode()&fs.ModeSymlink == 0:
-		return separated{}, fmt.Errorf("%s is not a link: see what it is, and remove it", at)
+		return separated{}, fmt.Errorf("%s is not a link: check what it is, and remove it", at)
 	}
 	target, err := os.Readlink(s.link.path())
 	if err != nil {
@@ -50,17 +50,18 @@ func separate(o options, name string) (separated, error) {
 	return s, nil
 }
 
-// write plans the registration of a program with a low-level runtime, "" for the one it has.
+// write plans the registration of a program with a low-level runtime; "" keeps the current one.
 func (s separated) write(program, lowLevel string) []file {
 	s.link.link, s.link.after = true, []byte(program)
 	if lowLevel == "" || !bytes.HasPrefix(s.settings.before, []byte(madeMark)) && s.settings.info != nil {
-		return []file{s.link} // as they are, or somebody's own
+		return []file{s.link} // keep the settings
 	}
-	s.settings.after = fmt.Appendf([]byte(madeMark), "[nvidia-container-runtime.experimental]\nruntime-path = %s\n", literalString(lowLevel))
+	s.settings.after = fmt.Appendf([]byte(madeMark),
+		"[nvidia-container-runtime.experimental]\nruntime-path = %s\n", literalString(lowLevel))
 	return []file{s.settings, s.link}
 }
 
-// remove plans to take it away, as far as write made it.
+// remove plans to undo write.
 func (s separated) remove() []file {
 	if s.link.info == nil && s.settings.info == nil {
 		return nil
@@ -70,5 +71,5 @@ func (s separated) remove() []file {
 	return []file{s.link, s.settings}
 }
 
-// path is the file's path on the host.
+// path returns the file's path on the host.
 func (f file) path() string { return strings.TrimSuffix(f.dir, "/") + "/" + path.Base(f.name) }

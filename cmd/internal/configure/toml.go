@@ -18,21 +18,19 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// A TOML file is edited as text: go-toml tells where its keys and tables are, and all that is not ours
-// stays byte for byte, comments and order included. What is new and has no table to go to is
-// appended as one block between two comments, by which it is found again:
+// A TOML file is edited as text: go-toml locates its keys and tables, and everything else stays byte for byte. Settings
+// without an existing table are appended as one block:
 //
 //	# BEGIN nvsysfs configure nvidia-experimental
 //	[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia-experimental]
 //	runtime_type = "io.containerd.runc.v2"
 //	# END nvsysfs configure nvidia-experimental
 //
-// A key that goes into a table of the file is marked behind its value, with the value it had before:
+// A key in an existing table is marked, with its previous value if any:
 //
 //	default_runtime_name = "nvidia-experimental" # nvsysfs: was "runc"
 //
-// Before a new text is handed out it is parsed, and compared with what the edit was to achieve: all
-// other keys have the values that they had.
+// The new text is parsed and compared with the intended result: no other key may change.
 const (
 	beginMark = "# BEGIN nvsysfs configure "
 	endMark   = "# END nvsysfs configure "
@@ -41,8 +39,7 @@ const (
 	madeMark  = "# Made by nvsysfs configure, which removes it with --remove.\n"
 )
 
-// setting is one key of one table, and the value that it is to have: a string, bool, int64, float64
-// or a list ([]any) of such.
+// setting is a key of a table and its new value: a string, bool, int64, float64 or a list ([]any) of these.
 type setting struct {
 	table []string
 	key   string
@@ -53,14 +50,14 @@ func (s setting) path() []string {
 	return append(slices.Clone(s.table), s.key)
 }
 
-// expression is a table header or a key with its value, as it stands in the text.
+// expression is a table header, or a key and its value, in the text.
 type expression struct {
-	path   []string // whole: a key has that of its table in front
-	table  []string // of a key: the table whose header it is below
+	path   []string // a key's includes that of its table
+	table  []string // of a key
 	header bool
 	many   bool // header of an array of tables
 
-	start, end int // with the line's indentation, comment and line feed
+	start, end int // including indentation, comment and line feed
 	value      [2]int
 	kind       unstable.Kind
 }
@@ -71,10 +68,10 @@ type document struct {
 	list  []expression
 	tree  map[string]any
 	crlf  bool
-	block [2]int // our block, from BEGIN to behind END; empty if there is none
+	block [2]int // our block, from BEGIN to the end of END; empty if none
 }
 
-// parse parses a TOML text and looks for the block of a runtime.
+// parse parses a TOML text and finds the block of a runtime.
 func parse(text []byte, name string) (document, error) {
 	d := document{text: text, crlf: bytes.Contains(text, []byte("\r\n"))}
 	if err := toml.Unmarshal(text, &d.tree); err != nil {
@@ -133,7 +130,7 @@ func parse(text []byte, name string) (document, error) {
 	return d, nil
 }
 
-// lineEnd is the offset behind the line feed of the line at i.
+// lineEnd returns the offset after the line feed of the line at i.
 func lineEnd(text []byte, i int) int {
 	if n := bytes.IndexByte(text[i:], '\n'); n >= 0 {
 		return i + n + 1
@@ -141,7 +138,7 @@ func lineEnd(text []byte, i int) int {
 	return len(text)
 }
 
-// lineOf finds the first line that is want, but for blanks at its end; -1 if there is none.
+// lineOf finds the first line equal to want, ignoring trailing blanks; -1 if none.
 func lineOf(text []byte, want string) int {
 	for i := 0; i < len(text); {
 		end := lineEnd(text, i)
@@ -157,7 +154,7 @@ func (d document) lineNumber(at int) int {
 	return bytes.Count(d.text[:at], []byte("\n")) + 1
 }
 
-// newline is the file's way of ending lines.
+// newline returns the file's line ending.
 func (d document) newline() string {
 	if d.crlf {
 		return "\r\n"
@@ -169,7 +166,7 @@ func (d document) inBlock(e expression) bool {
 	return d.block[0] <= e.start && e.end <= d.block[1]
 }
 
-// at returns the value of a path of keys.
+// at returns the value at a path of keys.
 func at(tree map[string]any, path ...string) (any, bool) {
 	var v any = tree
 	for _, key := range path {
@@ -184,29 +181,29 @@ func at(tree map[string]any, path ...string) (any, bool) {
 	return v, true
 }
 
-// text is the string at a path of keys, "" for anything else.
+// text returns the string at a path of keys, "" for anything else.
 func text(tree map[string]any, path ...string) string {
 	v, _ := at(tree, path...)
 	s, _ := v.(string)
 	return s
 }
 
-// table is the table at a path of keys, nil for anything else.
+// table returns the table at a path of keys, nil for anything else.
 func table(tree map[string]any, path ...string) map[string]any {
 	v, _ := at(tree, path...)
 	m, _ := v.(map[string]any)
 	return m
 }
 
-// below tells whether a path is that of an entry or leads into it; without an entry none is.
+// below tells whether a path is at or below an entry, which may be nil.
 func below(path, entry []string) bool { return len(entry) > 0 && hasPrefix(path, entry) }
 
 func hasPrefix(path, prefix []string) bool {
 	return len(path) >= len(prefix) && slices.Equal(path[:len(prefix)], prefix)
 }
 
-// setKeys gives the settings their values in a TOML text. entry is the path of what is ours as a whole:
-// a value that is replaced below it is not worth remembering.
+// setKeys applies the settings to a TOML text. entry is the path of an entry that is entirely ours: replaced values
+// below it are not recorded.
 func setKeys(data []byte, name string, entry []string, settings []setting) ([]byte, error) {
 	want, err := parse(data, name)
 	if err != nil {
@@ -239,7 +236,7 @@ func setKeys(data []byte, name string, entry []string, settings []setting) ([]by
 	return out, verify(out, name, want.tree)
 }
 
-// obstacle tells what keeps a setting from being made in the text.
+// obstacle returns why a setting cannot be edited into the text.
 func (d document) obstacle(s setting, entry []string) error {
 	if old, ok := at(d.tree, s.path()...); ok && reflect.DeepEqual(old, s.value) {
 		return nil
@@ -252,18 +249,18 @@ func (d document) obstacle(s setting, entry []string) error {
 			return fmt.Errorf("line %d: [[%s]] is an array of tables where a table is expected", line, dotted(e.path))
 		case e.header:
 		case len(e.path) < len(s.path()) && e.kind == unstable.InlineTable:
-			return fmt.Errorf("line %d: %s is an inline table, which cannot be edited and keep its comments: make [%[2]s] of it, and try again", line, dotted(e.path))
+			return fmt.Errorf("line %d: inline table %s cannot be edited: write it as [%[2]s] and try again",
+				line, dotted(e.path))
 		case len(e.path) < len(s.path()):
 			return fmt.Errorf("line %d: %s is not a table", line, dotted(e.path))
 		case !below(s.path(), entry) && bytes.ContainsAny(d.text[e.value[0]:e.value[1]], "\r\n"):
-			return fmt.Errorf("line %d: the value of %s goes over several lines, and there is no room to note it: write it on one, and try again", line, dotted(e.path))
+			return fmt.Errorf("line %d: multi-line value of %s: write it on one line and try again", line, dotted(e.path))
 		}
 	}
 	return nil
 }
 
-// setInPlace changes a key that is there, or adds it below its table's header. It does nothing
-// where there is neither.
+// setInPlace changes an existing key, or adds it to an existing table; otherwise it does nothing.
 func setInPlace(data []byte, name string, s setting, remember bool) (out []byte, done bool, err error) {
 	d, err := parse(data, name)
 	if err != nil {
@@ -283,7 +280,8 @@ func setInPlace(data []byte, name string, s setting, remember bool) (out []byte,
 			home = &d.list[i]
 		case !e.header && slices.Equal(e.path, s.path()):
 			rest, note := data[e.value[1]:e.end], ""
-			if remember && !d.inBlock(e) && !bytes.HasPrefix(rest, []byte(wasMark)) && !bytes.HasPrefix(rest, []byte(addedMark)) {
+			marked := bytes.HasPrefix(rest, []byte(wasMark)) || bytes.HasPrefix(rest, []byte(addedMark))
+			if remember && !d.inBlock(e) && !marked {
 				note = wasMark + string(data[e.value[0]:e.value[1]])
 				if bytes.HasPrefix(bytes.TrimLeft(rest, " \t"), []byte("#")) {
 					note += " ;"
@@ -317,7 +315,7 @@ func indentation(data []byte, start int) string {
 	return string(rest[:len(rest)-len(bytes.TrimLeft(rest, " \t"))])
 }
 
-// appendBlock adds tables with settings at the end of the file, or of our block if there is one.
+// appendBlock appends tables with settings to our block, or adds a block at the end of the file.
 func appendBlock(data []byte, name string, settings []setting) ([]byte, error) {
 	if len(settings) == 0 {
 		return data, nil
@@ -352,9 +350,8 @@ func appendBlock(data []byte, name string, settings []setting) ([]byte, error) {
 	return splice(data, where, where, strings.ReplaceAll(added, "\n", d.newline())), nil
 }
 
-// unsetKeys takes out what setKeys put in: all below entry, and the values of settings that are ours. Of the
-// settings, those go that have the value given here, or that are in our block or marked. what says in words what
-// happened besides.
+// unsetKeys undoes setKeys: it removes everything below entry, and settings that have the given value, are in our block
+// or are marked. what describes other effects.
 func unsetKeys(data []byte, name string, entry []string, settings []setting) (out []byte, what []string, err error) {
 	d, err := parse(data, name)
 	if err != nil {
@@ -376,7 +373,7 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 				return s.value != nil && holds(data[e.value[0]:e.value[1]], s.value) ||
 					d.inBlock(e) || bytes.HasPrefix(rest, []byte(wasMark)) || bytes.HasPrefix(rest, []byte(addedMark))
 			}
-			// A header that is there for the sake of such a key.
+			// A header that exists only for such a key.
 			if e.header && hasPrefix(s.path(), e.path) {
 				return true
 			}
@@ -409,10 +406,10 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 		}
 		data = splice(data, start, d.block[1], "")
 		if d, err = parse(data, name); err != nil {
-			return nil, nil, fmt.Errorf("the block of %s cannot be taken out: %w", name, err)
+			return nil, nil, fmt.Errorf("removing the block of %s: %w", name, err)
 		}
 	case d.block[1] > 0:
-		what = append(what, fmt.Sprintf("the block of %s also has keys that are not nvsysfs': they are kept", name))
+		what = append(what, fmt.Sprintf("kept other keys in the block of %s", name))
 		cut(d.block[0], lineEnd(data, d.block[0]), "")
 		end := lineOf(data, endMark+name)
 		cut(end, lineEnd(data, end), "")
@@ -420,7 +417,8 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 	for _, e := range d.list {
 		if !e.header && len(e.path) < len(entry) && hasPrefix(entry, e.path) && e.kind == unstable.InlineTable {
 			if there {
-				return nil, nil, fmt.Errorf("line %d: %s is an inline table, which cannot be edited and keep its comments: take %s out of it by hand", d.lineNumber(e.start), dotted(e.path), name)
+				return nil, nil, fmt.Errorf("line %d: inline table %s cannot be edited: remove %s from it by hand",
+					d.lineNumber(e.start), dotted(e.path), name)
 			}
 		}
 		if below(e.path, entry) {
@@ -435,7 +433,8 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 		case ok:
 			was, length, old, ok := remembered(strings.TrimRight(was, "\r\n"))
 			if !ok {
-				return nil, nil, fmt.Errorf("line %d: the note of what %s was before does not hold a value: mend the line by hand", d.lineNumber(e.start), dotted(e.path))
+				return nil, nil, fmt.Errorf("line %d: the recorded previous value of %s is invalid: fix the line by hand",
+					d.lineNumber(e.start), dotted(e.path))
 			}
 			cut(e.value[0], e.value[1]+len(wasMark)+length, was)
 			if err := put(want, setting{e.path[:len(e.path)-1], e.path[len(e.path)-1], old}); err != nil {
@@ -443,13 +442,13 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 			}
 		default:
 			start := e.start
-			if data[e.end-1] != '\n' && start > 0 { // the file's end: the line feed in front was ours
+			if data[e.end-1] != '\n' && start > 0 { // end of file: the preceding line feed was ours
 				start = len(bytes.TrimSuffix(bytes.TrimSuffix(data[:start], []byte("\n")), []byte("\r")))
 			}
 			cut(start, e.end, "")
 			drop(want, e.path)
 			if !strings.HasPrefix(rest, addedMark) {
-				what = append(what, fmt.Sprintf("%s is removed: the engine's own default holds again", dotted(e.path)))
+				what = append(what, fmt.Sprintf("removed %s: the engine's default applies again", dotted(e.path)))
 			}
 		}
 	}
@@ -461,8 +460,8 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 	return out, what, verify(out, name, want)
 }
 
-// remembered reads the value that a note begins with. The note ends with the line, or with " ;" where
-// the line had a comment before.
+// remembered parses the value at the start of a mark, which ends at the end of the line, or at " ;" if the line had a
+// comment.
 func remembered(note string) (literal string, length int, value any, ok bool) {
 	for i := 0; i <= len(note); i++ {
 		if i < len(note) && !strings.HasPrefix(note[i:], " ;") {
@@ -476,24 +475,23 @@ func remembered(note string) (literal string, length int, value any, ok bool) {
 	return "", 0, nil, false
 }
 
-// holds tells whether a TOML value is the wanted one.
+// holds tells whether a TOML literal has the given value.
 func holds(literal []byte, value any) bool {
 	var m map[string]any
 	err := toml.Unmarshal(append([]byte("v = "), literal...), &m)
 	return err == nil && reflect.DeepEqual(m["v"], value)
 }
 
-// verify parses a text that is to be written and compares it with what it should say. Tables without
-// keys do not count.
+// verify parses a new text and compares it with the intended result, ignoring empty tables.
 func verify(data []byte, name string, want map[string]any) error {
 	got, err := parse(data, name)
 	if err != nil {
-		return fmt.Errorf("the edit would not give a valid file, and was not made: %w", err)
+		return fmt.Errorf("not edited: the result would be invalid: %w", err)
 	}
 	prune(got.tree)
 	prune(want)
 	if !reflect.DeepEqual(got.tree, want) {
-		return errors.New("the edit would change more than it should, and was not made: the file's tables are written in a way that is not understood here")
+		return errors.New("not edited: other keys would change, as the file's tables are in an unsupported form")
 	}
 	return nil
 }
@@ -539,7 +537,7 @@ func splice(data []byte, start, end int, with string) []byte {
 	return slices.Concat(data[:start], []byte(with), data[end:])
 }
 
-// dotted is a path of keys as TOML has it.
+// dotted formats a path of keys as TOML.
 func dotted(path []string) string {
 	keys := make([]string, len(path))
 	for i, k := range path {
@@ -548,7 +546,7 @@ func dotted(path []string) string {
 	return strings.Join(keys, ".")
 }
 
-// key is one key as TOML has it: bare if it can be.
+// key formats a key as TOML, bare if possible.
 func key(k string) string {
 	if k == "" || !only(k, lower+upper+digits+"-_") {
 		return literalString(k)
@@ -556,7 +554,7 @@ func key(k string) string {
 	return k
 }
 
-// literalString is a basic string of TOML, in the subset that all parsers of all versions have.
+// literalString formats a basic string of TOML, in the subset that all versions of TOML share.
 func literalString(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')
@@ -575,7 +573,7 @@ func literalString(s string) string {
 	return b.String()
 }
 
-// encode is a value as TOML has it.
+// encode formats a value as TOML.
 func encode(v any) (string, error) {
 	switch v := v.(type) {
 	case string:
@@ -586,7 +584,7 @@ func encode(v any) (string, error) {
 		return strconv.FormatInt(v, 10), nil
 	case float64:
 		if math.IsInf(v, 0) || math.IsNaN(v) {
-			return "", fmt.Errorf("%v is not a number to be copied", v)
+			return "", fmt.Errorf("cannot copy the number %v", v)
 		}
 		s := strconv.FormatFloat(v, 'f', -1, 64)
 		if !strings.Contains(s, ".") {
@@ -604,10 +602,10 @@ func encode(v any) (string, error) {
 		}
 		return "[" + strings.Join(items, ", ") + "]", nil
 	}
-	return "", fmt.Errorf("a value of type %T cannot be copied", v)
+	return "", fmt.Errorf("cannot copy a value of type %T", v)
 }
 
-// copied makes settings of the plain keys of a table, sorted, without those named.
+// copied returns the plain keys of a table as settings, sorted, except those named.
 func copied(from map[string]any, to []string, without ...string) []setting {
 	var out []setting
 	for _, k := range slices.Sorted(maps.Keys(from)) {

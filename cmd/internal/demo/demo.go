@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package demo is "nvsysfs demo": a container that is started through the runtime and tells what it got.
+// Package demo is "nvsysfs demo": it starts a container that prints what the runtime gave it.
 package demo
 
 import (
@@ -24,8 +24,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Run starts the container, or explains what it would get. The machine is this one, or a fixture if that is named
-// or there is no driver here.
+// Run starts the container or, where that is impossible, explains what it would get. Without a
+// fixture's name the machine is this one or, if it has no GPU, a default fixture.
 func Run(name string, environ []string, stdout, stderr io.Writer) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -62,12 +62,12 @@ func Run(name string, environ []string, stdout, stderr io.Writer) error {
 	if err := demoBundle(bundleDir, self, variables); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "\nA container has %s.\n", strings.Join(variables, ", "))
+	fmt.Fprintf(stdout, "\nA container with %s.\n", strings.Join(variables, ", "))
 	lowLevel, why := demoRuntime()
 	if lowLevel != "" {
 		err = start(sysroot, bundleDir, lowLevel, environ, stdout, stderr)
 	} else {
-		fmt.Fprintf(stdout, "It is not started, as %s. This is what it would get:\n\n", why)
+		fmt.Fprintf(stdout, "It cannot be started here: %s. This is what it would get:\n\n", why)
 		err = explained(bundleDir, sysroot, environ, stdout)
 	}
 	if err != nil {
@@ -82,7 +82,6 @@ Next:
 	return err
 }
 
-// explained prints what the container would get.
 func explained(bundle, sysroot string, environ []string, out io.Writer) error {
 	e, err := explain.Explain(explain.Options{Bundle: bundle, Root: sysroot, Environ: environ})
 	if err != nil {
@@ -114,7 +113,7 @@ func printFirstGPU(out io.Writer, root sysfs.Root) error {
 	return nil
 }
 
-// demoBundle makes a bundle whose root filesystem holds nothing but this program.
+// demoBundle writes a bundle whose root filesystem holds little but this program.
 func demoBundle(dir, self string, environ []string) error {
 	if err := explain.WriteBundle(dir, "", environ); err != nil {
 		return err
@@ -126,7 +125,6 @@ func demoBundle(dir, self string, environ []string) error {
 	return os.WriteFile(filepath.Join(dir, "rootfs/nvsysfs"), program, 0o755) //nolint:gosec // a program
 }
 
-// start runs the container.
 func start(sysroot, bundle, lowLevel string, environ []string, stdout, stderr io.Writer) error {
 	shim, err := configure.FindRuntime("/", "")
 	if err != nil {
@@ -134,7 +132,7 @@ func start(sysroot, bundle, lowLevel string, environ []string, stdout, stderr io
 	}
 	args := []string{"run", "--bundle", bundle, fmt.Sprintf("nvsysfs-demo-%d", os.Getpid())}
 	if filepath.Base(lowLevel) == "crun" {
-		// A cgroup of the container's own may not be had, and shows nothing.
+		// Without systemd there may be no delegated cgroup, and the demo needs none.
 		args = append([]string{"--cgroup-manager=disabled"}, args...)
 	}
 	fmt.Fprintf(stdout, "$ %s run --bundle … (then: %s)\n\n", filepath.Base(shim), lowLevel)
@@ -152,7 +150,7 @@ func start(sysroot, bundle, lowLevel string, environ []string, stdout, stderr io
 // demoRuntime returns runc or crun, or why no container can be started.
 func demoRuntime() (path, why string) {
 	if os.Geteuid() != 0 {
-		return "", "that takes root"
+		return "", "it takes root"
 	}
 	if path, err := exec.LookPath("runc"); err == nil {
 		return path, ""
@@ -161,14 +159,14 @@ func demoRuntime() (path, why string) {
 	if err != nil {
 		return "", "neither runc nor crun is on PATH"
 	}
-	// The hierarchies that systemd calls hybrid.
+	// systemd's hybrid cgroup hierarchy.
 	if _, err := os.Stat("/sys/fs/cgroup/unified/cgroup.procs"); err == nil {
 		return "", "runc is not on PATH, and crun refuses a host with both versions of cgroups"
 	}
 	return path, ""
 }
 
-// Inside is what runs in the container: it prints what the container has that it did not bring along.
+// Inside runs in the container and prints what the runtime added to it.
 func Inside(out io.Writer) error {
 	fmt.Fprintln(out, "Inside the container:")
 	for _, pattern := range []string{"/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dri/*"} {
@@ -180,8 +178,8 @@ func Inside(out io.Writer) error {
 			var st unix.Stat_t
 			if err := unix.Stat(name, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR {
 				number := fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-				if number == "1:3" { // that of /dev/null, see sysroot-nodes
-					number = "closed, being a fixture's"
+				if number == "1:3" { // /dev/null stands in for a fixture's device: see sysroot-nodes
+					number = "a fixture's, cannot be opened"
 				}
 				fmt.Fprintf(out, "  device   %s (%s)\n", name, number)
 			}
@@ -209,7 +207,7 @@ func Inside(out io.Writer) error {
 			if err == nil && !d.IsDir() {
 				fmt.Fprintf(out, "  file     %s\n", path)
 			}
-			return nil //nolint:nilerr // what cannot be listed is not there
+			return nil //nolint:nilerr // what cannot be listed is skipped
 		})
 		if err != nil {
 			return err

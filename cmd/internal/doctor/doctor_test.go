@@ -104,7 +104,7 @@ func TestChecks(t *testing.T) {
 		},
 		{
 			name: "a damaged libcuda", tree: map[string]string{"usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15": "x"}, id: "libraries",
-			want: wrong("", `a library of driver version 550.54.15 is damaged: "$ROOT/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15": offset 0: not an ELF file; install the libraries of version 550.54.15 again`),
+			want: wrong("", `a library of driver version 550.54.15 is damaged: "$ROOT/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15": offset 0: not an ELF file; reinstall the libraries of version 550.54.15`),
 		},
 		{name: "WSL2 has no module to load", fixture: "wsl2", tree: map[string]string{"dev/dxg": ""}, id: "driver"},
 		{name: "no WSL2", tree: map[string]string{"dev/dxg": ""}, id: "platform"},
@@ -160,7 +160,7 @@ func TestChecks(t *testing.T) {
 		},
 		{
 			name: "driver root", tree: map[string]string{config: "nvidia-container-cli.root = \"/run/nvidia/driver\"\n"}, id: "libraries",
-			want: wrong("", `driver root "/run/nvidia/driver" (nvidia-container-runtime.experimental.root or nvidia-container-cli.root): resolve $ROOT/run/nvidia/driver: no such file or directory`),
+			want: wrong("", `driver root "/run/nvidia/driver" (root in config.toml): resolve $ROOT/run/nvidia/driver: no such file or directory`),
 		},
 		{
 			name: "a file in the place of a node", tree: map[string]string{"dev/nvidia0": "", config: "nvidia-container-cli.load-kmods = false\n"}, id: "nodes",
@@ -427,7 +427,7 @@ func TestDoctorStrayNodes(t *testing.T) {
 	need.Files(t, dir, map[string]string{"proc/driver/nvidia/gpus": "absent"})
 	got := slices.DeleteFunc(diagnosed(t, dir), func(f Finding) bool { return f.ID != "gpus" })
 	assert.Equal(t, []Finding{{
-		"gpus", Wrong, "no GPU can be given to a container, although /dev/nvidia0 is there: the runtime of the container that this is hides /proc/driver/nvidia/gpus, " +
+		"gpus", Wrong, "no GPU can be given to a container, although /dev/nvidia0 exists: this is a container whose runtime hides /proc/driver/nvidia/gpus, " +
 			"as LXD and Incus do with nvidia.runtime=true", "umount /proc/driver/nvidia",
 	}}, got)
 }

@@ -33,7 +33,9 @@ func checkGPUs(p patient) []Finding {
 		text += fmt.Sprintf(", %d excluded by the driver's parameter NVreg_ExcludedGpus", excluded)
 	}
 	if stray := p.survey.Inventory.StrayNodes(p.root); len(stray) > 0 {
-		return wrong("umount /proc/driver/nvidia", "no GPU can be given to a container, although %s is there: the runtime of the container that this is hides /proc/driver/nvidia/gpus, as LXD and Incus do with nvidia.runtime=true", some(stray))
+		return wrong("umount /proc/driver/nvidia", "no GPU can be given to a container, although %s exists: "+
+			"this is a container whose runtime hides /proc/driver/nvidia/gpus, as LXD and Incus do with nvidia.runtime=true",
+			some(stray))
 	}
 	if usable == 0 {
 		return wrong("", "no GPU can be given to a container: %s", text)

@@ -174,7 +174,7 @@ type provocation struct {
 // what it has of them.
 var provocations = map[string]provocation{
 	`device "…": unknown device: …; available: …`:                                                        {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=7"}},
-	`…; NVIDIA GPUs that the nvidia driver does not hold: …`:                                             {fixture: "vfio", env: []string{"NVIDIA_VISIBLE_DEVICES=0000:71:00.0"}},
+	`…; NVIDIA GPUs not bound to the nvidia driver: …`:                                                   {fixture: "vfio", env: []string{"NVIDIA_VISIBLE_DEVICES=0000:71:00.0"}},
 	`NVIDIA GPUs were asked for (…), but no NVIDIA kernel driver is loaded: …`:                           {fixture: "no-nvidia", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}},
 	`the loaded kernel module has version …, but the driver's libraries have …`:                          {fixture: "version-skew", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}},
 	`requirement error: unsatisfied condition: …`:                                                        {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_REQUIRE_X=driver>=999"}},
@@ -186,10 +186,10 @@ var provocations = map[string]provocation{
 	`this machine is a Tegra board… (…): …`: {
 		fixture: "grace-aarch64", files: map[string]string{"etc/nv_tegra_release": ""}, env: []string{"NVIDIA_VISIBLE_DEVICES=all"},
 	},
-	`a library of driver version … is damaged: …; install the libraries of version … again`: {
+	`a library of driver version … is damaged: …; reinstall the libraries of version …`: {
 		fixture: "t4", files: map[string]string{"usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15": ""}, env: []string{"NVIDIA_VISIBLE_DEVICES=all"},
 	},
-	`…; install the libraries of this version, or name their directory with library-search-path, or the root of a driver container with root, in config.toml`: {
+	`…; install this version's libraries, or set library-search-path to their directory, or root to the root of a driver container, in config.toml`: {
 		fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, config: "nvidia-container-cli.root = \"/proc\"\n",
 	},
 	`"…" is not in /proc/devices: the kernel module … is not loaded (load it with "modprobe …")`: {
@@ -209,14 +209,14 @@ var provocations = map[string]provocation{
 	`device … is of kind …, and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds`: {
 		fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=vendor.test/net=0"},
 	},
-	`in a user namespace the low-level runtime binds the host's device nodes, and …, which must be character device …, cannot be used: …`: {
+	`a user namespace needs the host's …, character device …: …`: {
 		fixture: "a100-mig", env: []string{"NVIDIA_VISIBLE_DEVICES=0:0", "NVIDIA_DRIVER_CAPABILITIES=utility"},
 		linux: object{"namespaces": []object{{"type": "user"}}, "uidMappings": []object{{"containerID": 0, "hostID": 100000, "size": 65536}}},
 	},
 	`IMEX channel …: no character device … at …`:              {fixture: "imex-nvswitch", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_IMEX_CHANNELS=2047"}},
-	`started as "…@…", whose configuration … is not there: …`: {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, as: shimName + "@x"},
+	`started as "…@…", but its configuration … is missing: …`: {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, as: shimName + "@x"},
 	`configuration …: line …, column …: …`:                    {fixture: "t4", config: "disable-require = 1\n"},
-	`driver root … (nvidia-container-runtime.experimental.root or nvidia-container-cli.root): …`: {
+	`driver root … (root in config.toml): …`: {
 		fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, config: "nvidia-container-cli.root = \"/run/nvidia/driver\"\n",
 	},
 	`cannot enable mig-config with specific MIG devices selected`: {

@@ -179,7 +179,7 @@ func TestFixtureUpRootless(t *testing.T) {
 		require.NoError(t, err, "%s: %s", script, out)
 		return out
 	}
-	assert.Contains(t, user("nvsysfs fixture up t4 --engine podman"), "note: device nodes cannot be made here, containers get /dev/null in their place")
+	assert.Contains(t, user("nvsysfs fixture up t4 --engine podman"), "note: cannot create device nodes here; containers get nodes that cannot be opened")
 	user("podman load -i " + image)
 	defer user("podman system migrate") // it leaves a process that keeps the user's namespaces
 	got := user("podman run --rm --network none --runtime t4 -e NVIDIA_VISIBLE_DEVICES=all --userns=keep-id " + imageName +

@@ -90,7 +90,7 @@ func TestDockerUsernsRemap(t *testing.T) {
 		require.NoError(t, err, "%s", out)
 		out, err = d.do("run", "--rm", "--network", "none", "--runtime", "t4-runc", "-e", "NVIDIA_VISIBLE_DEVICES=0", imageName, "true")
 		require.Error(t, err)
-		assert.Contains(t, out, "in a user namespace the low-level runtime binds the host's device nodes, and /dev/nvidia-uvm, which must be character device 508:0, cannot be used: it is not there")
+		assert.Contains(t, out, "a user namespace needs the host's /dev/nvidia-uvm, character device 508:0: it does not exist")
 	})
 }
 

@@ -25,7 +25,7 @@ func WriteBundle(bundle, image string, environ []string) error {
 			return err
 		}
 		if info, err := os.Stat(absolute); err != nil || !info.IsDir() {
-			return fmt.Errorf("the image %q is no directory: unpack its root filesystem first", image)
+			return fmt.Errorf("image %q is not a directory: unpack its root filesystem first", image)
 		}
 		root = absolute
 	}
@@ -50,11 +50,13 @@ func WriteBundle(bundle, image string, environ []string) error {
 		},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
-			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=65536k"}},
 		},
 		Linux: &specs.Linux{
-			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "network"}},
-			Resources:  &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}},
+			Namespaces: []specs.LinuxNamespace{
+				{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "network"},
+			},
+			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}},
 		},
 	})
 	if err != nil {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package explain tells what the runtime would change for a container, and why, without changing anything.
+// Package explain shows what the runtime would change for a container, and why, without changing anything.
 package explain
 
 import (
@@ -23,26 +23,26 @@ import (
 // Explanation is what a container would get.
 type Explanation struct {
 	Bundle    string          `json:"bundle"`
-	Asks      bool            `json:"asks"`    // false: the container is left as it is
+	Asks      bool            `json:"asks"`    // false: the container is left alone
 	Why       string          `json:"why"`     // who asks for what, or why nothing is done
-	Changes   bool            `json:"changes"` // config.json would be another one
+	Changes   bool            `json:"changes"` // config.json would change
 	Driver    *listing.Driver `json:"driver,omitempty"`
 	GPUs      []GPU           `json:"gpus,omitempty"`
 	Devices   []Device        `json:"devices,omitempty"`
 	Mounts    []Mount         `json:"mounts,omitempty"`
-	Linked    []Mount         `json:"linked,omitempty"` // files that come by one mount
+	Linked    []Mount         `json:"linked,omitempty"` // files that share one mount
 	Links     []Link          `json:"links,omitempty"`
 	Files     []File          `json:"files,omitempty"` // written into the root filesystem
 	Masked    []string        `json:"masked_paths,omitempty"`
 	Groups    []uint32        `json:"additional_gids,omitempty"`
 	Fence     string          `json:"seccomp_fence,omitempty"`
 	Hooks     []string        `json:"removed_hooks,omitempty"`
-	Kept      []string        `json:"kept_mounts,omitempty"` // the container's own, in the place of ours
+	Kept      []string        `json:"kept_mounts,omitempty"` // the container's own, instead of ours
 	CharLinks []Link          `json:"dev_char_links,omitempty"`
 	Notes     []string        `json:"notes,omitempty"`
 }
 
-// GPU is a GPU, or those of its MIG devices, that the container gets.
+// GPU is a GPU that the container gets, whole or as MIG devices.
 type GPU struct {
 	Index   int      `json:"index"`
 	Address string   `json:"address"`
@@ -58,7 +58,7 @@ type Device struct {
 	Mode   string `json:"mode"`   // "0666"
 	Group  uint32 `json:"gid"`
 	Why    string `json:"why"`
-	Host   string `json:"host"` // what the host has of it
+	Host   string `json:"host"` // the node on the host: "there", or what is wrong
 }
 
 // Mount is a file of the driver.
@@ -68,30 +68,30 @@ type Mount struct {
 	Why    string `json:"why"`
 }
 
-// Link is a symbolic link.
+// Link is a symbolic link in the root filesystem.
 type Link struct {
 	Path   string `json:"path"`
 	Target string `json:"target"`
 	Why    string `json:"why,omitempty"`
 }
 
-// File is a file that is written into the root filesystem.
+// File is a file written into the root filesystem.
 type File struct {
 	Path string `json:"path"`
 	Size int    `json:"size"`
 	Why  string `json:"why"`
 }
 
-// Options say what is explained.
+// Options are the options of [Explain].
 type Options struct {
 	Bundle        string
 	File          string   // read instead of the bundle's config.json
-	Root          string   // of the machine; "" as the configuration has it
+	Root          string   // of the machine; "": from the configuration
 	Environ       []string // of the runtime: its settings, and PATH for the driver's programs
 	SystemdCgroup bool
 }
 
-// Explain goes the runtime's way up to where that begins to write.
+// Explain does what the runtime does, short of writing.
 func Explain(o Options) (Explanation, error) {
 	environ, err := plan.Below(o.Root, o.Environ)
 	if err != nil {
@@ -120,7 +120,8 @@ func Explain(o Options) (Explanation, error) {
 		return e, nil
 	}
 	p, err := plan.New(cfg, plan.Container{
-		Request: request, Facts: facts, Bundle: o.Bundle, Path: plan.Getenv(o.Environ, "PATH"), SystemdCgroup: o.SystemdCgroup,
+		Request: request, Facts: facts, Bundle: o.Bundle,
+		Path: plan.Getenv(o.Environ, "PATH"), SystemdCgroup: o.SystemdCgroup,
 	})
 	if err != nil {
 		return Explanation{}, err
@@ -131,7 +132,8 @@ func Explain(o Options) (Explanation, error) {
 	}
 
 	e.Asks, e.Changes = true, doc.Changed()
-	e.Why = fmt.Sprintf("asked for by %s: %.200q with driver capabilities %s", request.Source, strings.Join(request.Devices, ","), strings.Join(request.Capabilities, ","))
+	e.Why = fmt.Sprintf("asked for by %s: %.200q with driver capabilities %s",
+		request.Source, strings.Join(request.Devices, ","), strings.Join(request.Capabilities, ","))
 	e.Driver = listing.DriverOf(p.Inventory)
 	e.explainDevices(p)
 	e.explainFiles(p)
@@ -139,14 +141,14 @@ func Explain(o Options) (Explanation, error) {
 	e.Fence = whatFence(cfg, facts, p.Edits, report)
 	e.Hooks, e.Kept = report.RemovedHooks, report.KeptMounts
 	for _, l := range p.CharLinks {
-		why := "an administrator has to make it: " + l.Command()
+		why := "create it on the host: " + l.Command()
 		if cfg.MayMakeCharLinks(p.Root) && (l.Found == "" || l.Dead) {
-			why = "would be made on the host"
+			why = "would be created on the host"
 		}
 		e.CharLinks = append(e.CharLinks, Link{l.Name, l.Target, why})
 	}
 	e.Mounts = slices.DeleteFunc(e.Mounts, func(m Mount) bool { return slices.Contains(e.Kept, m.Path) })
-	report.RemovedHooks, report.KeptMounts = nil, nil // these have been told
+	report.RemovedHooks, report.KeptMounts = nil, nil // not repeated as notes
 	e.Notes = slices.Concat(request.Notes, p.Notes, plan.Notes(report))
 	return e, nil
 }
@@ -157,12 +159,12 @@ func openConfig(bundle, file string) (*spec.Document, error) {
 	}
 	doc, err := spec.Open(bundle)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w; --bundle names the bundle of a container, which is there as long as the container is; with --env there need be none", err)
+		err = fmt.Errorf("%w; a bundle exists only as long as its container; --env needs none", err)
 	}
 	return doc, err
 }
 
-// whyNothing tells why a container is none of ours.
+// whyNothing tells why a container is left alone.
 func whyNothing(cfg plan.Config, request spec.Request, facts spec.Facts) string {
 	if len(request.Notes) > 0 {
 		return strings.Join(request.Notes, "; ")
@@ -191,11 +193,11 @@ func (e *Explanation) explainDevices(p plan.Plan) {
 		why[fmt.Sprintf("/dev/nvidia%d", g.GPU.Minor)] = name
 		for _, instance := range g.Instances {
 			gpu.MIG = append(gpu.MIG, fmt.Sprintf("GI %d, CI %d", instance.GI, instance.CI))
-			why[capPath(instance.GICap.Minor)] = fmt.Sprintf("MIG: GPU instance %d of %s", instance.GI, name)
-			why[capPath(instance.CICap.Minor)] = fmt.Sprintf("MIG: compute instance %d of GPU instance %d of %s", instance.CI, instance.GI, name)
+			gi := fmt.Sprintf("GPU instance %d of %s", instance.GI, name)
+			why[capPath(instance.GICap.Minor)] = "MIG: " + gi
+			why[capPath(instance.CICap.Minor)] = fmt.Sprintf("MIG: compute instance %d of %s", instance.CI, gi)
 		}
-		// What cannot be read now has been read before, or would have been an error.
-		nodes, _ := sysfs.DRMNodes(p.Root, p.Root, g.GPU)
+		nodes, _ := sysfs.DRMNodes(p.Root, p.Root, g.GPU) // read before; an error would have ended that
 		for _, n := range nodes {
 			why[n.Path] = "driver capability graphics or display, " + name
 		}
@@ -204,23 +206,23 @@ func (e *Explanation) explainDevices(p plan.Plan) {
 	for _, n := range p.Nodes {
 		host := "there"
 		switch {
-		case slices.ContainsFunc(p.Missing, func(missing sysfs.Node) bool { return missing.Path == n.Path }) && n.Instead == "":
-			host = "missing, would be made"
 		case n.Instead != "":
 			host = n.Instead + " instead"
+		case slices.ContainsFunc(p.Missing, func(missing sysfs.Node) bool { return missing.Path == n.Path }):
+			host = "missing, would be created"
 		case !n.OnHost:
 			host = "missing, needed in user namespaces only"
 		}
 		e.Devices = append(e.Devices, Device{
-			Path: n.Path, Number: fmt.Sprintf("%d:%d", n.Major, n.Minor), Mode: fmt.Sprintf("%04o", n.Mode.Perm()), Group: n.GID,
-			Why: cmp.Or(why[n.Path], whyNode(n.Path)), Host: host,
+			Path: n.Path, Number: fmt.Sprintf("%d:%d", n.Major, n.Minor), Mode: fmt.Sprintf("%04o", n.Mode.Perm()),
+			Group: n.GID, Why: cmp.Or(why[n.Path], whyNode(n.Path)), Host: host,
 		})
 	}
 }
 
 func capPath(minor int) string { return fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d", minor) }
 
-// whyNode tells why a node of no GPU is given: which variable asks for it.
+// whyNode names the variable that asks for a node that belongs to no GPU.
 func whyNode(name string) string {
 	for _, w := range []struct{ prefix, why string }{
 		{"/dev/nvidia-caps/", "NVIDIA_MIG_CONFIG_DEVICES or NVIDIA_MIG_MONITOR_DEVICES"},
@@ -246,7 +248,7 @@ func (e *Explanation) explainFiles(p plan.Plan) {
 		}
 	}
 	for _, mount := range p.Edits.Mounts {
-		why := "all files below, as hard links in one directory of the host"
+		why := "all files below, as hard links in one directory on the host"
 		if mount.Destination != plan.Dir {
 			why = whyFile(files[mount.Destination], p)
 		}
@@ -267,18 +269,18 @@ func (e *Explanation) explainFiles(p plan.Plan) {
 	}
 }
 
-// whyFile tells what a file is and which driver capability wants it.
+// whyFile tells what a file is and which driver capability needs it.
 func whyFile(f plan.File, p plan.Plan) string {
 	switch {
 	case f.Path == "" && f.Data != nil:
-		return "keeps EGL and Vulkan to the container's GPUs"
+		return "limits EGL and Vulkan to the container's GPUs"
 	case slices.Contains(p.GDS, f.Dest):
 		return "NVIDIA_GDS"
 	}
 	return fmt.Sprintf("%s: %s", f.Kind, whichClasses(f.File, p.Request()))
 }
 
-// whichClasses are the driver capabilities asked for that want the file.
+// whichClasses returns the requested driver capabilities that need the file.
 func whichClasses(f driver.File, request spec.Request) string {
 	var asked driver.Class
 	for _, name := range request.Capabilities {
@@ -289,7 +291,7 @@ func whichClasses(f driver.File, request spec.Request) string {
 	switch {
 	case f.Class == 0:
 		return "always"
-	case f.Class&asked == 0: // one of those asked for brings another
+	case f.Class&asked == 0: // implied by one that was asked for
 		return f.Class.String()
 	}
 	return (f.Class & asked).String()
@@ -298,15 +300,15 @@ func whichClasses(f driver.File, request spec.Request) string {
 func whatFence(cfg plan.Config, facts spec.Facts, edits spec.Edits, report spec.Report) string {
 	switch {
 	case report.Fenced:
-		return fmt.Sprintf("the seccomp profile denies making nodes of majors %v", edits.FenceMajors)
+		return fmt.Sprintf("denied by the seccomp profile for majors %v", edits.FenceMajors)
 	case cfg.Fence == plan.FenceOff:
-		return "none: seccomp-fence is off"
+		return "not fenced: seccomp-fence is off"
 	case len(edits.FenceMajors) == 0 && facts.HasCapability("CAP_SYS_ADMIN"):
-		return "none: the container is privileged"
+		return "not fenced: the container is privileged"
 	case len(edits.FenceMajors) == 0:
-		return "none: the container may make no device nodes"
+		return "no fence needed: the container may not create device nodes"
 	case !facts.HasSeccomp:
-		return "none: the container has no seccomp profile (seccomp-fence = \"always\" gives it one)"
+		return "not fenced: the container has no seccomp profile (seccomp-fence = \"always\" adds one)"
 	}
-	return "none"
+	return "not fenced"
 }

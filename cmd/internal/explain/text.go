@@ -12,16 +12,16 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// Text is the explanation as tables.
+// Text formats the explanation as tables.
 func (e *Explanation) Text() []byte {
 	var out bytes.Buffer
 	if !e.Asks {
-		fmt.Fprintf(&out, "Nothing is changed, the container asks for nothing: %s.\n", e.Why)
+		fmt.Fprintf(&out, "Nothing changes, the container asks for nothing: %s.\n", e.Why)
 		return out.Bytes()
 	}
 	fmt.Fprintf(&out, "Driver %s, %s.\n", e.Driver.Version, e.Why)
 	if !e.Changes {
-		out.WriteString("config.json has all of it already.\n")
+		out.WriteString("config.json already has all of it.\n")
 	}
 	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	section := func(title string, rows ...[]string) {
@@ -32,8 +32,7 @@ func (e *Explanation) Text() []byte {
 		for _, row := range rows {
 			fmt.Fprintf(table, "  %s\n", strings.Join(row, "\t"))
 		}
-		// A section's columns are its own. Writing to a buffer does not fail.
-		_ = table.Flush()
+		_ = table.Flush() // to a buffer
 	}
 	var gpus, devices, mounts, libraries, links, files, chars [][]string
 	for _, g := range e.GPUs {
@@ -58,16 +57,16 @@ func (e *Explanation) Text() []byte {
 		chars = append(chars, []string{l.Path, "-> " + l.Target, l.Why})
 	}
 	section("GPUs", trimmed(gpus)...)
-	section("Device nodes, each with a rule that allows it", devices...)
+	section("Device nodes, each allowed by a device cgroup rule", devices...)
 	section("Mounts", mounts...)
-	section("Files in "+plan.Dir+", which comes by one mount", libraries...)
-	section("Links in the root filesystem; what cannot be written there is mounted instead", links...)
+	section("Files in "+plan.Dir+", all from one mount", libraries...)
+	section("Links in the root filesystem; mounts where they cannot be created", links...)
 	section("Files in the root filesystem", files...)
-	section("Masked, as they tell about other GPUs", column(e.Masked)...)
-	section("Groups added, which may open the nodes", column(e.Groups)...)
-	section("Making other GPUs' nodes", []string{e.Fence})
+	section("Masked paths, which describe other GPUs", column(e.Masked)...)
+	section("Additional groups, for access to the nodes", column(e.Groups)...)
+	section("Creating other GPUs' nodes", []string{e.Fence})
 	section("Hooks of the classic runtime, removed", column(e.Hooks)...)
-	section("The container's own mounts, which stay in the place of ours", column(e.Kept)...)
+	section("The container's own mounts, kept instead of ours", column(e.Kept)...)
 	section("Links below /dev/char, for the systemd cgroup driver", chars...)
 	section("Notes", column(e.Notes)...)
 	return out.Bytes()
@@ -81,7 +80,7 @@ func column[T any](items []T) [][]string {
 	return rows
 }
 
-// trimmed drops empty cells at the end of rows.
+// trimmed drops trailing empty cells.
 func trimmed(rows [][]string) [][]string {
 	for i, row := range rows {
 		for len(row) > 0 && row[len(row)-1] == "" {

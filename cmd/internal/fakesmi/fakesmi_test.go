@@ -181,7 +181,7 @@ func TestInstall(t *testing.T) {
 	defer f.Close()
 	_, ok = machineOf(f)
 	assert.False(t, ok, "a program without a machine")
-	assert.ErrorContains(t, Install(dest, "fakesmi_test.go", want), "making the fixture's nvidia-smi of fakesmi_test.go: bad magic number")
+	assert.ErrorContains(t, Install(dest, "fakesmi_test.go", want), "making the fixture's nvidia-smi from fakesmi_test.go: bad magic number")
 	_, ok = Main([]string{"/usr/bin/nvidia-smi", "-L"}, os.Stdout)
 	assert.False(t, ok, "this test's program has no machine")
 }

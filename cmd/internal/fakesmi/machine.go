@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fakesmi is the nvidia-smi of a fixture: a program that prints what NVIDIA's would about the GPUs that a
-// container has, without a driver or a GPU.
+// Package fakesmi is the nvidia-smi of a fixture: it prints what NVIDIA's would print about a container's
+// GPUs, without a driver or a GPU.
 //
-// [Install] makes it: a copy of a static program that calls [Main] first, with a description of the fixture's machine
-// behind its end, where no loader looks. In a container it looks which of that machine's device nodes are there,
-// and prints those GPUs and MIG devices. It knows -L, -q, --query-gpu, --version, -i, and the table that it
-// prints without arguments; exit statuses are NVIDIA's. What only a GPU can tell is [N/A], or not in -q.
+// [Install] creates it: a copy of a static program that calls [Main] first, with a description of the
+// fixture's machine appended, where no loader looks. In a container it prints the GPUs and MIG devices
+// whose device nodes exist. It supports -L, -q, --query-gpu, --version, -i and the table without arguments,
+// with NVIDIA's exit statuses. What only a GPU can tell is [N/A], and absent from -q.
 package fakesmi
 
 import (
@@ -24,14 +24,14 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Machine is what nvidia-smi knows of a machine.
+// Machine is what nvidia-smi knows about a machine.
 type Machine struct {
 	Driver string // version: "550.54.15"
-	CUDA   string // newest that the driver knows: "12.4", "" unknown
+	CUDA   string // newest version that the driver supports: "12.4"; "" unknown
 	GPUs   []GPU  // by index
 }
 
-// GPU is one GPU of a machine.
+// GPU is a GPU.
 type GPU struct {
 	Minor   int    // of /dev/nvidiaN
 	Name    string // "Tesla T4"
@@ -43,21 +43,21 @@ type GPU struct {
 
 // Device is a MIG device.
 type Device struct {
-	GI, CI  int    // its GPU instance and compute instance
+	GI, CI  int    // IDs of its GPU instance and compute instance
 	Caps    []int  // minors of /dev/nvidia-caps/nvidia-capN of its GPU instance and its compute instance
 	Profile string // "1g.10gb"
 	UUID    string
 }
 
-// listed is a MIG device in the output of nvidia-smi -L, queried a line of -q.
+// listed matches a MIG device in the output of nvidia-smi -L, queried a line of -q.
 var (
 	listed  = regexp.MustCompile(`^ +MIG (\S+) +Device +\d+: \(UUID: (MIG-[^)]+)\)$`)
 	queried = regexp.MustCompile(`^ +GPU (UUID|PDI) +: (\S+)$`)
 )
 
-// Read describes the machine below root. listing is the output of its nvidia-smi -L, which names the profiles and UUIDs
-// of MIG devices, and perhaps of -q, which has the GPUs' PDIs; where it has none of a GPU, MIG devices have the names
-// that drivers before R470 gave them, and no profile.
+// Read describes the machine below root. listing is the output of its nvidia-smi -L, with the profiles and
+// UUIDs of MIG devices, optionally followed by that of -q, with the GPUs' PDIs. MIG devices that it does not
+// list get their names up to R470 and no profile.
 func Read(root sysfs.Root, listing string) (Machine, error) {
 	inventory, err := sysfs.Read(root, true)
 	if err != nil || inventory.Driver == nil {
@@ -87,7 +87,8 @@ func Read(root sysfs.Root, listing string) (Machine, error) {
 		gpu := GPU{Minor: g.Minor, Name: g.Model, UUID: g.UUID, PDI: pdis[g.UUID], Bus: bus}
 		known := devices[g.UUID]
 		if len(known) > 0 && len(known) != len(g.Instances) {
-			return Machine{}, fmt.Errorf("nvidia-smi -L lists %d MIG devices of %s, the machine has %d", len(known), g.UUID, len(g.Instances))
+			return Machine{}, fmt.Errorf("nvidia-smi -L lists %d MIG devices of %s, the machine has %d",
+				len(known), g.UUID, len(g.Instances))
 		}
 		for i, instance := range g.Instances {
 			d := Device{Profile: "?", UUID: fmt.Sprintf("MIG-%s/%d/%d", g.UUID, instance.GI, instance.CI)}
@@ -102,18 +103,18 @@ func Read(root sysfs.Root, listing string) (Machine, error) {
 	return m, nil
 }
 
-// A program ends in the machine as JSON, its length in 8 bytes, and this.
+// mark is the end of a program that Install wrote, behind the machine as JSON and its length in 8 bytes.
 const mark = "\x00fixture's nvidia-smi\x00"
 
-// maxMachine bounds the JSON: a machine of 32 GPUs with 7 MIG devices each has 30 KiB.
+// maxMachine limits the JSON: 32 GPUs with 7 MIG devices each take 30 KiB.
 const maxMachine = 1 << 20
 
-// Install makes dest, whatever was there, the nvidia-smi of machine: a copy of program, an executable file that calls
-// [Main]. It has to be static, as it will run in any image.
+// Install replaces dest by the nvidia-smi of machine: a copy of program, an executable that calls [Main].
+// It must be static, as it runs in any image.
 func Install(dest, program string, machine Machine) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("making the fixture's nvidia-smi of %s: %w", program, err)
+			err = fmt.Errorf("making the fixture's nvidia-smi from %s: %w", program, err)
 		}
 	}()
 	in, err := os.Open(program)
@@ -135,7 +136,7 @@ func Install(dest, program string, machine Machine) (err error) {
 		return err
 	}
 	if len(data) > maxMachine {
-		return fmt.Errorf("the machine takes %d bytes to describe, of %d", len(data), maxMachine)
+		return fmt.Errorf("the machine's description has %d bytes, more than %d", len(data), maxMachine)
 	}
 	if err := os.Remove(dest); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -151,7 +152,7 @@ func Install(dest, program string, machine Machine) (err error) {
 	return errors.Join(err, out.Chmod(0o755), out.Close())
 }
 
-// machineOf reads what Install has put behind the end of a program; false if nothing is there.
+// machineOf reads what Install appended to a program; false if there is nothing.
 func machineOf(program *os.File) (Machine, bool) {
 	const tail = 8 + int64(len(mark))
 	info, err := program.Stat()

@@ -4,6 +4,7 @@
 package fakesmi
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -14,19 +15,18 @@ import (
 	"strings"
 )
 
-// Exit statuses of nvidia-smi, as its manual page has them.
+// Exit statuses, from nvidia-smi's manual page.
 const (
 	exitArgument = 2 // an argument is invalid
 	exitNotFound = 6 // no device, or not the one that was asked for
 	exitNoDriver = 9 // the driver is not loaded
 )
 
-const noDriver = `NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.
+const noDriver = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. " +
+	"Make sure that the latest NVIDIA driver is installed and running.\n\n"
 
-`
-
-// Main is nvidia-smi, if that is the name that the process was started by and its program is one that [Install]
-// made; else it returns false and has done nothing.
+// Main is nvidia-smi if the process was started by that name and [Install] wrote its program; otherwise it
+// does nothing and returns false.
 func Main(args []string, stdout io.Writer) (status int, ok bool) {
 	if len(args) == 0 || filepath.Base(args[0]) != "nvidia-smi" {
 		return 0, false
@@ -43,7 +43,7 @@ func Main(args []string, stdout io.Writer) (status int, ok bool) {
 	return run(os.DirFS("/"), machine, args[1:], stdout), true
 }
 
-// run prints what the container whose files are in fsys has of machine.
+// run prints those of machine's GPUs whose device nodes are in fsys, the container's root.
 func run(fsys fs.FS, machine Machine, args []string, stdout io.Writer) int {
 	there := func(name string) bool {
 		_, err := fs.Stat(fsys, name)
@@ -59,7 +59,8 @@ func run(fsys fs.FS, machine Machine, args []string, stdout io.Writer) int {
 		return exitNoDriver
 	}
 	if o.version {
-		fmt.Fprintf(stdout, "NVIDIA-SMI version  : %[1]s\nNVML version        : %[2]s\nDRIVER version      : %[1]s\nCUDA Version        : %[3]s\n",
+		fmt.Fprintf(stdout, "NVIDIA-SMI version  : %[1]s\nNVML version        : %[2]s\n"+
+			"DRIVER version      : %[1]s\nCUDA Version        : %[3]s\n",
 			machine.Driver, branch(machine.Driver), orNA(machine.CUDA))
 		return 0
 	}
@@ -71,7 +72,8 @@ func run(fsys fs.FS, machine Machine, args []string, stdout io.Writer) int {
 		devices := g.Devices
 		g.Devices = nil
 		for _, d := range devices {
-			if !slices.ContainsFunc(d.Caps, func(minor int) bool { return !there(fmt.Sprintf("dev/nvidia-caps/nvidia-cap%d", minor)) }) {
+			missing := func(minor int) bool { return !there(fmt.Sprintf("dev/nvidia-caps/nvidia-cap%d", minor)) }
+			if !slices.ContainsFunc(d.Caps, missing) {
 				g.Devices = append(g.Devices, d)
 			}
 		}
@@ -137,7 +139,8 @@ func parse(args []string) (options, error) {
 				value, hasValue = args[i], true
 			}
 			if !hasValue {
-				return options{}, fmt.Errorf("Option %s needs a value. Please run 'nvidia-smi -h' for help.", name) //nolint:staticcheck // NVIDIA's style
+				//nolint:staticcheck // NVIDIA's style
+				return options{}, fmt.Errorf("Option %s needs a value. Please run 'nvidia-smi -h' for help.", name)
 			}
 		}
 		switch name {
@@ -153,26 +156,30 @@ func parse(args []string) (options, error) {
 			for field := range strings.SplitSeq(value, ",") {
 				field = strings.TrimSpace(field)
 				if !known(field) {
-					return options{}, fmt.Errorf("Field %q is not a valid field to query.", field) //nolint:staticcheck // NVIDIA's words
+					//nolint:staticcheck // NVIDIA's words
+					return options{}, fmt.Errorf("Field %q is not a valid field to query.", field)
 				}
 				o.fields = append(o.fields, field)
 			}
 		case "--format":
 			format = value
 		default:
-			return options{}, fmt.Errorf("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n"+ //nolint:staticcheck // NVIDIA's words
-				"(This is a fixture's nvidia-smi, which knows -L, -q, --query-gpu, --format, -i and --version, and not %q.)", args[i])
+			//nolint:staticcheck // NVIDIA's words
+			return options{}, fmt.Errorf("Invalid combination of input arguments. "+
+				"Please run 'nvidia-smi -h' for help.\n(This fixture's nvidia-smi knows -L, -q, "+
+				"--query-gpu, --format, -i and --version, but not %q.)", args[i])
 		}
 	}
 	words := strings.Split(format, ",")
 	if (len(o.fields) > 0 || format != "") && !slices.Contains(words, "csv") {
-		return options{}, fmt.Errorf("\"--format=\" switch is missing. Please run 'nvidia-smi -h' for help.") //nolint:staticcheck // NVIDIA's words
+		//nolint:staticcheck // NVIDIA's words
+		return options{}, errors.New("\"--format=\" switch is missing. Please run 'nvidia-smi -h' for help.")
 	}
 	o.noHeader = slices.Contains(words, "noheader")
 	return o, nil
 }
 
-// query prints what identifies GPUs and MIG devices in the form of nvidia-smi -q.
+// query prints what identifies GPUs and MIG devices, in the format of nvidia-smi -q.
 func query(w io.Writer, machine Machine, gpus []GPU, asked []int) {
 	line := func(indent int, key string, value any) {
 		fmt.Fprintf(w, "%*s%-*s: %v\n", indent, "", 55-indent, key, value)
@@ -199,15 +206,17 @@ func query(w io.Writer, machine Machine, gpus []GPU, asked []int) {
 	}
 }
 
-// measured begin the names of fields that nvidia-smi knows and only a GPU can tell.
+// measured are prefixes of the fields of nvidia-smi that only a GPU can tell.
 var measured = []string{
-	"timestamp", "vbios_version", "serial", "pcie.", "fan.speed", "pstate", "clocks", "memory.", "compute_mode", "compute_cap", "utilization.",
-	"encoder.", "ecc.", "retired_pages.", "temperature.", "power.", "persistence_mode", "display_", "accounting.", "inforom.", "gom.", "pci.",
+	"timestamp", "vbios_version", "serial", "pcie.", "fan.speed", "pstate", "clocks", "memory.", "compute_mode",
+	"compute_cap", "utilization.", "encoder.", "ecc.", "retired_pages.", "temperature.", "power.",
+	"persistence_mode", "display_", "accounting.", "inforom.", "gom.", "pci.",
 }
 
 func known(field string) bool {
 	switch field {
-	case "index", "uuid", "gpu_uuid", "name", "gpu_name", "gpu_bus_id", "driver_version", "count", "mig.mode.current", "mig.mode.pending":
+	case "index", "uuid", "gpu_uuid", "name", "gpu_name", "gpu_bus_id", "driver_version", "count",
+		"mig.mode.current", "mig.mode.pending":
 		return true
 	}
 	return slices.ContainsFunc(measured, func(prefix string) bool { return strings.HasPrefix(field, prefix) })
@@ -235,7 +244,7 @@ func valueOf(field string, machine Machine, gpus []GPU, i int) string {
 	return "[N/A]"
 }
 
-// branch is a driver's version as NVML gives its own: "550.54".
+// branch returns the driver's version as NVML reports its own: "550.54".
 func branch(version string) string {
 	parts := strings.SplitN(version, ".", 3)
 	return strings.Join(parts[:min(2, len(parts))], ".")
@@ -248,7 +257,7 @@ func orNA(s string) string {
 	return s
 }
 
-// table is what nvidia-smi prints without arguments, as far as it can be known.
+// table prints what nvidia-smi prints without arguments, as far as it is known.
 func table(w io.Writer, machine Machine, gpus []GPU, asked []int) {
 	const line = "+-----------------------------------------------------------------------------------------+"
 	row := func(format string, args ...any) { fmt.Fprintf(w, "| %-87.87s |\n", fmt.Sprintf(format, args...)) }

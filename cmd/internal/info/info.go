@@ -18,12 +18,12 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// Info is a machine.
+// Info describes a machine.
 type Info struct {
 	listing.Listing
 	CUDA       string             `json:"cuda,omitempty"` // newest version that the driver supports
-	Modules    []string           `json:"modules"`        // the driver's kernel modules that are loaded
-	Majors     map[string]int     `json:"majors"`         // by their name in /proc/devices
+	Modules    []string           `json:"modules"`        // loaded kernel modules of the driver
+	Majors     map[string]int     `json:"majors"`         // by name in /proc/devices
 	Parameters *Parameters        `json:"parameters"`     // null without a driver
 	Nodes      []Node             `json:"nodes"`
 	NodesError string             `json:"nodes_error,omitempty"`
@@ -35,12 +35,12 @@ type Info struct {
 	Config     Config             `json:"config"`
 }
 
-// Parameters are those of the kernel module that concern device nodes.
+// Parameters are the kernel module's parameters for device nodes.
 type Parameters struct {
 	Mode   string `json:"mode"` // "0666"
 	UID    uint32 `json:"uid"`
 	GID    uint32 `json:"gid"`
-	Modify bool   `json:"modify"` // NVIDIA's tools make the nodes
+	Modify bool   `json:"modify"` // NVIDIA's tools create the nodes
 }
 
 // Node is a device node.
@@ -50,24 +50,24 @@ type Node struct {
 	Mode   string `json:"mode"`   // "0666"
 	UID    uint32 `json:"uid"`
 	GID    uint32 `json:"gid"`
-	Host   string `json:"host"` // "there", "missing", or what is in its place
+	Host   string `json:"host"` // "there", "missing", or what is there instead
 }
 
 // Files are the driver's files for one driver capability in one directory.
 type Files struct {
-	Capability string `json:"capability"` // "always" for those that every container gets
+	Capability string `json:"capability"` // "always": every container gets them
 	Dir        string `json:"dir"`
 	Count      int    `json:"count"`
 }
 
-// Config is the configuration that counts.
+// Config is the configuration in effect.
 type Config struct {
 	File     string         `json:"file"`
 	Exists   bool           `json:"exists"`
 	Settings []plan.Setting `json:"settings"`
 }
 
-// Read describes this machine, or the one below dir if that is not "".
+// Read describes this machine, or the one whose root directory is dir unless that is "".
 func Read(dir string, environ []string) (Info, error) {
 	environ, err := plan.Below(dir, environ)
 	if err != nil {
@@ -82,8 +82,10 @@ func Read(dir string, environ []string) (Info, error) {
 		return Info{}, err
 	}
 	i := Info{
-		Listing: listing.Of(survey.Inventory, survey.Unbound, sysfs.MIGUUIDs{}), Modules: []string{}, Majors: map[string]int{},
-		Nodes: []Node{}, DriverRoot: string(survey.DriverRoot), Files: files(survey.Files), Engines: configure.FindEngines(survey.Root),
+		Listing: listing.Of(survey.Inventory, survey.Unbound, sysfs.MIGUUIDs{}),
+		Modules: []string{}, Majors: map[string]int{}, Nodes: []Node{},
+		DriverRoot: string(survey.DriverRoot), Files: files(survey.Files),
+		Engines:  configure.FindEngines(survey.Root),
 		LowLevel: configure.FindLowLevel(survey.Root, cfg, plan.Getenv(environ, "PATH")),
 	}
 	i.addDriver(survey)
@@ -101,7 +103,8 @@ func Read(dir string, environ []string) (Info, error) {
 		case n.OnHost:
 			host = "there"
 		}
-		i.Nodes = append(i.Nodes, Node{n.Path, fmt.Sprintf("%d:%d", n.Major, n.Minor), fmt.Sprintf("%04o", n.Mode.Perm()), n.UID, n.GID, host})
+		number, mode := fmt.Sprintf("%d:%d", n.Major, n.Minor), fmt.Sprintf("%04o", n.Mode.Perm())
+		i.Nodes = append(i.Nodes, Node{n.Path, number, mode, n.UID, n.GID, host})
 	}
 	i.Config, err = config(cfg, environ, dir != "")
 	return i, err
@@ -128,13 +131,16 @@ func (i *Info) addDriver(s plan.Survey) {
 			i.Majors[name] = major
 		}
 	}
-	i.Parameters = &Parameters{fmt.Sprintf("%04o", p.DeviceFileMode.Perm()), p.DeviceFileUID, p.DeviceFileGID, p.ModifyDeviceFiles}
+	mode := fmt.Sprintf("%04o", p.DeviceFileMode.Perm())
+	i.Parameters = &Parameters{mode, p.DeviceFileUID, p.DeviceFileGID, p.ModifyDeviceFiles}
 }
 
-// files counts the driver's files by what wants them and where they are.
+// files counts the driver's files by driver capability and directory.
 func files(list []driver.File) []Files {
 	counts := []Files{}
-	for _, class := range []driver.Class{driver.Compute, driver.Utility, driver.Video, driver.Graphics, driver.Display, driver.NGX, driver.Compat32, 0} {
+	for _, class := range []driver.Class{
+		driver.Compute, driver.Utility, driver.Video, driver.Graphics, driver.Display, driver.NGX, driver.Compat32, 0,
+	} {
 		name := class.String()
 		if class == 0 {
 			name = "always"

@@ -15,7 +15,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// Text is the machine on one page; wide also has each MIG device, device node, directory of driver files and
+// Text fits on one page; wide adds every MIG device, device node, directory of driver files and
 // configuration key.
 func (i Info) Text(wide bool) []byte {
 	var out bytes.Buffer
@@ -59,14 +59,13 @@ func (i Info) writeDriver(out *bytes.Buffer) {
 		}
 		fmt.Fprintf(out, "%s %d", name, i.Majors[name])
 	}
-	made := "NVIDIA's tools make them"
+	made := "NVIDIA's tools create them"
 	if !p.Modify {
-		made = "NVIDIA's tools do not make them"
+		made = "NVIDIA's tools do not create them"
 	}
 	fmt.Fprintf(out, "\nParameters  device nodes have mode %s, owner %d, group %d; %s\n\n", p.Mode, p.UID, p.GID, made)
 }
 
-// writeGPUs has a line for each GPU.
 func (i Info) writeGPUs(out *bytes.Buffer) {
 	short := i.Listing
 	short.GPUs = nil
@@ -87,7 +86,7 @@ func (i Info) writeGPUs(out *bytes.Buffer) {
 	if len(i.GPUs) == 0 || len(i.Unbound) > 0 {
 		text := short.Text()
 		if len(i.GPUs) > 0 {
-			_, text, _ = strings.Cut(text, "\n") // that there is none
+			_, text, _ = strings.Cut(text, "\n") // "No GPU …"
 		}
 		out.WriteString(text)
 	}
@@ -112,9 +111,9 @@ func (i Info) writeNodes(out *bytes.Buffer, wide bool) {
 				odd = append(odd, n.Path+" ("+n.Host+")")
 			}
 		}
-		text := "all of them there"
+		text := "all present"
 		if len(odd) > 0 {
-			text = "but for " + list(odd)
+			text = "except " + list(odd)
 		}
 		fmt.Fprintf(out, "\nDevice nodes: %d, %s\n", len(i.Nodes), text)
 	}
@@ -160,7 +159,7 @@ func (i Info) writeEngines(out *bytes.Buffer) {
 	for _, e := range i.Engines {
 		fmt.Fprintf(out, "  %s (%s)", e.Name, cmp.Or(e.Program, "configuration only"))
 		if len(e.Runtimes) == 0 {
-			out.WriteString(", this runtime is not registered")
+			out.WriteString(", runtime not registered")
 		}
 		for _, r := range e.Runtimes {
 			fmt.Fprintf(out, ", runtime %q in %s", r.Name, r.File)
@@ -179,16 +178,18 @@ func (i Info) writeEngines(out *bytes.Buffer) {
 func (i Info) writeConfig(out *bytes.Buffer, wide bool) {
 	fmt.Fprintf(out, "\nConfiguration %s", i.Config.File)
 	if !i.Config.Exists {
-		out.WriteString(", which is not there")
+		out.WriteString(" (no such file)")
 	}
 	settings := i.Config.Settings
 	if !wide {
-		settings = slices.DeleteFunc(slices.Clone(settings), func(s plan.Setting) bool { return s.Origin == "default" || s.Origin == "--root" })
+		settings = slices.DeleteFunc(slices.Clone(settings), func(s plan.Setting) bool {
+			return s.Origin == "default" || s.Origin == "--root"
+		})
 		if len(settings) == 0 {
-			out.WriteString(": all keys have their defaults\n")
+			out.WriteString(": all defaults\n")
 			return
 		}
-		out.WriteString("; other keys have their defaults")
+		out.WriteString(", except defaults")
 	}
 	out.WriteString(":\n")
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
@@ -212,7 +213,7 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %s", n, what)
 }
 
-// list names a few of many.
+// list names at most three.
 func list(names []string) string {
 	const few = 3
 	if len(names) <= few {

@@ -29,11 +29,11 @@ type Driver struct {
 	Architecture string `json:"architecture"`
 }
 
-// GPU is a GPU that the driver has.
+// GPU is a GPU bound to the driver.
 type GPU struct {
-	Index     *int   `json:"index"` // null: it has none, being excluded
+	Index     *int   `json:"index"` // null: excluded
 	Model     string `json:"model"`
-	UUID      string `json:"uuid"` // "" while it is not known
+	UUID      string `json:"uuid"` // "" until the GPU has been used once
 	Address   string `json:"address"`
 	Minor     *int   `json:"minor"` // null: unknown
 	VideoBIOS string `json:"video_bios,omitempty"`
@@ -47,12 +47,12 @@ type GPU struct {
 type MIG struct {
 	Index           string `json:"index"`          // "0:1"
 	Name            string `json:"name,omitempty"` // "MIG-GPU-<uuid>/<gi>/<ci>"
-	UUID            string `json:"uuid,omitempty"` // "MIG-<uuid>", where "nvsysfs learn" has learnt it
+	UUID            string `json:"uuid,omitempty"` // "MIG-<uuid>", if "nvsysfs learn" has recorded it
 	GPUInstance     int    `json:"gi"`
 	ComputeInstance int    `json:"ci"`
 }
 
-// Function is a GPU that the driver does not have.
+// Function is an NVIDIA GPU that is not bound to the driver.
 type Function struct {
 	Address string `json:"address"`
 	Vendor  string `json:"vendor"`
@@ -60,7 +60,7 @@ type Function struct {
 	Driver  string `json:"driver"` // "" if no driver is bound
 }
 
-// DriverOf is the driver of an inventory, nil if none is loaded.
+// DriverOf returns the driver of an inventory, nil if none is loaded.
 func DriverOf(inventory sysfs.Inventory) *Driver {
 	d := inventory.Driver
 	if d == nil {
@@ -69,13 +69,13 @@ func DriverOf(inventory sysfs.Inventory) *Driver {
 	return &Driver{d.Version, d.Open, d.Arch}
 }
 
-// Of lists an inventory that was read with instances.
+// Of converts an inventory that was read with MIG instances.
 func Of(inventory sysfs.Inventory, unbound []sysfs.PCIFunction, uuids sysfs.MIGUUIDs) Listing {
 	l := Listing{Driver: DriverOf(inventory), GPUs: []GPU{}, Unbound: []Function{}}
 	for _, gpu := range inventory.GPUs {
 		g := GPU{
-			Model: gpu.Model, UUID: gpu.UUID, Address: gpu.Address.String(), VideoBIOS: gpu.VideoBIOS, Firmware: gpu.Firmware,
-			Excluded: gpu.Excluded, Instances: []MIG{},
+			Model: gpu.Model, UUID: gpu.UUID, Address: gpu.Address.String(), VideoBIOS: gpu.VideoBIOS,
+			Firmware: gpu.Firmware, Excluded: gpu.Excluded, Instances: []MIG{},
 		}
 		if gpu.Index >= 0 {
 			g.Index = &gpu.Index
@@ -88,7 +88,8 @@ func Of(inventory sysfs.Inventory, unbound []sysfs.PCIFunction, uuids sysfs.MIGU
 		}
 		for n, instance := range gpu.Instances {
 			m := MIG{
-				Index: fmt.Sprintf("%d:%d", gpu.Index, n), Name: migName(gpu, instance), GPUInstance: instance.GI, ComputeInstance: instance.CI,
+				Index: fmt.Sprintf("%d:%d", gpu.Index, n), Name: migName(gpu, instance),
+				GPUInstance: instance.GI, ComputeInstance: instance.CI,
 			}
 			if uuid, ok := uuids.Of(gpu, n); ok {
 				m.UUID = uuid.String()
@@ -105,7 +106,7 @@ func Of(inventory sysfs.Inventory, unbound []sysfs.PCIFunction, uuids sysfs.MIGU
 	return l
 }
 
-// migName is the name drivers before R470 gave the MIG device; "" without a UUID.
+// migName returns the MIG device's name up to R470, "" if the GPU's UUID is unknown.
 func migName(gpu sysfs.GPU, instance mig.Instance) string {
 	if gpu.UUID == "" {
 		return ""
@@ -113,11 +114,11 @@ func migName(gpu sysfs.GPU, instance mig.Instance) string {
 	return mig.Name{GPU: gpu.UUID, GI: instance.GI, CI: instance.CI}.String()
 }
 
-// Text has a line for each device, as nvidia-smi -L has.
+// Text has one line per device, like nvidia-smi -L.
 func (l Listing) Text() string {
 	var out strings.Builder
 	if l.Driver == nil {
-		out.WriteString("No NVIDIA driver is loaded: there is neither /proc/driver/nvidia/version nor /sys/module/nvidia/version.\n")
+		out.WriteString("No NVIDIA driver is loaded: /proc/driver/nvidia/version and /sys/module/nvidia/version do not exist.\n")
 	} else if len(l.GPUs) == 0 {
 		out.WriteString("No GPU is bound to the NVIDIA driver: /proc/driver/nvidia/gpus is empty.\n")
 	}
@@ -139,31 +140,32 @@ func (l Listing) Text() string {
 		}
 	}
 	for _, f := range l.Unbound {
-		reason := "it is bound to " + f.Driver
+		reason := "bound to " + f.Driver
 		switch f.Driver {
 		case "":
-			reason = "no driver is bound to it"
+			reason = "not bound to a driver"
 		case "nvidia":
-			reason = "it is bound to nvidia, but not in /proc/driver/nvidia/gpus"
+			reason = "bound to nvidia, but not in /proc/driver/nvidia/gpus"
 		}
 		fmt.Fprintf(&out, "GPU -: PCI device %s:%s, %s: %s\n", f.Vendor[2:], f.Device[2:], f.Address, reason)
 	}
 	return out.String()
 }
 
-// Rank is the index, "-" of a GPU that has none.
+// Rank returns the index, "-" if there is none.
 func (g GPU) Rank() string { return number(g.Index) }
 
-// Table has a row for each GPU that has an index, and each of its MIG devices.
+// Table has a row for each GPU and MIG device.
 func (l Listing) Table() string {
 	var out strings.Builder
 	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "INDEX\tMODEL\tUUID\tADDRESS\tNODE\tVBIOS\tFIRMWARE")
 	for _, g := range l.GPUs {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t/dev/nvidia%s\t%s\t%s\n", g.Rank(), cmp.Or(g.Model, "-"), cmp.Or(g.UUID, "-"), g.Address,
-			number(g.Minor), cmp.Or(g.VideoBIOS, "-"), cmp.Or(g.Firmware, "-"))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t/dev/nvidia%s\t%s\t%s\n", g.Rank(), cmp.Or(g.Model, "-"),
+			cmp.Or(g.UUID, "-"), g.Address, number(g.Minor), cmp.Or(g.VideoBIOS, "-"), cmp.Or(g.Firmware, "-"))
 		for _, m := range g.Instances {
-			fmt.Fprintf(table, "%s\tMIG: GI %d, CI %d\t%s\n", m.Index, m.GPUInstance, m.ComputeInstance, cmp.Or(m.UUID, m.Name, "-"))
+			name := cmp.Or(m.UUID, m.Name, "-")
+			fmt.Fprintf(table, "%s\tMIG: GI %d, CI %d\t%s\n", m.Index, m.GPUInstance, m.ComputeInstance, name)
 		}
 	}
 	_ = table.Flush() // to a string
@@ -171,7 +173,8 @@ func (l Listing) Table() string {
 }
 
 func (g GPU) String() string {
-	return fmt.Sprintf("%s (UUID: %s) %s, minor %s", g.Model, cmp.Or(g.UUID, "unknown until the GPU has been used once"), g.Address, number(g.Minor))
+	uuid := cmp.Or(g.UUID, "unknown until the GPU has been used once")
+	return fmt.Sprintf("%s (UUID: %s) %s, minor %s", g.Model, uuid, g.Address, number(g.Minor))
 }
 
 func number(n *int) string {

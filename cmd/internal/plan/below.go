@@ -10,8 +10,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Below adds to an environment what makes [LoadConfig] describe the machine whose root directory is dir, which may be
-// relative, and read the config.toml in there; "" is this machine.
+// Below adds variables to an environment so that [LoadConfig] describes the machine whose root directory is dir
+// and reads the config.toml there; "" is this machine.
 func Below(dir string, environ []string) ([]string, error) {
 	if dir == "" {
 		return environ, nil
@@ -20,7 +20,8 @@ func Below(dir string, environ []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	environ = append(slices.Clone(environ), "NVIDIA_CONTAINER_RUNTIME_SYSROOT="+string(root), "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES=open")
+	const variable = "NVIDIA_CONTAINER_RUNTIME_SYSROOT"
+	environ = append(slices.Clone(environ), variable+"="+string(root), variable+"_NODES=open")
 	if root != "/" && Getenv(environ, "NVIDIA_CTK_CONFIG_FILE_PATH") == "" {
 		file := "/etc/nvidia-container-runtime/config.toml"
 		if resolved, err := root.Resolve(file); err == nil {
@@ -31,7 +32,7 @@ func Below(dir string, environ []string) ([]string, error) {
 	return environ, nil
 }
 
-// OpenRoot takes a root directory as it is given on a command line.
+// OpenRoot checks a root directory from the command line.
 func OpenRoot(dir string) (sysfs.Root, error) {
 	absolute, err := filepath.Abs(dir)
 	if err != nil {

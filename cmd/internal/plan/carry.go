@@ -15,15 +15,17 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver/linkdir"
 )
 
-// Carry does what the plan says: on the host, in the image, and in doc, the config.json that the plan was made from,
-// which it saves. What it returns besides an error is for the operator.
+// Carry carries out the plan on the host, in the image, and in doc, the config.json of the container, which it saves.
+// It returns notes for the operator.
 func (p Plan) Carry(doc *spec.Document) ([]string, error) {
 	if err := makeNodes(p.Missing); err != nil {
 		p.note(err.Error())
 	}
 	p.note(makeCharLinks(p.config, p.Root, p.CharLinks)...)
 	if p.Directory != "" && !p.made {
-		p.inDirectories(func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error) {
+		p.inDirectories(func(base string, boot linkdir.Boot, version string, files []linkdir.File) (
+			string, bool, error,
+		) {
 			dir, err := linkdir.Make(base, boot, version, files)
 			return dir, err == nil, err
 		})
@@ -45,7 +47,7 @@ func (p Plan) Carry(doc *spec.Document) ([]string, error) {
 	return p.Notes, doc.Save()
 }
 
-// bringData puts files that the host does not have beside config.json, to be mounted from there.
+// bringData writes generated files next to config.json, to be mounted from there.
 func (p *Plan) bringData(doc *spec.Document) error {
 	for i, f := range p.Files {
 		if f.Source != "" {
@@ -61,14 +63,14 @@ func (p *Plan) bringData(doc *spec.Document) error {
 	return nil
 }
 
-// writeImage makes the links and updates in the image. A link that cannot be made becomes one more mount, and so does a
-// loader's cache; nothing here fails a container but the bundle.
+// writeImage creates the links and updates files in the image. A link or loader cache that cannot be written becomes a
+// mount; only errors of the bundle fail the container.
 func (p *Plan) writeImage(doc *spec.Document) error {
 	var image *rootfs.FS
-	err := errors.New("there is no root filesystem")
+	err := errors.New("no root filesystem")
 	if p.Image.Root != "" {
 		if image, err = rootfs.Open(p.Image.Root); err == nil {
-			defer func() { _ = image.Close() }() // nothing was written through it
+			defer func() { _ = image.Close() }()
 		}
 	}
 	dirs := map[string]error{}
@@ -98,14 +100,15 @@ func (p *Plan) writeImage(doc *spec.Document) error {
 	for _, u := range p.Updates {
 		failed := err
 		if u.Covered {
-			failed = errors.New("a mount of the container is above it")
+			failed = errors.New("hidden by a mount of the container")
 		} else if image != nil {
 			failed = p.update(image, u)
 		}
 		var taken *rootfs.OccupiedError
 		switch cover, _ := p.cover(u.Path); {
 		case failed == nil:
-		case u.Entries == nil, errors.As(failed, &taken) && taken.Mode.IsDir(), cover != nil && !mountable(*cover, u.Path):
+		case u.Entries == nil, errors.As(failed, &taken) && taken.Mode.IsDir(),
+			cover != nil && !mountable(*cover, u.Path):
 			p.notef("%s is not written: %v", u.Path, failed)
 		default:
 			source, err := doc.WriteBeside("nvidia-"+path.Base(u.Path), u.New)
@@ -120,8 +123,8 @@ func (p *Plan) writeImage(doc *spec.Document) error {
 	return nil
 }
 
-// madeByUs tells whether a link in a directory of the image was made by this program: it leads to the driver, or, as an
-// earlier version made them, to a library beside it that is gone, or is the empty file that a mount left.
+// madeByUs tells whether a link in a directory of the image was created by this program: it leads to the driver or, from
+// an earlier version, to a library next to it that is gone or is an empty mount point.
 func madeByUs(image *rootfs.FS, dir, target string) bool {
 	if strings.HasPrefix(target, Dir+"/") {
 		return true
@@ -133,7 +136,7 @@ func madeByUs(image *rootfs.FS, dir, target string) bool {
 	return err != nil || size == 0
 }
 
-// update writes an update. What another start on the same root filesystem has written meanwhile is merged.
+// update writes an update, merged with what other starts on the same root filesystem have written.
 func (p *Plan) update(image *rootfs.FS, u Update) error {
 	return image.Update(u.Path, maxCacheSize, 0o644, p.Image.Owner, func(old []byte, there bool) ([]byte, error) {
 		if there == (u.Old != nil) && bytes.Equal(old, u.Old) {
@@ -143,7 +146,6 @@ func (p *Plan) update(image *rootfs.FS, u Update) error {
 	})
 }
 
-// isDir tells whether a file of the host is a directory.
 func isDir(name string) bool {
 	info, err := os.Stat(name)
 	return err == nil && info.IsDir()

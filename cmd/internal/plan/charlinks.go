@@ -17,30 +17,30 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Values of dev-char-links: when the links below /dev/char are made.
+// Values of dev-char-links: when the links below /dev/char are created.
 const (
 	CharLinksAuto   = "auto"   // for the systemd cgroup driver
 	CharLinksAlways = "always" // for every container with GPUs
 	CharLinksNever  = "never"
 )
 
-// CharLink is a link by which a device node is found by its number:
+// CharLink is a link to a device node, named after the device number:
 //
 //	/dev/char/195:0 -> ../nvidia0
 //
-// udev makes such links for nodes of devtmpfs, which NVIDIA's are not. With the systemd cgroup driver the
-// low-level runtime hands each device to systemd under this name (generateDeviceProperties in
-// github.com/opencontainers/cgroups/devices). runc 1.1.3 to 1.1.6, and later ones on a systemd before 240, leave
-// a device out whose link leads nowhere: the container loses it when systemd next
-// applies its rules, as at "systemctl daemon-reload".
+// udev creates such links for nodes of devtmpfs, which NVIDIA's are not. With the systemd cgroup driver the
+// low-level runtime passes each device to systemd by this name (generateDeviceProperties in
+// github.com/opencontainers/cgroups/devices). runc 1.1.3 to 1.1.6, and later versions with systemd before
+// 240, skip devices whose link is missing: the container loses them when systemd next applies its rules,
+// for example at "systemctl daemon-reload".
 type CharLink struct {
 	Name   string // "/dev/char/195:0"
 	Target string // "../nvidia0"
 	Found  string // what is there instead; "" for nothing
-	Dead   bool   // Found is a link to nothing, nobody misses it
+	Dead   bool   // Found is a dangling link, which can be replaced
 }
 
-// Command is what an administrator types to make the link.
+// Command is the shell command that creates the link.
 func (l CharLink) Command() string {
 	return fmt.Sprintf("ln -sfn %s %s", l.Target, l.Name)
 }
@@ -54,7 +54,7 @@ func (m *Machine) charLinks(nodes []sysfs.Node) []CharLink {
 			Name:   fmt.Sprintf("/dev/char/%d:%d", n.Major, n.Minor),
 			Target: ".." + strings.TrimPrefix(n.Path, "/dev"),
 		}
-		// Nodes by-path are the same devices again. What has another number gets no second name for it.
+		// by-path names the same devices again. A node with a wrong number gets no link.
 		if strings.Contains(n.Path, "/by-path/") || n.Instead != "" || seen[l.Name] {
 			continue
 		}
@@ -69,7 +69,7 @@ func (m *Machine) charLinks(nodes []sysfs.Node) []CharLink {
 	return bad
 }
 
-// check tells whether the link is as it should be. If not, it says in l what is there.
+// check tells whether the link is right; if not, it sets Found and Dead.
 func (l *CharLink) check(root sysfs.Root, n sysfs.Node) bool {
 	info, err := root.Stat(l.Name[1:])
 	if err == nil && isDevice(info, n) {
@@ -83,7 +83,7 @@ func (l *CharLink) check(root sysfs.Root, n sysfs.Node) bool {
 		l.Dead = errors.Is(err, fs.ErrNotExist)
 		l.Found = fmt.Sprintf("a link to %.100q", target)
 	case !errors.Is(linkErr, fs.ErrNotExist) && !errors.Is(linkErr, syscall.ENOTDIR):
-		l.Found = "something else than a link"
+		l.Found = "not a link"
 	}
 	return false
 }
@@ -93,22 +93,22 @@ func isDevice(info fs.FileInfo, n sysfs.Node) bool {
 	return ok && info.Mode()&fs.ModeCharDevice != 0 && uint64(st.Rdev) == unix.Mkdev(uint32(n.Major), uint32(n.Minor))
 }
 
-// CharLinksMatter tells whether the links are looked at for a container.
+// CharLinksMatter tells whether a container needs the links.
 func (c Config) CharLinksMatter(systemdCgroup bool) bool {
 	return systemdCgroup || c.DevCharLinks == CharLinksAlways
 }
 
-// MayMakeCharLinks tells whether links that are missing are made: on the
-// machine itself, by root, if the configuration does not forbid it.
+// MayMakeCharLinks tells whether missing links are created: by root, on the machine itself, unless the
+// configuration forbids it.
 func (c Config) MayMakeCharLinks(root sysfs.Root) bool {
 	return root == "/" && os.Geteuid() == 0 && c.DevCharLinks != CharLinksNever
 }
 
-// makeCharLinks makes links below /dev/char. It returns what the operator may want to know. No
-// container fails for want of a link.
+// makeCharLinks creates links below /dev/char. It returns notes, not errors: no container fails for lack of a
+// link.
 func makeCharLinks(cfg Config, root sysfs.Root, bad []CharLink) []string {
 	if cfg.DevCharLinks == CharLinksNever {
-		return nil // who says so knows that they are not needed, or makes them
+		return nil
 	}
 	var notes, commands []string
 	may := cfg.MayMakeCharLinks(root)
@@ -130,11 +130,12 @@ func makeCharLinks(cfg Config, root sysfs.Root, bad []CharLink) []string {
 	if len(notes) == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("links to device nodes are not right: %s; with the systemd cgroup driver the container may lose these devices at the next 'systemctl daemon-reload'; make them with 'mkdir -p /dev/char && %s'",
+	return []string{fmt.Sprintf("wrong links to device nodes: %s; with the systemd cgroup driver the container may lose "+
+		"these devices at the next 'systemctl daemon-reload'; create them with 'mkdir -p /dev/char && %s'",
 		strings.Join(notes, ", "), strings.Join(commands, " && "))}
 }
 
-// make makes the link. A link to nothing is replaced in one step.
+// make creates the link, or atomically replaces a dangling one.
 func (l CharLink) make() error {
 	if err := os.Mkdir(path.Dir(l.Name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err

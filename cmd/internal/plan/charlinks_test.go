@@ -56,7 +56,7 @@ func TestCharLinks(t *testing.T) {
 		{"an absolute link counts from the root, to nothing", []sysfs.Node{nvidia0}, link("/dev/null"), found(`a link to "/dev/null"`, true)},
 		{"a link to a file", []sysfs.Node{nvidia0}, link("../../proc/devices"), found(`a link to "../../proc/devices"`, false)},
 		{"a link to itself", []sysfs.Node{nvidia0}, link("195:0"), found(`a link to "195:0"`, false)},
-		{"a directory", []sysfs.Node{nvidia0}, func(t *testing.T, name string) { require.NoError(t, os.Mkdir(name, 0o755)) }, found("something else than a link", false)},
+		{"a directory", []sysfs.Node{nvidia0}, func(t *testing.T, name string) { require.NoError(t, os.Mkdir(name, 0o755)) }, found("not a link", false)},
 		{
 			"nodes in directories, the same number twice, another number on the host",
 			[]sysfs.Node{
@@ -101,8 +101,8 @@ func TestCharLinksDriverContainer(t *testing.T) {
 
 // TestMakeCharLinksElsewhere never writes below another root, and tells what to type.
 func TestMakeCharLinksElsewhere(t *testing.T) {
-	command := "links to device nodes are not right: /dev/char/195:0 (missing), /dev/char/195:255 (a link to \"../nvidia9\"); with the systemd cgroup driver the container may lose these devices at the next 'systemctl daemon-reload'; " +
-		"make them with 'mkdir -p /dev/char && ln -sfn ../nvidia0 /dev/char/195:0 && ln -sfn ../nvidiactl /dev/char/195:255'"
+	command := "wrong links to device nodes: /dev/char/195:0 (missing), /dev/char/195:255 (a link to \"../nvidia9\"); with the systemd cgroup driver the container may lose these devices at the next 'systemctl daemon-reload'; " +
+		"create them with 'mkdir -p /dev/char && ln -sfn ../nvidia0 /dev/char/195:0 && ln -sfn ../nvidiactl /dev/char/195:255'"
 	tests := []struct {
 		mode    string
 		systemd bool
@@ -174,8 +174,8 @@ func TestHost(t *testing.T) {
 
 	// What is missing or leads nowhere is made; what leads elsewhere stays.
 	cfg.DevCharLinks = CharLinksAuto
-	note := "links to device nodes are not right: /dev/char/195:255 (a link to \"../null\"); with the systemd cgroup driver the container may lose these devices at the next 'systemctl daemon-reload'; " +
-		"make them with 'mkdir -p /dev/char && ln -sfn ../nvidiactl /dev/char/195:255'"
+	note := "wrong links to device nodes: /dev/char/195:255 (a link to \"../null\"); with the systemd cgroup driver the container may lose these devices at the next 'systemctl daemon-reload'; " +
+		"create them with 'mkdir -p /dev/char && ln -sfn ../nvidiactl /dev/char/195:255'"
 	assert.Equal(t, []string{note}, makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes)))
 	want := append([]string{
 		"dev/char/",

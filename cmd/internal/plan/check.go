@@ -14,14 +14,13 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Finding is something in a configuration file that has no effect, or not the one that was probably wanted.
+// Finding is a mistake in a configuration file that LoadConfig does not reject.
 type Finding struct {
-	File string // the file
-	Line int    // in it; 0 if the file has no such line
+	File string
+	Line int    // 0 if unknown
 	Text string // what is wrong and what to do
 }
 
-// String is the finding as one line.
 func (f Finding) String() string {
 	if f.Line > 0 {
 		return fmt.Sprintf("%s: line %d: %s", f.File, f.Line, f.Text)
@@ -29,14 +28,14 @@ func (f Finding) String() string {
 	return f.File + ": " + f.Text
 }
 
-// foreign are the keys of config.toml that NVIDIA's programs read and this runtime does not, and tables of
-// which all keys are theirs, with a period at the end. Sources: internal/config in NVIDIA's toolkit up to 1.19, and the
-// config.toml that its packages install.
+// foreign are the keys of config.toml that only NVIDIA's programs read; a trailing period means a whole table.
+// Sources: internal/config in NVIDIA's toolkit up to 1.19, and the config.toml in its packages.
 var foreign = []string{
 	"nvidia-container-cli.debug", "nvidia-container-cli.environment", "nvidia-container-cli.ldconfig",
 	"nvidia-container-cli.no-pivot", "nvidia-container-cli.path", "nvidia-container-cli.user",
 	"nvidia-container-runtime.mode", "nvidia-container-runtime.discover-mode",
-	"nvidia-container-runtime.modes.cdi.", "nvidia-container-runtime.modes.csv.", "nvidia-container-runtime.modes.jit-cdi.",
+	"nvidia-container-runtime.modes.cdi.", "nvidia-container-runtime.modes.csv.",
+	"nvidia-container-runtime.modes.jit-cdi.",
 	"nvidia-container-runtime.experimental.discover-mode", // of the toolkit's branch of 2022
 	"nvidia-container-runtime-hook.", "nvidia-ctk.",
 	"features.allow-cuda-compat-libs-from-container", "features.allow-ldconfig-from-container",
@@ -44,8 +43,8 @@ var foreign = []string{
 	"features.disable-imex-channel-creation", "features.gds", "features.gdrcopy", "features.mofed", "features.nvswitch",
 }
 
-// Check reads the files of a configuration once more, and lists what is in them without effect: keys in a wrong table,
-// misspelt ones, values that are not known, a log that cannot be written. Keys of NVIDIA's programs are left alone.
+// Check reads the files of a configuration again and lists what has no effect: misplaced and misspelled keys,
+// unknown values, a log file that cannot be written. It ignores the keys of NVIDIA's programs.
 func (c Config) Check() ([]Finding, error) {
 	files, err := c.files()
 	if err != nil {
@@ -60,12 +59,13 @@ func (c Config) Check() ([]Finding, error) {
 		}
 	}
 	if why := unwritable(c.Debug); why != "" {
-		list = append(list, Finding{File: c.File, Text: fmt.Sprintf("debug = %q: %s, and nothing is logged", c.Debug, why)})
+		text := fmt.Sprintf("debug = %q: %s, so nothing is logged", c.Debug, why)
+		list = append(list, Finding{File: c.File, Text: text})
 	}
 	return list, nil
 }
 
-// judge says what is wrong about a key or a table of the file, "" if nothing.
+// judge returns what is wrong with a key or a table of the file, "" if nothing.
 func (f configFile) judge(name string) string {
 	value := f.value(name)
 	if i := slices.IndexFunc(Keys, func(k Key) bool { return k.Name == name }); i >= 0 {
@@ -94,7 +94,7 @@ func (f configFile) judge(name string) string {
 	}
 	table, last := cutLast(name)
 	if len(table) > 0 && judgeTable(table) != "" {
-		return "" // said of the table
+		return "" // reported for the table
 	}
 	for _, prefix := range []string{ours, ""} {
 		for _, k := range Keys {
@@ -104,7 +104,8 @@ func (f configFile) judge(name string) string {
 		}
 	}
 	if near, ok := nearest(name, ""); ok {
-		return fmt.Sprintf("%s has no effect: did you mean %s %s?", name, near[strings.LastIndex(near, ".")+1:], inTable(near))
+		last := near[strings.LastIndex(near, ".")+1:]
+		return fmt.Sprintf("%s has no effect: did you mean %s %s?", name, last, inTable(near))
 	}
 	if strings.HasPrefix(name, ours) {
 		return fmt.Sprintf("%s has no effect: there is no such key", name)
@@ -112,7 +113,7 @@ func (f configFile) judge(name string) string {
 	return ""
 }
 
-// withoutEffect says what becomes of a value that is not known.
+// withoutEffect tells what an unknown value means.
 func withoutEffect(k Key) string {
 	if k.Name == "nvidia-container-runtime.modes.legacy.cuda-compat-mode" {
 		return "an image's forward-compatibility libcuda is preferred where it is newer"
@@ -120,7 +121,7 @@ func withoutEffect(k Key) string {
 	return "it counts as info"
 }
 
-// judgeTable finds tables whose names are nearly those of tables that have keys of ours.
+// judgeTable finds misspelled names of tables.
 func judgeTable(name string) string {
 	fold := func(s string) string { return strings.ReplaceAll(strings.ToLower(s), "_", "-") }
 	best, distance := "", 3
@@ -134,13 +135,14 @@ func judgeTable(name string) string {
 			}
 		}
 	}
-	if best == "" || slices.ContainsFunc(foreign, func(known string) bool { return strings.HasPrefix(known, name+".") }) {
+	theirs := func(known string) bool { return strings.HasPrefix(known, name+".") }
+	if best == "" || slices.ContainsFunc(foreign, theirs) {
 		return ""
 	}
 	return fmt.Sprintf("[%s] has no effect: did you mean [%s]?", name, best)
 }
 
-// value is the value of a key with dots, as far as its tables are tables.
+// value returns the value of a dotted key, nil if there is none.
 func (f configFile) value(name string) any {
 	v, _, _ := Key{Name: name}.find(f.tree)
 	return v
@@ -160,7 +162,7 @@ func inTable(key string) string {
 	return "above the first table"
 }
 
-// unwritable says why a log cannot be written, "" if it can or if there is none. It makes no file.
+// unwritable tells why a log file cannot be written, "" if it can, without creating it.
 func unwritable(name string) string {
 	if name == "" || name == "/dev/null" {
 		return ""

@@ -63,15 +63,15 @@ func TestCheck(t *testing.T) {
 		},
 		{
 			name: "a log in no directory", in: "[nvidia-container-runtime]\ndebug = \"/nonexistent/dir/log\"\n",
-			want: []Finding{{Text: `debug = "/nonexistent/dir/log": its directory /nonexistent/dir: no such file or directory, and nothing is logged`}},
+			want: []Finding{{Text: `debug = "/nonexistent/dir/log": its directory /nonexistent/dir: no such file or directory, so nothing is logged`}},
 		},
 		{
 			name: "a log that is a directory", in: "[nvidia-container-runtime]\ndebug = \"/tmp\"\n",
-			want: []Finding{{Text: `debug = "/tmp": it is a directory, and nothing is logged`}},
+			want: []Finding{{Text: `debug = "/tmp": it is a directory, so nothing is logged`}},
 		},
 		{
 			name: "a log in the bundle", in: "[nvidia-container-runtime]\ndebug = \"log\"\n",
-			want: []Finding{{Text: `debug = "log": it is not an absolute path, and nothing is logged`}},
+			want: []Finding{{Text: `debug = "log": it is not an absolute path, so nothing is logged`}},
 		},
 	}
 	for _, tt := range tests {

@@ -9,23 +9,21 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Values of sysroot-nodes: what a container is given as the device nodes of a machine that is not this one.
+// Values of sysroot-nodes: the device nodes that a container gets if sysroot is another machine.
 const (
-	NodesClosed = "closed" // nodes that nobody can open
-	NodesOpen   = "open"   // as on this machine
+	NodesClosed = "closed" // nodes that cannot be opened
+	NodesOpen   = "open"   // nodes with the same numbers
 )
 
-// ClosesNodes tells whether the device nodes of the machine below root are given closed: they are those of another
-// machine, and what has the same numbers here may be anything. Majors such as 508 are given out as drivers load, and
-// 195:0 is a real GPU where there is one.
+// ClosesNodes tells whether containers get closed nodes: those of another machine may have the numbers of any
+// device here. Majors such as 508 are assigned dynamically, and 195:0 may be a real GPU.
 func (c Config) ClosesNodes(root sysfs.Root) bool {
 	return root != "/" && c.SysrootNodes != NodesOpen
 }
 
-// ClosedNode brings a node into a container without the device: the node of the machine below dev is mounted with
-// nodev, so that the kernel refuses to open it (EACCES), whatever its numbers stand for here and whatever the
-// container's device rules and privileges are. It works in user namespaces too. Where that machine has no
-// such node, as an ordinary user cannot make any, this machine's /dev/null stands in, as closed as the others.
+// ClosedNode returns a nodev mount of the node below dev: the kernel refuses to open it (EACCES), whatever the
+// container's device rules and privileges are, in user namespaces too. If there is no such node, as only root
+// can create them, this machine's /dev/null is mounted instead.
 func ClosedNode(n sysfs.Node, dev sysfs.Root) specs.Mount {
 	source := "/dev/null"
 	if n.OnHost {

@@ -16,48 +16,45 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// maxConfigSize bounds config.toml; NVIDIA's own is about 2 KiB.
+// maxConfigSize limits config.toml; NVIDIA's has about 2 KiB.
 const maxConfigSize = 1 << 20
 
-// Seccomp fence modes: what is done about device nodes that a container
-// might make for GPUs it was not given.
+// Values of seccomp-fence: how containers are kept from creating device nodes of other GPUs.
 const (
 	FenceProfile = "profile" // extend the container's seccomp profile, if it has one
-	FenceAlways  = "always"  // make a minimal profile where there is none
+	FenceAlways  = "always"  // add a minimal profile if there is none
 	FenceOff     = "off"
 )
 
-// Config is what config.toml and the host's environment say, defaults filled
-// in. [Keys] has the keys.
+// Config is the configuration from config.toml and the environment, with defaults filled in; see [Keys].
 type Config struct {
-	// File is the path the configuration was looked for at.
+	// File is the path of config.toml, which need not exist.
 	File string
-	// Registration is the file of the registration that the runtime was started as, "" if it has none of its own: see
-	// [LoadConfig].
+	// Registration is the file of the registration that the runtime was started as, "" if none: see [LoadConfig].
 	Registration string
 
-	Debug       string   // our log file; "" or /dev/null = none
-	LogLevel    string   // as logrus names it
+	Debug       string   // log file; "" or /dev/null = none
+	LogLevel    string   // logrus's name
 	RuntimePath string   // the low-level runtime; "" = search Runtimes
 	Runtimes    []string // names or paths of low-level runtimes
 
-	Sysroot           string   // stands for "/" when the machine is read
+	Sysroot           string   // root directory of the machine to read
 	SysrootNodes      string   // NodesClosed or NodesOpen: the nodes of a Sysroot other than "/"
-	DriverRoot        string   // stands for "/" when the driver is looked for; below Sysroot
+	DriverRoot        string   // root directory of the driver, below Sysroot
 	LDCache           string   // ld.so.cache below the driver root
 	LibrarySearchPath []string // below the driver root
 	DataDirs          []string // below the driver root: XDG_DATA_DIRS of the host
 	MPSDirectory      string   // of the multi-process service: CUDA_MPS_PIPE_DIRECTORY of the host
-	LoadKmods         bool     // make missing nodes on the host
-	NoCgroups         bool     // no device rules
+	LoadKmods         bool     // create missing nodes on the host
+	NoCgroups         bool     // add no device cgroup rules
 
 	DisableRequire        bool     // ignore NVIDIA_REQUIRE_*
 	SwarmResources        []string // variables that replace NVIDIA_VISIBLE_DEVICES
-	EnvWhenUnprivileged   bool     // the environment counts without CAP_SYS_ADMIN
-	VolumeMounts          bool     // mounts name devices
-	RefuseUnprivileged    bool     // a request that is not granted is an error
+	EnvWhenUnprivileged   bool     // accept requests in the environment without CAP_SYS_ADMIN
+	VolumeMounts          bool     // accept requests as mounts
+	RefuseUnprivileged    bool     // refused requests are errors
 	SupportedCapabilities []string // of DriverCapabilities
-	CUDACompat            bool     // prefer an image's forward-compatibility libcuda where it is newer
+	CUDACompat            bool     // prefer an image's forward-compatibility libcuda if it is newer
 	Fence                 string   // one of Fence…
 	DevCharLinks          string   // one of CharLinks…
 	DriverDirectory       string   // one of Directory… or a path
@@ -66,24 +63,23 @@ type Config struct {
 	NoAdditionalGIDs bool // no groups for device nodes
 }
 
-// DriverCapabilities are the seven driver capabilities there are.
+// DriverCapabilities are the values of NVIDIA_DRIVER_CAPABILITIES.
 var DriverCapabilities = []string{"compat32", "compute", "display", "graphics", "ngx", "utility", "video"}
 
-// RegistrationMark is in the name of a program that is a registration of its own: see [LoadConfig].
+// RegistrationMark is followed by the registration's name in the program's name: see [LoadConfig].
 const RegistrationMark = "nvidia-container-runtime.experimental@"
 
-// LoadConfig reads the configuration of a runtime that was started under the name argv0 with the environment environ:
+// LoadConfig reads the configuration of a runtime that was started as argv0 with the environment environ:
 //
-//   - $NVIDIA_CTK_CONFIG_FILE_PATH, else ${XDG_CONFIG_HOME:-/etc}/nvidia-container-runtime/config.toml, and the one in
-//     /etc if XDG_CONFIG_HOME has none. No file is needed.
-//   - The variables of [Keys] in environ come before the keys of that file.
-//   - A registration of its own, for an engine that has the runtime several times with different settings, is a link to
-//     the program named nvidia-container-runtime.experimental@NAME, in any directory. The file of the same name with .toml
-//     behind it, in the same directory, comes before all else. It has to be there: another configuration must not
-//     take its place. Engines start a runtime by the path that they were given, for every command of a
-//     container, while the environment differs from command to command.
+//   - $NVIDIA_CTK_CONFIG_FILE_PATH, else ${XDG_CONFIG_HOME:-/etc}/nvidia-container-runtime/config.toml, else the one in
+//     /etc. None need exist.
+//   - The variables of [Keys] in environ override the keys of that file.
+//   - An engine may have the runtime several times with different settings: as links to the program, in any directory,
+//     named nvidia-container-runtime.experimental@NAME. The file of that name plus .toml, next to the link, overrides
+//     everything else, and must exist. Unlike the environment, the path by which the engine starts the runtime is the
+//     same for every command of a container.
 //
-// A file that is no TOML, or whose value for one of our keys cannot be understood, is an error with path and line.
+// Invalid TOML, and invalid values of our keys, are errors with path and line.
 func LoadConfig(argv0 string, environ []string) (Config, error) {
 	c := DefaultConfig()
 	base, err := c.loadBase(environ)
@@ -110,14 +106,14 @@ func LoadConfig(argv0 string, environ []string) (Config, error) {
 	named := c.File
 	if strings.HasPrefix(filepath.Base(argv0), RegistrationMark) {
 		if !filepath.IsAbs(argv0) {
-			return Config{}, fmt.Errorf("started as %q, whose configuration is beside it, by a name without its directory: "+
+			return Config{}, fmt.Errorf("started as %q, without the directory that has its configuration: "+
 				"register the runtime by its absolute path", argv0)
 		}
 		c.Registration = argv0 + ".toml"
 		named = c.Registration
 		f, there, err := readConfig(c.Registration)
 		if err == nil && !there {
-			err = fmt.Errorf("started as %q, whose configuration %s is not there: write it, or remove the registration from the engine",
+			err = fmt.Errorf("started as %q, but its configuration %s is missing: write it, or unregister the runtime",
 				argv0, c.Registration)
 		}
 		if err != nil {
@@ -133,7 +129,7 @@ func LoadConfig(argv0 string, environ []string) (Config, error) {
 	return c, nil
 }
 
-// loadBase reads the file that all registrations share, and sets c.File.
+// loadBase reads the file that all registrations share and sets c.File.
 func (c *Config) loadBase(environ []string) (configFile, error) {
 	const below = "nvidia-container-runtime/config.toml"
 	names := []string{Getenv(environ, "NVIDIA_CTK_CONFIG_FILE_PATH")}
@@ -157,7 +153,7 @@ func (c *Config) loadBase(environ []string) (configFile, error) {
 	return configFile{}, nil
 }
 
-// readConfig reads and decodes one file; it is false if there is none.
+// readConfig reads and decodes a file; it returns false if there is none.
 func readConfig(name string) (configFile, bool, error) {
 	f := configFile{name: name}
 	var err error
@@ -174,7 +170,6 @@ func readConfig(name string) (configFile, bool, error) {
 	return f, true, nil
 }
 
-// decode decodes the file's text.
 func (f *configFile) decode() error {
 	err := toml.Unmarshal(f.data, &f.tree)
 	if err == nil {
@@ -189,7 +184,7 @@ func (f *configFile) decode() error {
 	return fmt.Errorf("configuration %s: %s", f.name, what)
 }
 
-// DefaultConfig is the configuration where there is no file.
+// DefaultConfig returns the configuration without a file.
 func DefaultConfig() Config {
 	return Config{
 		LogLevel:              "info",
@@ -208,7 +203,7 @@ func DefaultConfig() Config {
 	}
 }
 
-// Getenv returns the last value of a variable in environ, without blanks around it.
+// Getenv returns the last value of a variable in environ, trimmed.
 func Getenv(environ []string, name string) string {
 	for _, e := range slices.Backward(environ) {
 		if v, ok := strings.CutPrefix(e, name+"="); ok {

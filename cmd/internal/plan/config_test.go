@@ -195,7 +195,7 @@ refused-request = "error"
 		},
 		{
 			name: "list for a string", in: "swarm-resource = []\n",
-			err: "line 1, column 1: swarm-resource is a list where a string with commas is expected",
+			err: "line 1, column 1: swarm-resource is a list where a comma-separated string is expected",
 		},
 		{
 			name: "list for a path", in: "nvidia-container-cli.root = [\"/\"]\n",
@@ -295,7 +295,7 @@ log-level = " "
 		},
 		{
 			name: "a registration without a file", argv0: filepath.Join(dir, RegistrationMark+"none"), environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + ctk},
-			err: "none.toml is not there: write it, or remove the registration from the engine",
+			err: "none.toml is missing: write it, or unregister the runtime",
 		},
 		{
 			name: "a registration by its bare name", argv0: RegistrationMark + "crun", environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + none},

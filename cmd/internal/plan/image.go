@@ -20,37 +20,37 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
 )
 
-// Image is what is learnt from the container's root filesystem. Whatever is odd about it counts as absent: it is the
-// image's, and no reason to fail. Little is looked at: a fixed list of names, and the directory of CUDA's
-// forward-compatibility libraries.
+// Image describes the container's root filesystem. Anything odd in it counts as absent: an image must not be
+// able to make a start fail. Only a fixed list of names and the directory of CUDA's forward-compatibility
+// libraries are read.
 type Image struct {
-	Root   string // absolute path; "" if there is none, or it cannot be opened
+	Root   string // absolute path; "" if it cannot be opened
 	Owner  rootfs.Owner
-	LibDir string // the distribution's own library directory, for programs that open libraries by path
+	LibDir string // the distribution's library directory, for programs that open libraries by path
 
-	LibDir32 string // the same for 32-bit libraries; "" where there is none
-	Nix      bool   // it has programs built by Nix
+	LibDir32 string // the same for 32-bit libraries; "" if none
+	Nix      bool   // has programs built by Nix
 }
 
-// view is an image that can be read.
+// view is an open image.
 type view struct {
 	Image
-	fs      *rootfs.FS // nil: there is none
+	fs      *rootfs.FS // nil if none
 	volumes []volume
 	notes   []string
 }
 
-// volume is a mount of the container's own that covers what we look for.
+// volume is a mount of the container that covers what we look for.
 type volume struct {
 	source string
 	fs     *rootfs.FS
 }
 
-// openImage opens the container's root filesystem. An error is the machine's, not the image's.
+// openImage opens the container's root filesystem. Errors are the machine's, not the image's.
 func openImage(c Container) (*view, error) {
 	v := &view{Image: Image{Owner: rootfs.Owner{UID: int(c.Facts.ContainerUID), GID: int(c.Facts.ContainerGID)}}}
 	if os.Geteuid() != 0 && !c.Facts.UserNS {
-		// An ordinary user cannot give files away.
+		// Only root can change a file's owner.
 		v.Owner = rootfs.Owner{UID: os.Geteuid(), GID: os.Getegid()}
 	}
 	err := errors.New("config.json names none")
@@ -69,12 +69,11 @@ func openImage(c Container) (*view, error) {
 	}
 	if v.fs == nil {
 		v.Root = ""
-		v.notes = append(v.notes, fmt.Sprintf("nothing is written into the container's root filesystem: %v", err))
+		v.notes = append(v.notes, fmt.Sprintf("the container's root filesystem is not changed: %v", err))
 	}
 	return v, nil
 }
 
-// Close gives up all handles.
 func (v *view) Close() {
 	if v.fs != nil {
 		_ = v.fs.Close()
@@ -84,7 +83,7 @@ func (v *view) Close() {
 	}
 }
 
-// fault is an error that no image can cause.
+// fault returns an error that no image can cause.
 func (v *view) fault() error {
 	for _, volume := range v.volumes {
 		if err := volume.fs.Fault(); err != nil {
@@ -100,8 +99,7 @@ func (v *view) fault() error {
 func (v *view) isDir(name string) bool     { return v.fs != nil && v.fs.IsDir(name) }
 func (v *view) isRegular(name string) bool { return v.fs != nil && v.fs.IsRegular(name) }
 
-// findLibDirs looks for the distribution's library directories. No cache and no link of the image has a say in where
-// that is.
+// findLibDirs finds the distribution's library directories, ignoring caches and links of the image.
 func (v *view) findLibDirs(arch ldcache.Arch) {
 	v.LibDir = "/usr/lib"
 	for _, dir := range []string{"/usr/lib/" + arch.Triplet(), "/usr/lib64"} {
@@ -124,12 +122,13 @@ func (v *view) findLibDirs(arch ldcache.Arch) {
 	}
 }
 
-// checkPlaces looks whether Dir can be mounted to. A file of the driver in whose place the image has a directory is
-// left out, unless nothing works without it.
+// checkPlaces checks that Dir can be a mount point. It leaves out files of the driver where the image has a
+// directory, or fails if the driver does not work without them.
 func (p *Plan) checkPlaces(v *view) error {
 	if cover, own := p.cover(Dir); cover != nil {
 		if !own && !mountable(*cover, Dir) {
-			return fmt.Errorf("the driver goes to %s in the container, where %q is mounted read-only without such a directory: make it in %q, or mount that elsewhere", Dir, cover.Destination, cover.Source)
+			return fmt.Errorf("the driver is mounted at %s, but the container mounts %q read-only and it has no such "+
+				"directory: create it in %q, or mount that elsewhere", Dir, cover.Destination, cover.Source)
 		}
 		return nil
 	}
@@ -138,11 +137,12 @@ func (p *Plan) checkPlaces(v *view) error {
 	}
 	switch mode, there := v.fs.Kind(Dir); {
 	case !there && v.fs.ReadOnly():
-		return fmt.Errorf("the driver goes to %s in the container, whose root filesystem %q is read-only and has no such directory: make it in the image", Dir, v.Root)
+		return fmt.Errorf("the driver is mounted at %s, but the root filesystem %q is read-only and has no such "+
+			"directory: create it in the image", Dir, v.Root)
 	case !there:
 		return nil
 	case !mode.IsDir():
-		return fmt.Errorf("the driver goes to %s in the container, where its image has something else than a directory", Dir)
+		return fmt.Errorf("the driver is mounted at %s, which is not a directory in the image", Dir)
 	case p.Directory != "":
 		return nil
 	}
@@ -161,8 +161,8 @@ func (p *Plan) checkPlaces(v *view) error {
 	return err
 }
 
-// read returns the content of a regular file as the container will see it: out of the volume that covers it, if one
-// does. There is false for anything but a regular file of at most max bytes.
+// read returns the content of a regular file as the container will see it, through the volume that covers it if
+// any; false for anything but a regular file of at most max bytes.
 func (p *Plan) read(v *view, name string, max int64) ([]byte, bool) {
 	filesystem := v.fs
 	if cover, _ := p.cover(name); cover != nil {
@@ -175,7 +175,7 @@ func (p *Plan) read(v *view, name string, max int64) ([]byte, bool) {
 	return data, err == nil
 }
 
-// volume opens the source of a mount; nil if that is no directory.
+// volume opens the source of a mount; nil if it is not a directory.
 func (v *view) volume(m spec.Mount) *rootfs.FS {
 	for _, open := range v.volumes {
 		if open.source == m.Source {
@@ -197,14 +197,14 @@ func isBind(m spec.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
-// cover is the last of the container's own mounts at a place or above it, and whether it is at the very place.
+// cover returns the container's last mount at or above a path, and whether it is at that path.
 func (p *Plan) cover(name string) (_ *spec.Mount, own bool) {
 	mounts := p.container.Facts.Mounts
 	if p.mounted == nil {
 		p.mounted = make(map[string]int, 2*len(mounts))
 		for i, m := range mounts {
 			if slices.Equal(m.Options, fileOptions) || slices.Equal(m.Options, socketOptions) {
-				continue // ours, of an earlier start
+				continue // ours, from an earlier start
 			}
 			at := path.Clean("/" + m.Destination)
 			p.mounted[at], p.mounted[unalias(at)] = i, i
@@ -225,7 +225,7 @@ func (p *Plan) cover(name string) (_ *spec.Mount, own bool) {
 	return m, unalias(path.Clean("/"+m.Destination)) == unalias(name)
 }
 
-// below is the path of a name inside the mount that covers it.
+// below returns a path relative to the mount that covers it.
 func below(m spec.Mount, name string) string {
 	at := path.Clean("/" + m.Destination)
 	if rest, ok := strings.CutPrefix(name, at); ok {
@@ -234,8 +234,8 @@ func below(m spec.Mount, name string) string {
 	return strings.TrimPrefix(unalias(name), unalias(at))
 }
 
-// mountable tells whether a low-level runtime can mount something below a mount of the container's own: it makes
-// what is missing there, but not in one that is read-only.
+// mountable tells whether a low-level runtime can mount at name, below the mount m: the mount point must exist
+// if m is read-only.
 func mountable(m spec.Mount, name string) bool {
 	if !slices.Contains(m.Options, "ro") {
 		return true
@@ -244,8 +244,8 @@ func mountable(m spec.Mount, name string) bool {
 	return isBind(m) && err == nil
 }
 
-// unalias is a clean path in the container with its most usual aliases undone: /lib is /usr/lib and /var/run is /run
-// in most images.
+// unalias resolves the common aliases of a clean path in the container: in most images /lib is /usr/lib and
+// /var/run is /run.
 func unalias(name string) string {
 	if rest, ok := strings.CutPrefix(name, "/var/run/"); ok {
 		return "/run/" + rest

@@ -14,50 +14,50 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// Key is one key of config.toml. The table of them, [Keys], is all there is to a key: reading the file,
-// "nvsysfs info", "nvsysfs config check", the example file and the manual are made from it.
+// Key is a key of config.toml. Its row in [Keys] defines it: parsing, "nvsysfs info", "nvsysfs config check",
+// the example file and the manual page all follow from the row.
 type Key struct {
-	Name     string   // with the names of its tables in front: "nvidia-container-cli.root"
-	Over     string   // the key whose value it replaces, as more specific; "" if none
-	Variable string   // of the runtime's environment, that replaces its value; "" if none
-	Default  string   // as in the file, a TOML value
-	Values   []string // the words it can be; nil if anything
+	Name     string   // dotted: "nvidia-container-cli.root"
+	Over     string   // the less specific key that it overrides; "" if none
+	Variable string   // the runtime's environment variable that overrides it; "" if none
+	Default  string   // a TOML value
+	Values   []string // allowed values; nil if any
 	Doc      string   // what it does, in sentences; code in backquotes
 
-	field func(*Config) any // where the value goes: see set
+	field func(*Config) any // see set
 }
 
-// ours is the table that no other program reads.
+// ours is the table that only this runtime reads.
 const ours = "nvidia-container-runtime.experimental."
 
 // Keys are the keys that the runtime reads, in the order of the file.
 var Keys = []Key{
 	{
 		Name: "disable-require", Default: "false", field: func(c *Config) any { return &c.DisableRequire },
-		Doc: "Do not check `NVIDIA_REQUIRE_*`, which says what the image needs of the driver and the GPU.",
+		Doc: "Do not check `NVIDIA_REQUIRE_*`, the image's requirements for driver and GPU.",
 	},
 	{
 		Name: "swarm-resource", Default: `""`, field: func(c *Config) any { return (*words)(&c.SwarmResources) },
-		Doc: "Variables of the container, separated by commas, that replace `NVIDIA_VISIBLE_DEVICES`, as Docker Swarm sets them.",
+		Doc: "Comma-separated container variables, set by Docker Swarm, that replace `NVIDIA_VISIBLE_DEVICES`.",
 	},
 	{
 		Name: "accept-nvidia-visible-devices-envvar-when-unprivileged", Default: "true",
 		field: func(c *Config) any { return &c.EnvWhenUnprivileged },
-		Doc:   "If false, the container's environment counts only for containers with CAP_SYS_ADMIN.",
+		Doc:   "If false, requests in the environment need CAP_SYS_ADMIN.",
 	},
 	{
 		Name: "accept-nvidia-visible-devices-as-volume-mounts", Default: "false",
 		field: func(c *Config) any { return &c.VolumeMounts },
-		Doc:   "If true, mounts of `/dev/null` below `/var/run/nvidia-container-devices` name devices.",
+		Doc:   "If true, mounts of `/dev/null` below `/var/run/nvidia-container-devices` request devices.",
 	},
 	{
 		Name: "supported-driver-capabilities", Default: `"compat32,compute,display,graphics,ngx,utility,video"`,
 		field: func(c *Config) any { return (*words)(&c.SupportedCapabilities) },
-		Doc:   "The driver capabilities that a container may get, separated by commas, whatever `NVIDIA_DRIVER_CAPABILITIES` says.",
+		Doc:   "The driver capabilities that `NVIDIA_DRIVER_CAPABILITIES` may request, separated by commas.",
 	},
 	{
 		Name: "nvidia-container-cli.root", Default: `"/"`, field: func(c *Config) any { return &c.DriverRoot },
-		Doc: "The root directory of the driver's files: `/run/nvidia/driver` with a driver container.",
+		Doc: "The driver's root directory: `/run/nvidia/driver` with a driver container.",
 	},
 	{
 		Name: "nvidia-container-cli.ldcache", Default: `"/etc/ld.so.cache"`, field: func(c *Config) any { return &c.LDCache },
@@ -65,31 +65,31 @@ var Keys = []Key{
 	},
 	{
 		Name: "nvidia-container-cli.load-kmods", Default: "true", field: func(c *Config) any { return &c.LoadKmods },
-		Doc: "Make device nodes that the host lacks. No kernel module is ever loaded.",
+		Doc: "Create missing device nodes on the host. No kernel module is ever loaded.",
 	},
 	{
 		Name: "nvidia-container-cli.no-cgroups", Default: "false", field: func(c *Config) any { return &c.NoCgroups },
-		Doc: "Leave the container's device rules alone.",
+		Doc: "Do not change the container's device cgroup rules.",
 	},
 	{
 		Name: "nvidia-container-runtime.debug", Default: `""`, field: func(c *Config) any { return &c.Debug },
-		Doc: "A log file: what was done for each container, and what was left out. Empty or `/dev/null` for none.",
+		Doc: "Log file: what each container got, and what was left out. Empty or `/dev/null` for none.",
 	},
 	{
 		Name: "nvidia-container-runtime.log-level", Default: `"info"`, field: func(c *Config) any { return &c.LogLevel },
 		Values: []string{"trace", "debug", "info", "warning", "warn", "error", "fatal", "panic"},
-		Doc:    "The least severe messages that are logged: `trace`, `debug`, `info`, `warning` or `error`.",
+		Doc:    "The lowest level that is logged: `trace`, `debug`, `info`, `warning` or `error`.",
 	},
 	{
 		Name: "nvidia-container-runtime.runtimes", Default: `["docker-runc", "runc", "crun"]`,
 		field: func(c *Config) any { return &c.Runtimes },
-		Doc:   "Low-level runtimes: the first one found is used. `PATH` is searched, then the usual directories.",
+		Doc:   "Low-level runtimes; the first one found in `PATH` or the usual directories is used.",
 	},
 	{
 		Name: "nvidia-container-runtime.modes.legacy.cuda-compat-mode", Default: `""`,
 		Values: []string{"", "ldconfig", "mount", "hook", "disabled"},
 		field:  func(c *Config) any { return word{&c.CUDACompat, "disabled", "enabled"} },
-		Doc:    "If `disabled`, the forward-compatibility libcuda of an image is never preferred to the host's.",
+		Doc:    "If `disabled`, an image's forward-compatibility libcuda is never preferred over the host's.",
 	},
 	{
 		Name: ours + "debug", Over: "nvidia-container-runtime.debug", Default: `""`,
@@ -105,7 +105,7 @@ var Keys = []Key{
 	{
 		Name: ours + "runtime-path", Default: `""`,
 		Variable: "NVIDIA_CONTAINER_RUNTIME_PATH", field: func(c *Config) any { return &c.RuntimePath },
-		Doc: "The low-level runtime: a path, or a name to look up in `PATH`. Empty for the first of `runtimes`.",
+		Doc: "The low-level runtime: a path, or a name in `PATH`. Empty for the first of `runtimes`.",
 	},
 	{
 		Name: ours + "root", Over: "nvidia-container-cli.root", Default: `""`,
@@ -115,13 +115,13 @@ var Keys = []Key{
 	{
 		Name: ours + "sysroot", Default: `"/"`,
 		Variable: "NVIDIA_CONTAINER_RUNTIME_SYSROOT", field: func(c *Config) any { return &c.Sysroot },
-		Doc: "The root directory of the machine that is read.",
+		Doc: "The root directory of the machine to read, such as an unpacked fixture.",
 	},
 	{
 		Name: ours + "sysroot-nodes", Default: `"closed"`, Values: []string{NodesClosed, NodesOpen},
 		Variable: "NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES", field: func(c *Config) any { return &c.SysrootNodes },
-		Doc: "The device nodes of a container if `sysroot` is not `/`: `closed`, so that nobody can open them, " +
-			"whatever has their numbers here, or `open`, as on this machine.",
+		Doc: "Device nodes if `sysroot` is not `/`: `closed`, which cannot be opened, or `open`, " +
+			"which open whatever has their numbers on this machine.",
 	},
 	{
 		Name: ours + "library-search-path", Default: "[]", field: func(c *Config) any { return &c.LibrarySearchPath },
@@ -130,30 +130,30 @@ var Keys = []Key{
 	{
 		Name: ours + "seccomp-fence", Default: `"profile"`, Values: []string{FenceProfile, FenceAlways, FenceOff},
 		field: func(c *Config) any { return &c.Fence },
-		Doc: "Keep containers from making device nodes of other GPUs: `profile` if they have a seccomp profile, " +
+		Doc: "Keep containers from creating device nodes of other GPUs: `profile` if they have a seccomp profile, " +
 			"`always`, or `off`.",
 	},
 	{
 		Name: ours + "refused-request", Default: `"ignore"`, Values: []string{"ignore", "error"},
 		field: func(c *Config) any { return word{&c.RefuseUnprivileged, "ignore", "error"} },
-		Doc: "What to do with a request that is not granted: `ignore` it and start without a GPU, or fail the " +
-			"container with an `error`.",
+		Doc:   "What to do with a refused request: `ignore` it and start without a GPU, or fail with an `error`.",
 	},
 	{
 		Name: ours + "dev-char-links", Default: `"auto"`, Values: []string{CharLinksAuto, CharLinksAlways, CharLinksNever},
 		field: func(c *Config) any { return &c.DevCharLinks },
-		Doc: "Make the `/dev/char` links that systemd's device policy needs: `auto`, with the systemd cgroup driver, " +
-			"`always`, or `never`.",
+		Doc: "Create the `/dev/char` links that systemd's device policy needs: `auto` (with the systemd cgroup " +
+			"driver), `always`, or `never`.",
 	},
 	{
 		Name: ours + "driver-directory", Default: `"auto"`, field: func(c *Config) any { return &c.DriverDirectory },
 		Doc: "Mount the driver as one directory of hard links, kept in `/usr/lib/nvidia-container-runtime` " +
-			"or in `/var/lib` (`auto` and `always`), or in the directory with this path; `off` mounts each file. " +
-			"A container sees the same either way.",
+			"or in `/var/lib` (`auto` and `always`), or at this path; `off` mounts each file. " +
+			"Containers see the same files either way.",
 	},
 	{
-		Name: "features.ignore-imex-channel-requests", Default: "false", field: func(c *Config) any { return &c.IgnoreIMEX },
-		Doc: "Ignore `NVIDIA_IMEX_CHANNELS`.",
+		Name: "features.ignore-imex-channel-requests", Default: "false",
+		field: func(c *Config) any { return &c.IgnoreIMEX },
+		Doc:   "Ignore `NVIDIA_IMEX_CHANNELS`.",
 	},
 	{
 		Name: "features.no-additional-gids-for-device-nodes", Default: "false",
@@ -162,18 +162,18 @@ var Keys = []Key{
 	},
 }
 
-// words is a list that the file has as one string with commas.
+// words is a list that the file writes as one comma-separated string.
 type words []string
 
-// word is a choice between two: is false by the first word, true by any other.
+// word is a choice of two: false for the first word, true for any other.
 type word struct {
 	is     *bool
 	no     string
 	others string
 }
 
-// set gives c the value that a file has for the key. A blank string stands for the key's absence, so that
-// a configuration management may fill in nothing.
+// set stores a file's value of the key in c. A blank string counts as absent, so that templates may fill in
+// nothing.
 func (k Key) set(c *Config, v any) error {
 	text, isText := v.(string)
 	items, isList := v.([]any)
@@ -208,7 +208,7 @@ func (k Key) set(c *Config, v any) error {
 			*field = split(text)
 			return nil
 		}
-		want = "a string with commas"
+		want = "a comma-separated string"
 	case word:
 		if isText {
 			if text = strings.TrimSpace(text); text != "" {
@@ -230,8 +230,8 @@ func (k Key) set(c *Config, v any) error {
 	return fmt.Errorf("%s is %s where %s is expected", k.Name, describeTOML(v), want)
 }
 
-// checkWord checks a value against those that there are. Only a key of our own table is an error:
-// what NVIDIA's programs make of theirs is not known here, see [Config.Check].
+// checkWord rejects unknown values, but only in our own table: NVIDIA's programs may know more values of their
+// keys, see [Config.Check].
 func (k Key) checkWord(text string) error {
 	if text != "" && strings.HasPrefix(k.Name, ours) && !strings.HasSuffix(k.Name, "log-level") {
 		return k.unknownWord(text)
@@ -239,7 +239,7 @@ func (k Key) checkWord(text string) error {
 	return nil
 }
 
-// unknownWord is the error about a value that the key cannot have, nil for one that it can.
+// unknownWord returns an error for a value that the key cannot have.
 func (k Key) unknownWord(text string) error {
 	if k.Values == nil || slices.Contains(k.Values, text) {
 		return nil
@@ -254,7 +254,7 @@ func (k Key) unknownWord(text string) error {
 	return fmt.Errorf("%s %q is none of %s", name, text, strings.Join(list, ", "))
 }
 
-// get returns the value that counts in a configuration: a string, a bool or a list of strings.
+// get returns the key's value in a configuration: a string, a bool or a list of strings.
 func (k Key) get(c Config) any {
 	switch field := k.field(&c).(type) {
 	case *bool:
@@ -274,7 +274,7 @@ func (k Key) get(c Config) any {
 	return nil
 }
 
-// describeTOML tells the kind of a value in words, and shows it if it is short.
+// describeTOML describes the type of a value, and the value if it is short.
 func describeTOML(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -291,7 +291,7 @@ func describeTOML(v any) string {
 	return "a date or time"
 }
 
-// find returns the value of a key in a decoded file. What stands in the place of its table is an error.
+// find returns the value of a key in a decoded file. It fails if the key's table is not a table.
 func (k Key) find(tree map[string]any) (any, bool, error) {
 	path := strings.Split(k.Name, ".")
 	for i, name := range path {
@@ -307,7 +307,7 @@ func (k Key) find(tree map[string]any) (any, bool, error) {
 	return nil, false, nil
 }
 
-// tableError tells of a value where a table belongs.
+// tableError reports a value where a table belongs.
 type tableError struct{ table, found string }
 
 func (e *tableError) Error() string {
@@ -321,7 +321,7 @@ type configFile struct {
 	tree map[string]any
 }
 
-// apply gives c the values that the file has, in the order of [Keys].
+// apply stores the file's values in c, in the order of [Keys].
 func (f configFile) apply(c *Config) error {
 	for _, k := range Keys {
 		name := k.Name
@@ -345,7 +345,7 @@ func (f configFile) apply(c *Config) error {
 	return nil
 }
 
-// unknown yields the names of keys of our own table that are not in [Keys], sorted.
+// unknown yields the keys of our own table that are not in [Keys], sorted.
 func (f configFile) unknown() func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		runtime, _ := f.tree["nvidia-container-runtime"].(map[string]any)
@@ -369,7 +369,7 @@ func isKey(name string) bool {
 	return slices.ContainsFunc(Keys, func(k Key) bool { return k.Name == name })
 }
 
-// at puts the file's name and the line of a key in front of an error.
+// at prefixes an error with the file's name and the key's line.
 func (f configFile) at(name string, err error) error {
 	if line, column := f.position(name); line > 0 {
 		return fmt.Errorf("configuration %s: line %d, column %d: %w", f.name, line, column, err)
@@ -377,7 +377,7 @@ func (f configFile) at(name string, err error) error {
 	return fmt.Errorf("configuration %s: %w", f.name, err)
 }
 
-// position finds where a key, or the first key of a table, is in the file; 0 if nowhere.
+// position finds a key, or the first key of a table, in the file; 0 if there is none.
 func (f configFile) position(name string) (line, column int) {
 	for key, at := range f.positions() {
 		if key == name || strings.HasPrefix(key, name+".") {
@@ -387,7 +387,7 @@ func (f configFile) position(name string) (line, column int) {
 	return 0, 0
 }
 
-// positions yields the keys and tables of the file, in its order.
+// positions yields the keys and tables of the file in order.
 func (f configFile) positions() func(yield func(string, unstable.Position) bool) {
 	return func(yield func(string, unstable.Position) bool) {
 		var p unstable.Parser
@@ -419,8 +419,8 @@ func (f configFile) positions() func(yield func(string, unstable.Position) bool)
 	}
 }
 
-// nearest finds the key that a name was probably meant to be: one of those whose names begin with prefix
-// whose last word differs by two letters at most, one in a short word. Case and - or _ do not count.
+// nearest finds the key that a name was probably meant to be: one that begins with prefix and whose last word
+// differs by at most two letters, one in a short word. Case, - and _ do not count.
 func nearest(name, prefix string) (string, bool) {
 	fold := func(s string) string {
 		s = s[strings.LastIndex(s, ".")+1:]
@@ -442,7 +442,7 @@ func nearest(name, prefix string) (string, bool) {
 
 func abs(n int) int { return max(n, -n) }
 
-// editDistance counts the letters to be put in, taken out or replaced to make b of a.
+// editDistance is the Levenshtein distance of a and b.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -463,16 +463,16 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-// Setting is one thing that can be configured.
+// Setting is the value of a key and where it comes from.
 type Setting struct {
-	Key    string `json:"key"`            // in config.toml, with dots
-	Value  any    `json:"value"`          // string, bool or []string, as it counts
-	Origin string `json:"origin"`         // "default", the key of config.toml or the variable that it comes from
-	File   string `json:"file,omitempty"` // the file that has the key; "" for the other origins
+	Key    string `json:"key"`            // dotted
+	Value  any    `json:"value"`          // string, bool or []string
+	Origin string `json:"origin"`         // "default", a key of config.toml or a variable
+	File   string `json:"file,omitempty"` // the file with the key; "" for other origins
 }
 
-// Settings lists each value of c, and where it comes from. environ is what LoadConfig was given. It is
-// false if there is no configuration file.
+// Settings lists each value of c and its origin. environ is what LoadConfig was given. It returns false if there
+// is no configuration file.
 func (c Config) Settings(environ []string) ([]Setting, bool, error) {
 	files, err := c.files()
 	if err != nil {
@@ -481,12 +481,12 @@ func (c Config) Settings(environ []string) ([]Setting, bool, error) {
 	var list []Setting
 	for _, k := range Keys {
 		if slices.ContainsFunc(Keys, func(other Key) bool { return other.Over == k.Name }) {
-			continue // the more specific key has the line
+			continue // shown as the more specific key
 		}
 		s := Setting{Key: k.Name, Value: k.get(c), Origin: "default"}
 		for _, f := range files {
 			if f.name == c.Registration && c.Registration != "" && k.Variable != "" {
-				// The registration's file comes after the environment.
+				// The registration's file overrides the environment.
 				k.fromEnviron(environ, &s)
 			}
 			for _, name := range []string{k.Over, k.Name} {
@@ -511,7 +511,7 @@ func (k Key) fromEnviron(environ []string, s *Setting) {
 	}
 }
 
-// files reads the files that c was made from, those that are there.
+// files reads those of c's files that exist.
 func (c Config) files() ([]configFile, error) {
 	var files []configFile
 	for _, name := range []string{c.File, c.Registration} {
@@ -529,7 +529,7 @@ func (c Config) files() ([]configFile, error) {
 	return files, nil
 }
 
-// split takes a comma-separated list apart, dropping blanks and empty items.
+// split splits a comma-separated list, dropping blanks and empty items.
 func split(list string) []string {
 	var out []string
 	for item := range strings.SplitSeq(list, ",") {
@@ -540,7 +540,7 @@ func split(list string) []string {
 	return out
 }
 
-// check checks what a single value does not tell.
+// check checks values that set cannot.
 func (c *Config) check() error {
 	for _, d := range []struct{ key, value string }{{"sysroot", c.Sysroot}, {"root", c.DriverRoot}} {
 		if !filepath.IsAbs(d.value) {

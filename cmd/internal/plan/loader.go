@@ -15,28 +15,28 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// Update is a file of the image that is changed, or made, so that a loader finds [Dir]: either a loader's cache, which
-// gets Entries, or a list of directories, which gets Lines.
+// Update changes or creates a file of the image so that a loader finds [Dir]: a loader cache gets Entries, a
+// list of directories gets Lines.
 type Update struct {
 	Path    string
-	Entries []ldcache.Entry // in the place of those of the same name
+	Entries []ldcache.Entry // replace those of the same name
 	Lines   []string
-	Last    bool   // Lines go behind what is there, not before it
-	Old     []byte // what the file has now, nil for none
-	New     []byte // what it will have
-	Covered bool   // a mount of the container is above it: what is in the image would not be seen
+	Last    bool   // append Lines instead of prepending them
+	Old     []byte // current content, nil if none
+	New     []byte // content after the update
+	Covered bool   // hidden by a mount of the container
 }
 
-// Bounds on what is read of an image. The ld.so.cache of a large desktop has 250 KiB.
+// Limits on what is read from an image. The ld.so.cache of a large desktop has 250 KiB.
 const (
 	maxCacheSize = 16 << 20
 	maxListSize  = 64 << 10
 )
 
-// glibc is one GNU C library that an image may have: its loader, and the directory of its cache and ld.so.conf.
+// glibc is a GNU C library that an image may have: its loader, and the directory of its cache and ld.so.conf.
 type glibc struct{ loader, etc string }
 
-// glibcs are, after the usual one, that of the glibc packages for Alpine.
+// glibcs are the usual one and that of the glibc packages for Alpine.
 var glibcs = map[ldcache.Arch][]glibc{
 	ldcache.X8664: {
 		{"/lib64/ld-linux-x86-64.so.2", "/etc"},
@@ -50,8 +50,8 @@ var glibcs = map[ldcache.Arch][]glibc{
 	ldcache.PPC64LE: {{"/lib64/ld64.so.2", "/etc"}},
 }
 
-// planLoader makes the image's loaders find Dir. An image of glibc without a cache gets one with our entries alone:
-// glibc looks for everything else in its own directories, as it did without.
+// planLoader makes the image's loaders find Dir. A glibc image without a cache gets one with our entries only:
+// glibc still finds everything else in its default directories.
 func (p *Plan) planLoader(v *view) {
 	v.findLibDirs(p.Arch)
 	p.Image = v.Image
@@ -59,19 +59,21 @@ func (p *Plan) planLoader(v *view) {
 	if compat, ok := p.findCompat(v); ok {
 		flags := p.Arch.Flags()
 		for _, name := range compat.Libraries {
-			entries = slices.DeleteFunc(entries, func(e ldcache.Entry) bool { return e.Name == name && e.Flags == flags })
+			entries = slices.DeleteFunc(entries, func(e ldcache.Entry) bool {
+				return e.Name == name && e.Flags == flags
+			})
 			entries = append(entries, ldcache.Entry{Name: name, Path: path.Join(compat.Dir, name), Flags: flags})
 		}
 		lines = slices.Insert(lines, 0, compat.Dir)
 		p.notef("CUDA forward-compatibility libraries of %s in the image come first in the loader cache", compat.Version)
 	}
-	musl := strings.Replace(string(p.Arch), "ppc64", "powerpc64", 1) // as LDSO_ARCH in its source
+	musl := strings.Replace(string(p.Arch), "ppc64", "powerpc64", 1) // LDSO_ARCH in musl's source
 	hasMusl := func() bool { return v.isRegular("/lib/ld-musl-" + musl + ".so.1") }
 	usual := false
 	for i, libc := range glibcs[p.Arch] {
 		data, there := p.read(v, libc.etc+"/ld.so.cache", maxCacheSize)
 		if _, err := ldcache.Parse(data); !there || err != nil {
-			// gcompat of Alpine has a loader of glibc's name, which reads no cache.
+			// Alpine's gcompat has a loader of glibc's name, which reads no cache.
 			if !v.isRegular(libc.loader) || i == 0 && hasMusl() {
 				continue
 			}
@@ -84,12 +86,12 @@ func (p *Plan) planLoader(v *view) {
 		p.updateMusl(v, "/etc/ld-musl-"+musl+".path")
 	}
 	if v.isDir("/nix/store") {
-		// Programs built by Nix read no cache of /etc; they have this directory in their search path.
+		// Programs built by Nix do not read /etc/ld.so.cache; this directory is in their search path.
 		p.Image.Nix = true
 	}
 }
 
-// updateConf keeps the entries of the cache through an "ldconfig" run in the container.
+// updateConf preserves the cache entries when ldconfig runs in the container.
 func (p *Plan) updateConf(v *view, etc string, lines []string) {
 	conf, there := p.read(v, etc+"/ld.so.conf", maxListSize)
 	for line := range bytes.Lines(conf) {
@@ -103,8 +105,8 @@ func (p *Plan) updateConf(v *view, etc string, lines []string) {
 	p.planUpdate(Update{Path: etc + "/ld.so.conf", Lines: lines, Old: present(conf, there)})
 }
 
-// updateMusl extends the search path of musl's loader: directories separated by colons or newlines, in the place of
-// its own list of /lib:/usr/local/lib:/usr/lib (ldso/dynlink.c).
+// updateMusl extends the search path of musl's loader: directories separated by colons or newlines, which
+// replace the default /lib:/usr/local/lib:/usr/lib (ldso/dynlink.c).
 func (p *Plan) updateMusl(v *view, name string) {
 	u := Update{Path: name, Lines: []string{Dir}, Last: true}
 	if u.Old = present(p.read(v, name, maxListSize)); u.Old == nil {
@@ -113,7 +115,7 @@ func (p *Plan) updateMusl(v *view, name string) {
 	p.planUpdate(u)
 }
 
-// present is data, and nil only if there is none.
+// present returns data, nil only if there is no file.
 func present(data []byte, there bool) []byte {
 	if there && data == nil {
 		return []byte{}
@@ -121,20 +123,20 @@ func present(data []byte, there bool) []byte {
 	return data
 }
 
-// planUpdate plans a change of a file, unless it has all of it already.
+// planUpdate adds an update unless the file already has all of it.
 func (p *Plan) planUpdate(u Update) {
 	cover, own := p.cover(u.Path)
 	switch {
 	case own:
-		p.notef("%s is left as it is: the container mounts something there (%q)", u.Path, cover.Destination)
+		p.notef("%s is unchanged: the container mounts something there (%q)", u.Path, cover.Destination)
 		return
 	case cover != nil && u.Entries == nil:
-		return // for ldconfig only
+		return // only ldconfig needs it
 	}
 	u.Covered = cover != nil
 	var err error
 	if u.New, err = u.merge(u.Old, p.Inventory.Driver.Version); err != nil {
-		p.notef("%s is left as it is: %v", u.Path, err)
+		p.notef("%s is unchanged: %v", u.Path, err)
 		return
 	}
 	if u.Old == nil || !bytes.Equal(u.Old, u.New) {
@@ -142,9 +144,9 @@ func (p *Plan) planUpdate(u Update) {
 	}
 }
 
-// merge is the content of the file after the update, from what it has now. A cache that cannot be read counts as
-// empty, as it does for glibc. Entries of ours that are there stay, for containers on the same root filesystem, but
-// those whose name has another driver's version.
+// merge returns the updated content of the file. A cache that cannot be parsed counts as empty, as it does for
+// glibc. Our earlier entries stay, for other containers on the same root filesystem, except those of another
+// driver version.
 func (u Update) merge(old []byte, version string) ([]byte, error) {
 	if u.Entries != nil {
 		cache, err := ldcache.Parse(old)
@@ -176,8 +178,8 @@ func (u Update) merge(old []byte, version string) ([]byte, error) {
 	}
 }
 
-// cacheEntries are the lines of a loader cache for the driver's libraries, as
-// ldconfig would write them: one by the SONAME and one by each other name. It does not look into subdirectories.
+// cacheEntries returns the entries that ldconfig would write for the driver's libraries: one for the SONAME and
+// one for each other name, without subdirectories.
 func (p *Plan) cacheEntries() []ldcache.Entry {
 	entries := []ldcache.Entry{}
 	for _, f := range p.Files {
@@ -192,13 +194,14 @@ func (p *Plan) cacheEntries() []ldcache.Entry {
 			}
 		}
 		for _, name := range names {
-			entries = append(entries, ldcache.Entry{Name: name, Path: path.Join(Dir, path.Dir(f.Place), name), Flags: flags})
+			file := path.Join(Dir, path.Dir(f.Place), name)
+			entries = append(entries, ldcache.Entry{Name: name, Path: file, Flags: flags})
 		}
 	}
 	return entries
 }
 
-// cacheFlags are the flags that the driver's libraries of 32 or 64 bits have in the loader's cache.
+// cacheFlags returns the loader cache flags of the driver's libraries of 32 or 64 bits.
 func cacheFlags(arch ldcache.Arch, bits int) int32 {
 	if bits != arch.Bits() {
 		arch = arch.Compat()
@@ -206,7 +209,7 @@ func cacheFlags(arch ldcache.Arch, bits int) int32 {
 	return arch.Flags()
 }
 
-// findCompat looks for CUDA forward-compatibility libraries that this driver may run with.
+// findCompat finds CUDA forward-compatibility libraries that work with this driver.
 func (p *Plan) findCompat(v *view) (rootfs.Compat, bool) {
 	if !p.config.CUDACompat || v.fs == nil {
 		return rootfs.Compat{}, false
@@ -216,9 +219,10 @@ func (p *Plan) findCompat(v *view) (rootfs.Compat, bool) {
 		return rootfs.Compat{}, false
 	}
 	for _, g := range p.Selection.GPUs {
-		// The driver answers CUDA error 804 there, while its own libcuda works.
+		// They would fail with CUDA error 804, while the driver's own libcuda works.
 		if brand, _ := sysfs.Brand(g.GPU.Model, p.Inventory.Driver.Version); brand == "geforce" || brand == "titan" {
-			p.notef("CUDA forward-compatibility libraries %s in the image's %s are not used: %s has none", compat.Version, compat.Dir, g.GPU.Model)
+			p.notef("CUDA forward-compatibility libraries %s in the image's %s are not used: %s does not support them",
+				compat.Version, compat.Dir, g.GPU.Model)
 			return rootfs.Compat{}, false
 		}
 	}

@@ -194,7 +194,7 @@ func TestPlanLoaderCovered(t *testing.T) {
 	p = planned(t, image, spec.Mount{Destination: "/etc/ld.so.cache", Type: "bind", Source: volume + "/ld.so.cache", Options: []string{"rbind"}})
 	require.Len(t, p.Updates, 1)
 	assert.Equal(t, "/etc/ld.so.conf.d/00-nvidia-container-driver.conf", p.Updates[0].Path)
-	assert.Contains(t, strings.Join(p.Notes, "\n"), "/etc/ld.so.cache is left as it is: the container mounts something there")
+	assert.Contains(t, strings.Join(p.Notes, "\n"), "/etc/ld.so.cache is unchanged: the container mounts something there")
 }
 
 func TestCompatOnConsumerBoards(t *testing.T) {

@@ -21,9 +21,9 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// Machine is what was read of a machine for one container.
+// Machine is what was read of the machine for one container.
 type Machine struct {
-	Root       sysfs.Root // stands for "/" when the machine is read
+	Root       sysfs.Root // "/", or the sysroot
 	DriverRoot sysfs.Root // the same, or a driver container's root
 	Inventory  sysfs.Inventory
 	Selection  sysfs.Selection
@@ -31,7 +31,6 @@ type Machine struct {
 	GDS        []string     // files and directories that GPUDirect Storage needs, below Root
 }
 
-// openMachine finds the roots of a machine.
 func openMachine(cfg Config) (m Machine, err error) {
 	if m.Root, err = sysfs.NewRoot(cfg.Sysroot); err != nil {
 		return Machine{}, fmt.Errorf("sysroot: %w", err)
@@ -40,7 +39,7 @@ func openMachine(cfg Config) (m Machine, err error) {
 	return m, err
 }
 
-// readMachine reads the machine and picks the GPUs that the container asks for.
+// readMachine reads the machine and selects the GPUs that the container asks for.
 func readMachine(cfg Config, req spec.Request, insideUserNS bool) (Machine, []string, error) {
 	m, err := openMachine(cfg)
 	if err != nil {
@@ -68,7 +67,7 @@ func readMachine(cfg Config, req spec.Request, insideUserNS bool) (Machine, []st
 	if m.Selection, err = m.Inventory.Select(query); err != nil {
 		if all, readErr := sysfs.Read(m.Root, query.NeedsInstances()); readErr == nil {
 			if _, complete := all.Select(query); complete != nil {
-				err = complete // it lists all that there is
+				err = complete // lists all devices
 			}
 		}
 		return Machine{}, nil, fmt.Errorf("devices asked for by %s: %w", req.Source, withUnbound(m.Root, m.Inventory, err))
@@ -82,50 +81,52 @@ func readMachine(cfg Config, req spec.Request, insideUserNS bool) (Machine, []st
 			g.Index, strings.Join(g.MIGNames(), ", ")))
 	}
 	for _, name := range m.Inventory.Odd {
-		notes = append(notes, fmt.Sprintf("%s is passed over: not a PCI address as the driver spells it", m.Root.Path("/proc/driver/nvidia/gpus/"+name)))
+		name = m.Root.Path("/proc/driver/nvidia/gpus/" + name)
+		notes = append(notes, fmt.Sprintf("%s is skipped: not a PCI address as the driver spells it", name))
 	}
 	assumed, err := m.meet(req.Requirements)
 	if len(assumed) > 0 {
-		notes = append(notes, "requirements count as met where this is not known of the machine: "+strings.Join(assumed, ", "))
+		notes = append(notes, "requirements assumed to be met, as this is not known here: "+strings.Join(assumed, ", "))
 	}
 	return m, notes, err
 }
 
-// driverRoot is the root of the driver's files, a directory below root.
+// driverRoot returns the root of the driver's files, a directory below root.
 func driverRoot(root sysfs.Root, dir string) (sysfs.Root, error) {
 	if path.Clean(dir) == "/" {
 		return root, nil
 	}
 	resolved, err := root.Resolve(dir)
 	if err != nil {
-		return "", fmt.Errorf("driver root %q (nvidia-container-runtime.experimental.root or nvidia-container-cli.root): %w", dir, err)
+		return "", fmt.Errorf("driver root %q (root in config.toml): %w", dir, err)
 	}
 	return sysfs.NewRoot(root.Path(resolved))
 }
 
 func noDriver(root sysfs.Root, req spec.Request) error {
-	return fmt.Errorf("NVIDIA GPUs were asked for (%s: %s), but no NVIDIA kernel driver is loaded: neither %s nor %s is there; load it with 'modprobe nvidia', or install it for this kernel",
+	return fmt.Errorf("NVIDIA GPUs were asked for (%s: %s), but no NVIDIA kernel driver is loaded: "+
+		"neither %s nor %s exists; load it with 'modprobe nvidia', or install it for this kernel",
 		req.Source, quoteList(req.Devices), root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))
 }
 
-// withUnbound adds to an unknown device's error the NVIDIA GPUs that are not
-// to be had here, and why: they are what people look for.
+// withUnbound adds to the error about an unknown device which NVIDIA GPUs are unavailable, and why.
 func withUnbound(root sysfs.Root, inv sysfs.Inventory, err error) error {
 	var unknown *sysfs.DeviceError
 	if !errors.As(err, &unknown) {
 		return err
 	}
 	if stray := inv.StrayNodes(root); len(stray) > 0 {
-		return fmt.Errorf("%w, although %s is there: the runtime of the container that this is hides /proc/driver/nvidia/gpus, as LXD and Incus do with nvidia.runtime; set nvidia.runtime=false there, or run 'umount /proc/driver/nvidia' here",
+		return fmt.Errorf("%w, although %s exists: this is a container whose runtime hides /proc/driver/nvidia/gpus, "+
+			"as LXD and Incus do with nvidia.runtime; set nvidia.runtime=false there, or run 'umount /proc/driver/nvidia' here",
 			err, strings.Join(stray, ", "))
 	}
-	// What can be read of the PCI functions is what there is to tell.
+	// Errors are ignored: this only adds details to another error.
 	functions, _ := sysfs.UnboundGPUs(root, inv)
 	var unbound, unlisted []string
 	for _, f := range functions {
 		switch f.Driver {
 		case "":
-			unbound = append(unbound, f.Name+" (bound to no driver)")
+			unbound = append(unbound, f.Name+" (not bound to a driver)")
 		case "nvidia":
 			unlisted = append(unlisted, f.Name)
 		default:
@@ -136,9 +137,9 @@ func withUnbound(root sysfs.Root, inv sysfs.Inventory, err error) error {
 		text string
 		gpus []string
 	}{
-		{"GPUs that are hidden from this container", inv.Masked},
-		{"NVIDIA GPUs that the nvidia driver does not hold", unbound},
-		{"NVIDIA GPUs without an entry in /proc/driver/nvidia/gpus, which were not given to this container or which the driver could not start", unlisted},
+		{"GPUs hidden from this container", inv.Masked},
+		{"NVIDIA GPUs not bound to the nvidia driver", unbound},
+		{"NVIDIA GPUs not in /proc/driver/nvidia/gpus (not given to this container, or failed to initialize)", unlisted},
 	} {
 		if len(part.gpus) > 0 {
 			err = fmt.Errorf("%w; %s: %s", err, part.text, strings.Join(part.gpus, ", "))
@@ -147,8 +148,8 @@ func withUnbound(root sysfs.Root, inv sysfs.Inventory, err error) error {
 	return err
 }
 
-// meet checks NVIDIA_REQUIRE_* for each GPU, or once where there is none. It returns what is not known of the
-// machine and counts as met.
+// meet checks NVIDIA_REQUIRE_* for each GPU, or once if there is none. It returns the requirements that cannot be
+// checked, which count as met.
 func (m *Machine) meet(requirements []requirement.Requirement) ([]string, error) {
 	if len(requirements) == 0 {
 		return nil, nil
@@ -172,20 +173,19 @@ func classesOf(names []string) (driver.Class, error) {
 	for _, name := range names {
 		c, ok := driver.ParseClass(name)
 		if !ok {
-			return 0, fmt.Errorf("driver capability %q is not known", name)
+			return 0, fmt.Errorf("unknown driver capability %q", name)
 		}
 		classes |= c
 	}
 	return classes, nil
 }
 
-// absurdNoFile is the open-file limit from which on the persistence
-// daemon's socket is left out: NVIDIA's RPC client does work for every
-// descriptor that there may be, 20 seconds of it at 10^9.
+// absurdNoFile is the open-file limit from which on the persistence daemon's socket is left out: NVIDIA's RPC
+// client loops over all possible descriptors, which takes 20 seconds at 10^9.
 const absurdNoFile = 10_000_000
 
-// files finds the driver's files for classes. hostPath is a PATH, in which its programs are looked up first; limit is
-// the container's open-file limit, nil if it has none of its own.
+// files finds the driver's files for classes. hostPath is a PATH, where programs are looked up first; limit is the
+// container's open-file limit, nil if it sets none.
 func (m *Machine) files(
 	cfg Config, limit *spec.Limit, classes driver.Class, hostPath string,
 ) ([]driver.File, []string, error) {
@@ -212,30 +212,32 @@ func (m *Machine) files(
 			if f.Kind != driver.Socket || f.Name != "socket" || !strings.Contains(f.Dest, "nvidia-persistenced") {
 				return false
 			}
-			notes = append(notes, fmt.Sprintf("%s left out: the container's open-file limit of %d would make its clients slow", f.Dest, limit.Soft))
+			notes = append(notes, fmt.Sprintf("%s left out: the container's open-file limit of %d would slow its clients",
+				f.Dest, limit.Soft))
 			return true
 		})
 	}
 	return files, notes, nil
 }
 
-// advise adds to an error about the driver's libraries what can be done.
+// advise adds a remedy to an error about the driver's libraries.
 func advise(err error) error {
 	var version *driver.VersionError
 	var none *driver.NotFoundError
 	var damaged *driver.DamagedError
 	switch {
 	case errors.As(err, &damaged):
-		return fmt.Errorf("%w; install the libraries of version %s again", err, damaged.Version)
+		return fmt.Errorf("%w; reinstall the libraries of version %s", err, damaged.Version)
 	case errors.As(err, &version):
 		return fmt.Errorf("%w; reboot or reload the kernel modules, or install the libraries of version %s", err, version.Kernel)
 	case errors.As(err, &none):
-		return fmt.Errorf("%w; install the libraries of this version, or name their directory with library-search-path, or the root of a driver container with root, in config.toml", err)
+		return fmt.Errorf("%w; install this version's libraries, or set library-search-path to their directory, or root "+
+			"to the root of a driver container, in config.toml", err)
 	}
 	return err
 }
 
-// archOf maps the architecture word of the driver's banner.
+// archOf maps the architecture in the driver's banner.
 func archOf(word string) ldcache.Arch {
 	switch cmp.Or(word, runtime.GOARCH) {
 	case "aarch64", "arm64":
@@ -248,7 +250,7 @@ func archOf(word string) ldcache.Arch {
 	return ldcache.X8664
 }
 
-// quoteList shows a list that comes from a container.
+// quoteList quotes a list from a container's configuration.
 func quoteList(list []string) string {
 	s := fmt.Sprintf("%.100q", strings.Join(list, ","))
 	return s

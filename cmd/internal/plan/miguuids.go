@@ -9,13 +9,12 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// nobody is what the kernel shows for an owner that has no number in the user
-// namespace; /proc/sys/kernel/overflowuid can change it, and nobody does.
+// nobody is the owner that the kernel shows for IDs not mapped into the user namespace, the default of
+// /proc/sys/kernel/overflowuid.
 const nobody = 65534
 
-// ReadMIGUUIDs reads what "nvsysfs learn" has learnt of the MIG devices of the
-// inventory. The file has to belong to root or to the user who runs this
-// program; in a user namespace the machine's root is nobody.
+// ReadMIGUUIDs reads the UUIDs of MIG devices that "nvsysfs learn" recorded. The file must be owned by root or by
+// the user who runs this program; in a user namespace the machine's root is nobody.
 func ReadMIGUUIDs(root sysfs.Root, inv sysfs.Inventory) (sysfs.MIGUUIDs, error) {
 	owners, err := LearntOwners()
 	if err != nil {
@@ -24,7 +23,7 @@ func ReadMIGUUIDs(root sysfs.Root, inv sysfs.Inventory) (sysfs.MIGUUIDs, error) 
 	return sysfs.ReadMIGUUIDs(root, inv, owners...), nil
 }
 
-// LearntOwners are the users whose file of what was learnt is trusted.
+// LearntOwners returns the users whose recorded UUIDs are trusted.
 func LearntOwners() ([]int, error) {
 	inside, err := inUserNamespace()
 	return learntOwners(inside), err

@@ -21,7 +21,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// planNodes lists the device nodes that the container gets, and what is missing of them on the host.
+// planNodes lists the container's device nodes, and those missing on the host.
 func (p *Plan) planNodes(classes driver.Class, insideUserNS bool) error {
 	nodes, notes, err := p.nodes(p.container.Request, p.container.Facts, classes)
 	p.Nodes = nodes
@@ -30,7 +30,7 @@ func (p *Plan) planNodes(classes driver.Class, insideUserNS bool) error {
 		return err
 	}
 	if p.config.ClosesNodes(p.Root) {
-		return nil // none of the host's is needed
+		return nil // the host's nodes are not used
 	}
 	if p.config.CharLinksMatter(p.container.SystemdCgroup) && !insideUserNS {
 		p.CharLinks = p.charLinks(p.Nodes)
@@ -49,7 +49,7 @@ func (p *Plan) planNodes(classes driver.Class, insideUserNS bool) error {
 	return nil
 }
 
-// nodes lists the device nodes of what is selected, sorted by path.
+// nodes returns the device nodes of the selection, sorted by path.
 func (m *Machine) nodes(
 	req spec.Request, facts spec.Facts, classes driver.Class,
 ) (_ []sysfs.Node, notes []string, _ error) {
@@ -61,8 +61,7 @@ func (m *Machine) nodes(
 	var module *sysfs.ModuleError
 	switch {
 	case errors.As(err, &module) && (len(m.Selection.GPUs) == 0 || !explicitly(facts.Env, "compute", "video")):
-		// Without an explicit wish for compute, programs such as nvidia-smi
-		// are what is wanted, and they work.
+		// Unless compute was explicitly requested, nvidia-smi and the like are enough, and they work.
 		notes = append(notes, err.Error())
 		if nodes, err = inv.ControlNodes(dev, false, graphics); err != nil {
 			return nil, nil, err
@@ -113,7 +112,7 @@ func (m *Machine) nodes(
 	return slices.CompactFunc(nodes, func(a, b sysfs.Node) bool { return a.Path == b.Path }), notes, nil
 }
 
-// allChannels lists the IMEX channels that have a node.
+// allChannels returns the IMEX channels that have a node.
 func allChannels(dev sysfs.Root) []int {
 	entries, err := dev.ReadDir("dev/nvidia-caps-imex-channels")
 	if err != nil {
@@ -130,8 +129,8 @@ func allChannels(dev sysfs.Root) []int {
 	return channels
 }
 
-// devRoot is where the host's nodes are: below the driver root, as in a
-// driver container, if it has any, else below the machine's.
+// devRoot is the root of the host's device nodes: the driver root, if it has any, as in a driver container,
+// else the machine's.
 func (m *Machine) devRoot() sysfs.Root {
 	if m.DriverRoot != m.Root {
 		if _, err := m.DriverRoot.Stat("dev/nvidiactl"); err == nil {
@@ -141,8 +140,7 @@ func (m *Machine) devRoot() sysfs.Root {
 	return m.Root
 }
 
-// explicitly tells whether NVIDIA_DRIVER_CAPABILITIES is set and names one
-// of classes or all.
+// explicitly tells whether NVIDIA_DRIVER_CAPABILITIES names one of classes, or all.
 func explicitly(env []string, classes ...string) bool {
 	for _, e := range slices.Backward(env) {
 		if list, ok := strings.CutPrefix(e, "NVIDIA_DRIVER_CAPABILITIES="); ok {
@@ -154,9 +152,9 @@ func explicitly(env []string, classes ...string) bool {
 	return false
 }
 
-// checkHostNodes looks at the host's own nodes, below root. In a user namespace no device can be made: runc and
-// crun bind the host's node of the same path there, so it must be the right one. What the container can do without
-// is left out. Elsewhere a node that is missing on the host is merely noted, so that it can be made.
+// checkHostNodes checks the host's nodes below root. In a user namespace runc and crun cannot create devices and
+// bind-mount the host's node of the same path instead, so it must be right; dispensable nodes are left out.
+// Otherwise a node that the host lacks is only noted, to be created.
 func (p *Plan) checkHostNodes(root sysfs.Root, classes driver.Class) error {
 	var usable []sysfs.Node
 	for _, n := range p.Nodes {
@@ -169,30 +167,31 @@ func (p *Plan) checkHostNodes(root sysfs.Root, classes driver.Class) error {
 		if err == nil {
 			err = fmt.Errorf("it is character device %d:%d", host.Major, host.Minor)
 		} else if errors.Is(err, fs.ErrNotExist) {
-			err, fix = errors.New("it is not there"), n.Command()
+			err, fix = errors.New("it does not exist"), n.Command()
 		} else if errors.Is(err, fs.ErrPermission) {
 			fix = "chmod a+x " + path.Dir(n.Path)
 		}
 		if dispensable(n, classes) {
-			p.notef("%s is left out, as the host's cannot be bound in a user namespace: %v", n.Path, err)
+			p.notef("%s is left out, as the host's cannot be used in a user namespace: %v", n.Path, err)
 			continue
 		}
-		return fmt.Errorf("in a user namespace the low-level runtime binds the host's device nodes, and %s, which must be character device %d:%d, cannot be used: %w; run '%s' as root on the host, then start the container again",
+		return fmt.Errorf("a user namespace needs the host's %s, character device %d:%d: %w; "+
+			"run '%s' as root on the host, then start the container again",
 			n.Path, n.Major, n.Minor, err, fix)
 	}
 	p.Nodes = usable
 	return nil
 }
 
-// dispensable nodes are those without which the driver works: that of the display's modes unless a display is asked
-// for, that of tools which trace memory, and those of DRM, which Mesa and Wayland use and CUDA and Vulkan do not need.
+// dispensable nodes are those without which the driver works: nvidia-modeset unless display is requested,
+// nvidia-uvm-tools for memory tracing, and DRM nodes, which Mesa and Wayland use but not CUDA and Vulkan.
 func dispensable(n sysfs.Node, classes driver.Class) bool {
 	return n.Path == "/dev/nvidia-modeset" && classes&driver.Display == 0 || n.Path == "/dev/nvidia-uvm-tools" ||
 		strings.HasPrefix(n.Path, "/dev/dri/")
 }
 
-// inUserNamespace tells whether this program runs in a user namespace of
-// its own. /proc/self/uid_map of the first one is "0 0 4294967295".
+// inUserNamespace tells whether this process is outside the initial user namespace, whose /proc/self/uid_map is
+// "0 0 4294967295".
 func inUserNamespace() (bool, error) {
 	data, err := sysfs.Root("/").ReadFileMax("/proc/self/uid_map", 64<<10)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -204,14 +203,13 @@ func inUserNamespace() (bool, error) {
 	return strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295", nil
 }
 
-// makeNodes makes the nodes that the host lacks, as nvidia-modprobe does
-// when the first program of a machine's uptime wants a GPU. The container
-// does not depend on it; other programs of the host are glad of it.
+// makeNodes creates nodes that the host lacks, as nvidia-modprobe does for the first program that uses a GPU.
+// The container does not depend on them, but other programs on the host do.
 func makeNodes(missing []sysfs.Node) error {
 	var errs []error
 	for _, n := range missing {
 		if err := makeNode(n); err != nil {
-			errs = append(errs, fmt.Errorf("making %s on the host: %w", n.Path, err))
+			errs = append(errs, fmt.Errorf("creating %s on the host: %w", n.Path, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -226,12 +224,12 @@ func makeNode(n sysfs.Node) error {
 	dev := unix.Mkdev(uint32(n.Major), uint32(n.Minor))
 	err := unix.Mknod(n.Path, unix.S_IFCHR|uint32(n.Mode.Perm()), int(dev))
 	if errors.Is(err, fs.ErrExist) {
-		return nil // another start was faster, or an old one is in the way
+		return nil // another start was faster, or something is in the way
 	}
 	if err != nil {
 		return err
 	}
-	// The umask has been at the mode, and the owner is ours.
+	// mknod applied the umask and our owner.
 	if err := os.Chmod(n.Path, n.Mode.Perm()); err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func TestCheckHostNodes(t *testing.T) {
 		{Path: "/dev/nvidia-uvm", Major: 508, Minor: 0, Mode: 0o666},
 		{Path: "/dev/nvidia-uvm-tools", Major: 508, Minor: 1, Mode: 0o666},
 	}
-	const binds = "in a user namespace the low-level runtime binds the host's device nodes, and "
+	const binds = "a user namespace needs the host's "
 	const again = " as root on the host, then start the container again"
 	for _, tt := range []struct {
 		name    string
@@ -43,41 +43,41 @@ func TestCheckHostNodes(t *testing.T) {
 		{name: "all there", classes: driver.All},
 		{
 			name: "no modes without a display", lacks: "/dev/nvidia-modeset", classes: driver.Compute | driver.Graphics,
-			note: "/dev/nvidia-modeset is left out, as the host's cannot be bound in a user namespace: it is not there",
+			note: "/dev/nvidia-modeset is left out, as the host's cannot be used in a user namespace: it does not exist",
 		},
 		{
 			name: "a display has modes", lacks: "/dev/nvidia-modeset", classes: driver.Display,
-			err: binds + "/dev/nvidia-modeset, which must be character device 195:254, cannot be used: it is not there; run 'mknod -m 660 /dev/nvidia-modeset c 195 254 && chgrp 44 /dev/nvidia-modeset'" + again,
+			err: binds + "/dev/nvidia-modeset, character device 195:254: it does not exist; run 'mknod -m 660 /dev/nvidia-modeset c 195 254 && chgrp 44 /dev/nvidia-modeset'" + again,
 		},
 		{
 			name: "tools", lacks: "/dev/nvidia-uvm-tools", classes: driver.All,
-			note: "/dev/nvidia-uvm-tools is left out, as the host's cannot be bound in a user namespace: it is not there",
+			note: "/dev/nvidia-uvm-tools is left out, as the host's cannot be used in a user namespace: it does not exist",
 		},
 		{
 			name: "DRM", lacks: "/dev/dri/card0", classes: driver.All,
-			note: "/dev/dri/card0 is left out, as the host's cannot be bound in a user namespace: it is not there",
+			note: "/dev/dri/card0 is left out, as the host's cannot be used in a user namespace: it does not exist",
 		},
 		{
 			name: "a capability", lacks: "/dev/nvidia-caps/nvidia-cap12",
-			err: binds + "/dev/nvidia-caps/nvidia-cap12, which must be character device 236:12, cannot be used: it is not there; run 'mkdir -p /dev/nvidia-caps && mknod -m 444 /dev/nvidia-caps/nvidia-cap12 c 236 12'" + again,
+			err: binds + "/dev/nvidia-caps/nvidia-cap12, character device 236:12: it does not exist; run 'mkdir -p /dev/nvidia-caps && mknod -m 444 /dev/nvidia-caps/nvidia-cap12 c 236 12'" + again,
 		},
 		{
 			name: "an old major", lacks: "/dev/nvidia-uvm", has: func(t *testing.T, name string) {
 				require.NoError(t, unix.Mknod(name, unix.S_IFCHR|0o666, int(unix.Mkdev(510, 0))))
 			},
-			err: binds + "/dev/nvidia-uvm, which must be character device 508:0, cannot be used: it is character device 510:0; run 'rm -r /dev/nvidia-uvm && mknod -m 666 /dev/nvidia-uvm c 508 0'" + again,
+			err: binds + "/dev/nvidia-uvm, character device 508:0: it is character device 510:0; run 'rm -r /dev/nvidia-uvm && mknod -m 666 /dev/nvidia-uvm c 508 0'" + again,
 		},
 		{
 			name: "a file", lacks: "/dev/nvidia-uvm", has: func(t *testing.T, name string) {
 				require.NoError(t, os.WriteFile(name, nil, 0o600))
 			},
-			err: binds + "/dev/nvidia-uvm, which must be character device 508:0, cannot be used: regular file; run 'rm -r /dev/nvidia-uvm && mknod -m 666 /dev/nvidia-uvm c 508 0'" + again,
+			err: binds + "/dev/nvidia-uvm, character device 508:0: regular file; run 'rm -r /dev/nvidia-uvm && mknod -m 666 /dev/nvidia-uvm c 508 0'" + again,
 		},
 		{
 			name: "not to be seen is not absent", user: true, has: func(t *testing.T, name string) {
 				require.NoError(t, os.Chmod(filepath.Join(filepath.Dir(name), "nvidia-caps"), 0o700))
 			},
-			err: binds + "/dev/nvidia-caps/nvidia-cap12, which must be character device 236:12, cannot be used: stat ROOT/dev/nvidia-caps/nvidia-cap12: permission denied; run 'chmod a+x /dev/nvidia-caps'" + again,
+			err: binds + "/dev/nvidia-caps/nvidia-cap12, character device 236:12: stat ROOT/dev/nvidia-caps/nvidia-cap12: permission denied; run 'chmod a+x /dev/nvidia-caps'" + again,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

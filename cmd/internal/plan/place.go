@@ -16,48 +16,48 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver/linkdir"
 )
 
-// Dir is where every container has the driver: its libraries under all their names, those of 32 bits in lib32, and
-// programs, manifests and firmware in directories of their own, to which links lead. It is not one that images have
-// in LD_LIBRARY_PATH (those for CUDA have /usr/local/nvidia/lib64): that would beat forward-compatibility libraries.
+// Dir is where every container has the driver: libraries under all their names, 32-bit ones in lib32, and
+// programs, manifests and firmware in subdirectories, to which links lead. It must not be in the LD_LIBRARY_PATH of
+// images (CUDA's have /usr/local/nvidia/lib64), which would override forward-compatibility libraries.
 const Dir = "/usr/lib/nvidia-container-driver"
 
-// lib32 is the directory of 32-bit libraries below Dir.
+// lib32 is the subdirectory of Dir for 32-bit libraries.
 const lib32 = "lib32"
 
-// Values of Config.DriverDirectory besides a path.
+// Values of Config.DriverDirectory other than a path.
 const (
-	DirectoryAuto   = "auto"   // below /usr/lib or /var/lib of the driver's root
-	DirectoryAlways = "always" // the same
-	DirectoryOff    = "off"    // files are mounted one by one
+	DirectoryAuto   = "auto"   // below /usr/lib or /var/lib of the driver root
+	DirectoryAlways = "always" // same as auto
+	DirectoryOff    = "off"    // mount each file
 )
 
 // directoryName is the name of the directory of hard links on the host.
 const directoryName = "nvidia-container-runtime"
 
-// File is one file of the driver with its place in a container.
+// File is a file of the driver and its place in a container.
 type File struct {
 	driver.File
-	Source string        // on the host; "" for a file that is made of Data
-	Data   []byte        // of a file that the host does not have
-	Place  string        // below Dir: "libcuda.so.550.54.15", "bin/nvidia-smi"; "" for what is mounted at Dest alone
-	Beside []driver.Link // symbolic links in the directory of Place, by which libraries are asked for
+	Source string        // on the host; "" if the file is generated
+	Data   []byte        // content of a generated file
+	Place  string        // below Dir: "libcuda.so.550.54.15", "bin/nvidia-smi"; "": mounted at Dest only
+	Beside []driver.Link // symbolic links in the directory of Place, such as the SONAME
 }
 
 // Link is a symbolic link in the image.
 type Link struct {
 	Path, Target string
-	Source       string // what is mounted in its place if it cannot be made; "" for a link that can be missing
+	Source       string // mounted instead if the link cannot be created; "" if the link is dispensable
 }
 
-// byPath are the libraries that well-known programs open, or link with, by a path in the distribution's library
-// directory: CUDA's stubs and nvcc, PyCUDA and Triton (libcuda), monitoring agents (libnvidia-ml), ffmpeg and
-// GStreamer, glvnd's and OpenCL's older loaders. Loading by name needs none of these links.
+// byPath are the libraries that well-known programs open or link by path in the distribution's library directory:
+// CUDA's stubs and nvcc, PyCUDA and Triton (libcuda), monitoring agents (libnvidia-ml), ffmpeg and GStreamer,
+// older loaders of glvnd and OpenCL. Loading by name needs none of these links.
 var byPath = [...]string{
 	"libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1",
 	"libGLX_nvidia.so.0", "libGLX_indirect.so.0", "libEGL_nvidia.so.0", "libnvidia-opencl.so.1",
 }
 
-// placeFiles gives each file of the driver its place.
+// placeFiles assigns each file of the driver its place.
 func (p *Plan) placeFiles(files []driver.File, classes driver.Class) []File {
 	var placed []File
 	for _, f := range files {
@@ -72,8 +72,8 @@ func (p *Plan) placeFiles(files []driver.File, classes driver.Class) []File {
 			placed = append(placed, profile)
 		}
 	}
-	// No two have one place. Of two libraries the first is the driver's choice; of other files each has its own
-	// destination, as the manifests of Vulkan and VulkanSC, which have one name.
+	// Places are unique. Of two libraries of one name the first wins, as it does for the driver; other files get
+	// distinct places, such as the manifests of Vulkan and VulkanSC.
 	taken := map[string]bool{"": true}
 	for i := range placed {
 		if f := &placed[i]; taken[f.Place] {
@@ -109,7 +109,7 @@ func placeOf(f driver.File, source string) File {
 	case driver.XorgModule:
 		place.Place = "xorg/" + f.Name
 	case driver.Config:
-		// "icd.d-nvidia_icd.json": two directories have a nvidia_layers.json.
+		// "icd.d-nvidia_icd.json": two directories have an nvidia_layers.json.
 		place.Place = "share/" + path.Base(path.Dir(f.Dest)) + "-" + f.Name
 	case driver.Firmware:
 		place.Place = "firmware/" + f.Name
@@ -117,10 +117,8 @@ func placeOf(f driver.File, source string) File {
 	return place
 }
 
-// applicationProfile limits EGL and Vulkan to the container's GPUs, as the
-// classic runtime does: they otherwise find every GPU of the machine through
-// the driver and fail on the first that they may not open. The bits of the
-// mask are device minors.
+// applicationProfile limits EGL and Vulkan to the container's GPUs, as the classic runtime does: otherwise they
+// find every GPU of the machine and fail at the first that they may not open. The mask's bits are device minors.
 func (p *Plan) applicationProfile() (File, bool) {
 	var mask uint64
 	for _, g := range p.Selection.GPUs {
@@ -130,13 +128,15 @@ func (p *Plan) applicationProfile() (File, bool) {
 		mask |= 1 << g.GPU.Minor
 	}
 	const name, dir = "10-container.conf", "/etc/nvidia/nvidia-application-profiles-rc.d"
-	file := driver.File{Name: name, Kind: driver.Config, Class: driver.Graphics | driver.Display, Dest: path.Join(dir, name)}
+	file := driver.File{
+		Name: name, Kind: driver.Config, Class: driver.Graphics | driver.Display, Dest: path.Join(dir, name),
+	}
 	text := fmt.Appendf(nil, `{"profiles": [{"name": "_container_", "settings": ["EGLVisibleDGPUDevices", 0x%x]}], `+
 		`"rules": [{"pattern": [], "profile": "_container_"}]}`+"\n", mask)
 	return File{File: file, Data: text, Place: "share/" + name}, mask != 0
 }
 
-// directory lists what is in the directory of the host that is mounted at Dir.
+// directory lists the files of the host directory that is mounted at Dir.
 func (p *Plan) directory() []linkdir.File {
 	var files []linkdir.File
 	for _, f := range p.Files {
@@ -151,7 +151,7 @@ func (p *Plan) directory() []linkdir.File {
 	return files
 }
 
-// findDirectory decides where the directory is or would be, if there will be one; else a note says why.
+// findDirectory decides where the directory is or would be, or notes why there is none.
 func (p *Plan) findDirectory(view *view) {
 	if f := p.container.Facts; p.config.DriverDirectory == DirectoryOff || f.RootPath == "" || view.fs == nil {
 		return
@@ -163,7 +163,7 @@ func (p *Plan) findDirectory(view *view) {
 	p.inDirectories(linkdir.Find)
 }
 
-// inDirectories tries find, which is linkdir's Find or Make, in each place where the directory may be.
+// inDirectories tries find, linkdir's Find or Make, in each place where the directory may be.
 func (p *Plan) inDirectories(
 	find func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error),
 ) {
@@ -190,9 +190,8 @@ func (p *Plan) inDirectories(
 	}
 }
 
-// directories are where the directory of links may be. /usr/lib is first, as
-// that is where the libraries are: on the same file system, and with a
-// label that SELinux lets containers look into.
+// directories returns where the directory of links may be. /usr/lib comes first: it is on the libraries' file
+// system, and has a label that SELinux lets containers read.
 func (p *Plan) directories() []string {
 	if path.IsAbs(p.config.DriverDirectory) {
 		return []string{path.Clean(p.config.DriverDirectory)}
@@ -206,7 +205,7 @@ func (p *Plan) directories() []string {
 	return dirs
 }
 
-// place decides about mounts and links, as the driver comes in p.Directory or one by one.
+// place plans mounts and links, whether the driver comes in p.Directory or file by file.
 func (p *Plan) place() {
 	p.Edits.Mounts, p.Edits.RemoveBinds, p.Links = nil, nil, nil
 	if p.config.ClosesNodes(p.Root) {
@@ -219,7 +218,7 @@ func (p *Plan) place() {
 	}
 	for _, f := range p.Files {
 		if p.Directory == "" && f.Place != "" {
-			p.mount(f.Source, path.Join(Dir, f.Place), fileOptions) // Carry knows the source of what is made
+			p.mount(f.Source, path.Join(Dir, f.Place), fileOptions) // Carry sets the source of generated files
 			for _, l := range f.Beside {
 				source := ""
 				if l.Name == f.SONAME {
@@ -240,7 +239,7 @@ func (p *Plan) place() {
 	p.dropOtherWay()
 }
 
-// linkOutside makes a file found where programs look for it by path.
+// linkOutside links a file where programs look for it by path.
 func (p *Plan) linkOutside(f File) {
 	place, source := path.Join(Dir, f.Place), f.Source
 	switch {
@@ -250,7 +249,7 @@ func (p *Plan) linkOutside(f File) {
 	case f.Place == "" && f.Dest != "":
 		p.mount(source, f.Dest, fileOptions)
 		return
-	case f.Place == "": // a library whose name another one has
+	case f.Place == "": // another library has its name
 		return
 	}
 	if source == "" && p.Directory != "" {
@@ -269,7 +268,7 @@ func (p *Plan) linkOutside(f File) {
 		for _, l := range f.Links {
 			name := path.Join(lib, f.Subdir, l.Name)
 			switch {
-			case path.Dir(l.Name) != ".": // libgbm looks in the directory gbm only
+			case path.Dir(l.Name) != ".": // libgbm only searches the directory gbm
 				p.link(name, path.Join(dir, path.Base(l.Target)), source)
 			case f.Subdir != "" && l.Name == f.SONAME: // libvdpau likewise
 				p.link(name, path.Join(dir, l.Name), source)
@@ -278,7 +277,7 @@ func (p *Plan) linkOutside(f File) {
 			}
 		}
 	case driver.Firmware:
-		// All of a version are in one directory.
+		// One directory has all of a version.
 		p.link(path.Dir(f.Dest), path.Dir(place), path.Dir(source))
 	default:
 		p.link(f.Dest, place, source)
@@ -288,7 +287,7 @@ func (p *Plan) linkOutside(f File) {
 	}
 }
 
-// mount adds a mount, unless the container has one of its own there or cannot have ours.
+// mount adds a mount unless a mount of the container prevents it.
 func (p *Plan) mount(source, destination string, options []string) {
 	if cover, own := p.cover(destination); cover != nil {
 		if own {
@@ -296,15 +295,15 @@ func (p *Plan) mount(source, destination string, options []string) {
 			return
 		}
 		if !mountable(*cover, destination) {
-			p.notef("%s is left out: the container mounts %q read-only above it, where it is missing", destination, cover.Destination)
+			p.notef("%s is left out: it is missing in %q, which the container mounts read-only",
+				destination, cover.Destination)
 			return
 		}
 	}
 	p.Edits.Mounts = append(p.Edits.Mounts, bindMount(source, destination, options))
 }
 
-// link adds a link. Where a mount of the container covers the place a link in the image would not be seen, and the
-// file is mounted there instead.
+// link adds a link, or a mount where a mount of the container would hide a link in the image.
 func (p *Plan) link(name, target, source string) {
 	cover, own := p.cover(name)
 	switch {
@@ -317,9 +316,8 @@ func (p *Plan) link(name, target, source string) {
 	}
 }
 
-// dropOtherWay removes the mounts by which an earlier start from the same config.json, or an earlier version of this
-// program, gave the driver in another way or gave another driver: what has our options and is in Dir, or where files of
-// the driver are or were put.
+// dropOtherWay removes mounts that an earlier start from the same config.json, or an earlier version of this program,
+// added in another way or for another driver: those with our options in Dir, or where files of a driver go.
 func (p *Plan) dropOtherWay() {
 	wanted := make(map[string]bool, len(p.Edits.Mounts))
 	for _, m := range p.Edits.Mounts {
@@ -336,8 +334,7 @@ func (p *Plan) dropOtherWay() {
 	}
 }
 
-// ofDriver tells whether a path is that of firmware, or of a library with a name of one of the driver's: of a family
-// that is known, or of one that another driver may have.
+// ofDriver tells whether a path is that of firmware or of a driver library: of a known family, or one of another driver.
 func ofDriver(name string) bool {
 	base := path.Base(name)
 	if !strings.Contains(base, ".so") {
@@ -347,14 +344,13 @@ func ofDriver(name string) bool {
 	return known || strings.HasPrefix(base, "libnvidia-") || strings.Contains(base, "_nvidia.so") || base == "libGLX_indirect.so.0"
 }
 
-// Options of the mounts that are added. A file keeps nothing but the right
-// to be read and run; through a socket a container may talk.
+// Mount options: files can only be read and executed; sockets need no restriction but nosuid and nodev.
 var (
 	fileOptions   = []string{"ro", "nosuid", "nodev", "rbind", "rprivate"}
 	socketOptions = []string{"nosuid", "nodev", "rbind", "rprivate", "noexec"}
 )
 
-// MountOptions are those of a mount of a file of the kind.
+// MountOptions returns the options for mounting a file of the kind.
 func MountOptions(kind driver.Kind) []string {
 	if kind == driver.Socket || kind == driver.Directory {
 		return slices.Clone(socketOptions)
@@ -362,7 +358,7 @@ func MountOptions(kind driver.Kind) []string {
 	return slices.Clone(fileOptions)
 }
 
-// sortMounts sorts by destination: what is mounted below another mount comes after it.
+// sortMounts sorts by destination, so that nested mounts come after their parents.
 func sortMounts(mounts []specs.Mount) {
 	slices.SortStableFunc(mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
 }

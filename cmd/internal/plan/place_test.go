@@ -157,7 +157,7 @@ func TestPlaceBesideMountsOfTheContainer(t *testing.T) {
 		{name: "without a slash", mounts: []spec.Mount{bind("usr/bin/nvidia-smi")}, want: []specs.Mount{one}, note: "(\"usr/bin/nvidia-smi\")"},
 		{name: "its directory", mounts: []spec.Mount{bind("/usr/bin")}, want: []specs.Mount{on, one}},
 		{name: "an alias of its directory", mounts: []spec.Mount{bind("/bin")}, want: []specs.Mount{on, one}},
-		{name: "read-only", mounts: []spec.Mount{bind("/usr/bin", "ro")}, want: []specs.Mount{one}, note: "mounts \"/usr/bin\" read-only above it"},
+		{name: "read-only", mounts: []spec.Mount{bind("/usr/bin", "ro")}, want: []specs.Mount{one}, note: "in \"/usr/bin\", which the container mounts read-only"},
 		{name: "all of /usr", mounts: []spec.Mount{bind("/usr")}, want: []specs.Mount{on, one}},
 		{name: "ours of an earlier start", mounts: []spec.Mount{{Destination: "/usr/bin/nvidia-smi", Type: "bind", Options: fileOptions}}, want: []specs.Mount{one}, links: []Link{link}},
 	} {
@@ -298,11 +298,11 @@ func TestApplicationProfile(t *testing.T) {
 func TestNotes(t *testing.T) {
 	assert.Empty(t, Notes(spec.Report{}))
 	assert.Equal(t, []string{
-		`the container's own mounts stay at ["/a" "/b\n"]`,
+		`the container's own mounts are kept at ["/a" "/b\n"]`,
 		`devices of other numbers replaced at ["/dev/nvidia0"]`,
 		`mounts of an earlier driver removed from ["/c"]`,
 		`hooks of the classic runtime removed: ["/d"]`,
-		`the seccomp profile still lets some device nodes be made: ["e"]`,
+		`the seccomp profile still allows creating some device nodes: ["e"]`,
 	}, Notes(spec.Report{
 		KeptMounts: []string{"/a", "/b\n"}, ReplacedDevices: []string{"/dev/nvidia0"}, StaleMounts: []string{"/c"},
 		RemovedHooks: []string{"/d"}, Fenced: true, Unfenced: []string{"e"},

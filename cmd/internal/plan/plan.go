@@ -1,19 +1,18 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package plan works out what one container gets, and gives it. [New] reads and decides, and changes nothing;
-// [Plan.Carry] changes what the plan says, and decides nothing but what to do where the machine refuses. Between
-// them the plan is plain data, which can be printed and compared.
+// Package plan works out what a container gets, and applies it. [New] reads and decides but changes nothing;
+// [Plan.Carry] makes the changes and decides only what to do if one fails. In between, the plan is plain data.
 //
-// A container has the whole driver in [Dir], whatever its distribution or the host's is. Nearly always one read-only
-// mount brings it there: of a directory of hard links on the host, with exactly the files of the driver capabilities
-// that the container may have. Where such a directory cannot be made, the files are mounted one by one, into the same
-// place. The image's loader cache and one line for ldconfig lead there. What programs look for by path (nvidia-smi,
-// libcuda.so.1, Vulkan's manifests) are links in the image that lead there, always the same ones, which are never
-// removed: so containers that share a root filesystem, and images made of one that ran, come to no harm.
+// A container has the whole driver in [Dir], whatever its or the host's distribution. Usually this is one read-only
+// mount of a directory of hard links on the host, with exactly the files of the container's driver capabilities. If
+// such a directory cannot be created, each file is mounted to the same place. The image's loader cache and a line for
+// ldconfig point there. What programs look for by path (nvidia-smi, libcuda.so.1, Vulkan's manifests) are links in the
+// image, always the same ones and never removed, so that containers that share a root filesystem, and images committed
+// from a container, keep working.
 //
-// The files are in the order of the data: machine.go and nodes.go read the machine, place.go gives files their place,
-// loader.go makes the loader find them, image.go looks at the image, carry.go writes.
+// Files by data flow: machine.go and nodes.go read the machine, image.go the image, place.go places the driver's files,
+// loader.go makes loaders find them, carry.go writes.
 package plan
 
 import (
@@ -28,38 +27,38 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver/linkdir"
 )
 
-// Container is what is to be planned for.
+// Container is the container to plan for.
 type Container struct {
 	Request       spec.Request
 	Facts         spec.Facts
 	Bundle        string // directory of config.json
-	Path          string // PATH of the caller, in which the driver's programs are looked up first
-	SystemdCgroup bool   // the low-level runtime is to use the systemd cgroup driver
+	Path          string // PATH of the caller, searched first for the driver's programs
+	SystemdCgroup bool   // the low-level runtime uses the systemd cgroup driver
 }
 
-// Plan is all that is done for one container.
+// Plan is everything that is done for a container.
 type Plan struct {
 	Machine
-	Nodes     []sysfs.Node // device nodes for the container
-	Missing   []sysfs.Node // those of Nodes that are made on the host
-	CharLinks []CharLink   // links below /dev/char that are missing or lead elsewhere
+	Nodes     []sysfs.Node // the container's device nodes
+	Missing   []sysfs.Node // those of Nodes to create on the host
+	CharLinks []CharLink   // missing or wrong links below /dev/char
 	Image     Image
-	Files     []File     // the driver, with the places of its files
-	Directory string     // of the host, mounted at Dir; "" where Files are mounted one by one
+	Files     []File     // the driver's files
+	Directory string     // on the host, mounted at Dir; "" if each file is mounted
 	Links     []Link     // in the image, sorted
-	Updates   []Update   // of files in the image
-	Edits     spec.Edits // of config.json
-	Notes     []string   // what the operator may want to know
+	Updates   []Update   // to files in the image
+	Edits     spec.Edits // to config.json
+	Notes     []string   // for the operator
 
 	boot      linkdir.Boot
-	made      bool // Directory is there, complete
+	made      bool // Directory exists and is complete
 	config    Config
 	container Container
-	mounted   map[string]int // by destination, and that with its alias undone: the last of the container's own mounts
+	mounted   map[string]int // index of the container's last mount by destination, also with aliases resolved
 }
 
-// New plans for a container whose request asks for something. It changes nothing, and the same machine, image and
-// arguments give the same plan.
+// New plans for a container whose request is not empty. It changes nothing; the same machine, image and arguments
+// give the same plan.
 func New(cfg Config, c Container) (Plan, error) {
 	p := Plan{config: cfg, container: c}
 	inside, err := inUserNamespace()
@@ -103,18 +102,17 @@ func New(cfg Config, c Container) (Plan, error) {
 	return p, nil
 }
 
-// Request is what the container asks for.
+// Request returns what the container asks for.
 func (p Plan) Request() spec.Request { return p.container.Request }
 
 func (p *Plan) note(notes ...string) { p.Notes = append(p.Notes, notes...) }
 
 func (p *Plan) notef(format string, args ...any) { p.note(fmt.Sprintf(format, args...)) }
 
-// legacyHooks are the prestart hooks of the classic runtime, which would
-// inject everything a second time.
+// legacyHooks are the prestart hooks of the classic runtime, which would inject everything again.
 var legacyHooks = []string{"nvidia-container-runtime-hook", "nvidia-container-toolkit"}
 
-// planEdits decides what is edited besides mounts.
+// planEdits plans the edits of config.json other than mounts.
 func (p *Plan) planEdits() error {
 	e := &p.Edits
 	req, facts := p.container.Request, p.container.Facts
@@ -133,14 +131,14 @@ func (p *Plan) planEdits() error {
 	switch {
 	case !facts.HasMaskedPaths:
 	case req.MIGConfig || req.MIGMonitor:
-		e.MaskedPaths = p.Inventory.HiddenGPUs(p.Selection) // every instance is to be seen
+		e.MaskedPaths = p.Inventory.HiddenGPUs(p.Selection) // MIG management sees every instance
 	default:
 		e.MaskedPaths, err = p.Inventory.HiddenPaths(p.Root, p.Selection)
 	}
 	return err
 }
 
-// Device is a node as config.json has it.
+// Device returns the node's entry in config.json.
 func Device(n sysfs.Node) specs.LinuxDevice {
 	mode := n.Mode.Perm()
 	return specs.LinuxDevice{
@@ -149,9 +147,8 @@ func Device(n sysfs.Node) specs.LinuxDevice {
 	}
 }
 
-// fence keeps a container that may make device nodes from making those of
-// GPUs that it was not given: NVIDIA's own tools do so unasked. The nodes
-// would be useless, but confuse. A privileged container has them anyway.
+// fence keeps a container with CAP_MKNOD from creating the nodes of GPUs that it was not given, as NVIDIA's tools do
+// unasked. They could not be opened, but confuse programs. A privileged container has all nodes anyway.
 func (p *Plan) fence() {
 	facts := p.container.Facts
 	if p.config.Fence == FenceOff || !facts.HasCapability("CAP_MKNOD") || facts.HasCapability("CAP_SYS_ADMIN") {
@@ -167,7 +164,7 @@ func (p *Plan) fence() {
 	p.Edits.FenceAlways = p.config.Fence == FenceAlways
 }
 
-// Policy is the part of the configuration that decides who may ask for what.
+// Policy returns the part of the configuration that decides who may ask for what.
 func (c Config) Policy() spec.Policy {
 	return spec.Policy{
 		EnvWhenUnprivileged: c.EnvWhenUnprivileged,
@@ -180,18 +177,18 @@ func (c Config) Policy() spec.Policy {
 	}
 }
 
-// Notes puts into words what of the edits did not go as asked.
+// Notes describes edits that did not go as planned.
 func Notes(r spec.Report) []string {
 	var notes []string
 	for _, what := range []struct {
 		format string
 		list   []string
 	}{
-		{"the container's own mounts stay at %q", r.KeptMounts},
+		{"the container's own mounts are kept at %q", r.KeptMounts},
 		{"devices of other numbers replaced at %q", r.ReplacedDevices},
 		{"mounts of an earlier driver removed from %q", r.StaleMounts},
 		{"hooks of the classic runtime removed: %q", r.RemovedHooks},
-		{"the seccomp profile still lets some device nodes be made: %q", r.Unfenced},
+		{"the seccomp profile still allows creating some device nodes: %q", r.Unfenced},
 	} {
 		if len(what.list) > 0 {
 			notes = append(notes, fmt.Sprintf(what.format, what.list))

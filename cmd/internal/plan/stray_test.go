@@ -26,7 +26,7 @@ func TestNodesWithoutGPUs(t *testing.T) {
 	require.NoError(t, unix.Mknod(filepath.Join(dir, "dev/nvidia0"), unix.S_IFCHR|0o666, int(unix.Mkdev(195, 0))))
 	inv := sysfs.Inventory{Majors: sysfs.Majors{Nvidia: 195}}
 	_, err := inv.Select(sysfs.Query{All: true})
-	assert.EqualError(t, withUnbound(sysfs.Root(dir), inv, err), `device "all": the driver has no GPU; there is no GPU to choose from, although /dev/nvidia0 is there: `+
-		`the runtime of the container that this is hides /proc/driver/nvidia/gpus, as LXD and Incus do with nvidia.runtime; `+
+	assert.EqualError(t, withUnbound(sysfs.Root(dir), inv, err), `device "all": the driver has no GPU; there is no GPU to choose from, although /dev/nvidia0 exists: `+
+		`this is a container whose runtime hides /proc/driver/nvidia/gpus, as LXD and Incus do with nvidia.runtime; `+
 		`set nvidia.runtime=false there, or run 'umount /proc/driver/nvidia' here`)
 }

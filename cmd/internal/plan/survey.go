@@ -17,41 +17,41 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// Survey is all that a machine could give, taken apart by device: for the operator's eyes, and for CDI files. What
-// would stop a container is an error in here.
+// Survey is everything that a machine could give to containers, by device, for display and for CDI files. Errors that
+// would stop a container are fields.
 type Survey struct {
 	Machine
-	DevRoot sysfs.Root   // where the host's nodes are: Root, or a driver container's root
+	DevRoot sysfs.Root   // root of the host's nodes: Root, or a driver container's root
 	Common  []sysfs.Node // device nodes that belong to no GPU
-	Devices []Part       // each GPU in the order of the index, followed by its MIG devices
-	Skipped []SkippedGPU // GPUs that cannot be given, as they would be left out of "all"
+	Devices []Part       // each GPU by index, followed by its MIG devices
+	Skipped []SkippedGPU // unusable GPUs, left out of "all"
 	Files   []driver.File
 	Unbound []sysfs.PCIFunction
 	Notes   []string
 
 	NodesErr   error // why device nodes are not known
-	FilesErr   error // why Files are not known, in the words in which a container's start would fail
+	FilesErr   error // why Files are not known: the error with which a container would fail
 	UnboundErr error
 }
 
 // Part is one device.
 type Part struct {
 	GPU      sysfs.GPU
-	Rank     int          // of a MIG device among those of its GPU, from 0; -1 is the GPU itself
+	Rank     int          // of a MIG device on its GPU, from 0; -1 for the GPU itself
 	Instance mig.Instance // of a MIG device
-	UUID     string       // of a MIG device, "MIG-<uuid>", where it was learnt; else ""
-	Nodes    []sysfs.Node // its device nodes, sorted by path; those of a MIG device have its GPU's among them
+	UUID     string       // of a MIG device, "MIG-<uuid>"; "" unless recorded by "nvsysfs learn"
+	Nodes    []sysfs.Node // sorted by path; a MIG device's include its GPU's
 }
 
-// SkippedGPU is a GPU that cannot be given, and why.
+// SkippedGPU is an unusable GPU, and why.
 type SkippedGPU struct {
 	GPU sysfs.GPU
 	Err error
 }
 
 // ReadSurvey reads a machine as [New] does for a container that asks for all devices with the driver capabilities
-// classes, but goes on where that gives up. It fails only if the inventory itself cannot be read. A machine
-// without driver has neither nodes nor files. extras are further devices, of [Extras].
+// classes, but continues after errors, unless the inventory cannot be read. Without a driver there are no nodes and no
+// files. extras are names from [Extras].
 func ReadSurvey(cfg Config, classes driver.Class, hostPath string, extras ...string) (Survey, error) {
 	var s Survey
 	request, err := requestExtras(extras)
@@ -85,7 +85,7 @@ func ReadSurvey(cfg Config, classes driver.Class, hostPath string, extras ...str
 	return s, nil
 }
 
-// Err is why a container that asks for everything would not start.
+// Err returns why a container that asks for everything would not start.
 func (s Survey) Err() error {
 	if err := sysfs.CheckPlatform(s.Root, s.Inventory.Driver); err != nil {
 		return err
@@ -96,7 +96,7 @@ func (s Survey) Err() error {
 	return cmp.Or(s.NodesErr, s.FilesErr)
 }
 
-// readDevices finds the nodes of each device. It is an error if there are GPUs and none can be given.
+// readDevices finds the nodes of each device. It fails if there are GPUs but none is usable.
 func (s *Survey) readDevices(request spec.Request, classes driver.Class) error {
 	query := sysfs.Query{All: true}
 	if len(s.Inventory.GPUs) == 0 {
@@ -139,8 +139,8 @@ func (s *Survey) readDevices(request spec.Request, classes driver.Class) error {
 	return nil
 }
 
-// Extras are the devices beside GPUs that a container can ask for by variables of its environment,
-// NVIDIA_GDS=enabled and the like; imex stands for NVIDIA_IMEX_CHANNELS=all.
+// Extras are the devices other than GPUs that environment variables such as NVIDIA_GDS=enabled ask for; imex is
+// NVIDIA_IMEX_CHANNELS=all.
 var Extras = []string{"gds", "mofed", "gdrcopy", "nvswitch", "imex"}
 
 func requestExtras(extras []string) (spec.Request, error) {
@@ -158,13 +158,13 @@ func requestExtras(extras []string) (spec.Request, error) {
 		case "imex":
 			r.IMEXAll = true
 		default:
-			return spec.Request{}, fmt.Errorf("further devices %.100q are not known: there are %s", name, strings.Join(Extras, ", "))
+			return spec.Request{}, fmt.Errorf("unknown devices %.100q; known: %s", name, strings.Join(Extras, ", "))
 		}
 	}
 	return r, nil
 }
 
-// partsOf is a GPU and its MIG devices.
+// partsOf returns a GPU and its MIG devices.
 func (s *Survey) partsOf(g sysfs.SelectedGPU, uuids sysfs.MIGUUIDs, graphics bool) ([]Part, error) {
 	part := func(rank int, instances ...mig.Instance) (Part, error) {
 		selected := sysfs.SelectedGPU{GPU: g.GPU, Whole: rank < 0, Instances: instances}
@@ -198,7 +198,7 @@ func (s *Survey) partsOf(g sysfs.SelectedGPU, uuids sysfs.MIGUUIDs, graphics boo
 	return devices, nil
 }
 
-// AllNodes are the nodes of a container that gets everything.
+// AllNodes returns the nodes of a container that gets everything.
 func (s Survey) AllNodes() []sysfs.Node {
 	nodes := slices.Clone(s.Common)
 	for _, d := range s.Devices {
@@ -208,7 +208,7 @@ func (s Survey) AllNodes() []sysfs.Node {
 	return slices.CompactFunc(nodes, func(a, b sysfs.Node) bool { return a.Path == b.Path })
 }
 
-// CharLinks are the links below /dev/char that such a container would miss.
+// CharLinks returns the missing or wrong /dev/char links of such a container.
 func (s Survey) CharLinks() []CharLink { return s.charLinks(s.AllNodes()) }
 
 func sortNodes(nodes []sysfs.Node) {
