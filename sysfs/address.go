@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// Address is the place of a PCI function, the one identity that every GPU has. Compare addresses, not their
-// spellings: these differ in padding and case between the kernel, the driver's versions and NVIDIA's tools.
+// Address is the address of a PCI function, the one identity that every GPU has. Compare addresses, not
+// strings: padding and case differ between the kernel, versions of the driver and NVIDIA's tools.
 type Address struct {
 	Domain                uint32
 	Bus, Device, Function uint8
@@ -25,7 +25,7 @@ type Address struct {
 //	00010000:01:00.0
 //	0:1:0.0
 //
-// All four have to be there.
+// All four are required.
 func ParseAddress(s string) (Address, error) {
 	malformed := fmt.Errorf("%s is not a PCI address as in 0000:01:00.0", quote(s))
 	domain, rest, ok := strings.Cut(s, ":")
@@ -47,7 +47,7 @@ func ParseAddress(s string) (Address, error) {
 	}{{domain, 32}, {bus, 8}, {device, 5}, {function, 3}} {
 		number, err := strconv.ParseUint(part.digits, 16, part.bits)
 		if errors.Is(err, strconv.ErrRange) {
-			return Address{}, fmt.Errorf("%s is no PCI address: %s is out of range", quote(s), quote(part.digits))
+			return Address{}, fmt.Errorf("%s is not a PCI address: %s is out of range", quote(s), quote(part.digits))
 		}
 		if err != nil {
 			return Address{}, malformed
@@ -62,8 +62,8 @@ func ParseAddress(s string) (Address, error) {
 	}, nil
 }
 
-// String is the kernel's spelling, which is also the name below /sys/bus/pci/devices: lower case, at least four
-// digits of domain.
+// String returns the kernel's spelling, the name below /sys/bus/pci/devices: lower case, a domain of at least
+// four digits.
 func (a Address) String() string {
 	return fmt.Sprintf("%04x:%02x:%02x.%x", a.Domain, a.Bus, a.Device, a.Function)
 }

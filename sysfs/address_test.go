@@ -34,10 +34,10 @@ func TestParseAddress(t *testing.T) {
 		{in: "0x0:01:00.0", err: `"0x0:01:00.0" is not a PCI address as in 0000:01:00.0`},
 		{in: "0_0:01:00.0", err: `"0_0:01:00.0" is not a PCI address as in 0000:01:00.0`},
 		{in: "0000:01:00.0:0", err: `"0000:01:00.0:0" is not a PCI address as in 0000:01:00.0`},
-		{in: "0000:100:00.0", err: `"0000:100:00.0" is no PCI address: "100" is out of range`},
-		{in: "100000000:01:00.0", err: `"100000000:01:00.0" is no PCI address: "100000000" is out of range`},
-		{in: "0000:01:20.0", err: `"0000:01:20.0" is no PCI address: "20" is out of range`},
-		{in: "0000:01:00.8", err: `"0000:01:00.8" is no PCI address: "8" is out of range`},
+		{in: "0000:100:00.0", err: `"0000:100:00.0" is not a PCI address: "100" is out of range`},
+		{in: "100000000:01:00.0", err: `"100000000:01:00.0" is not a PCI address: "100000000" is out of range`},
+		{in: "0000:01:20.0", err: `"0000:01:20.0" is not a PCI address: "20" is out of range`},
+		{in: "0000:01:00.8", err: `"0000:01:00.8" is not a PCI address: "8" is out of range`},
 	} {
 		t.Run(tt.in, func(t *testing.T) {
 			got, err := ParseAddress(tt.in)

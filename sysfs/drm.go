@@ -12,16 +12,15 @@ import (
 	"strings"
 )
 
-// DRMNodes are the nodes of one GPU for graphics: /dev/dri/cardN and /dev/dri/renderDN. Their names and numbers are in
+// DRMNodes returns a GPU's nodes for graphics: /dev/dri/cardN and /dev/dri/renderDN. Their names and numbers are in
 //
 //	/sys/bus/pci/devices/<address>/drm/card1/dev        226:1
 //	/sys/bus/pci/devices/<address>/drm/renderD129/dev   226:129
 //
-// the only place that ties them to a GPU. Each comes a second time as /dev/dri/by-path/pci-<address>-card or
-// -render, which on a host is a link. A GPU without the driver's DRM part gives none.
+// the only place that relates them to a GPU. Each also appears as /dev/dri/by-path/pci-<address>-card or
+// -render, a link on the host. A GPU without the DRM driver has none.
 //
-// Mode and group are those of the host's nodes below devRoot; without one a card is for its owner and group alone, and
-// a render node for everybody.
+// Mode and group are those of the host's nodes below devRoot; by default a card has mode 0660, a render node 0666.
 func DRMNodes(root, devRoot Root, gpu GPU) ([]Node, error) {
 	address := gpu.Address.String()
 	dir := sysPCI + "/" + address + "/drm"
@@ -41,7 +40,7 @@ func DRMNodes(root, devRoot Root, gpu GPU) ([]Node, error) {
 		} else if digits, ok := strings.CutPrefix(entry.Name(), "renderD"); ok && isNumber(digits) {
 			node.Mode, link = 0o666, link+"-render"
 		} else {
-			continue // a connector as card1-DP-1, or of another kind of node
+			continue // a connector such as card1-DP-1, or another kind of node
 		}
 		name := dir + "/" + entry.Name() + "/dev"
 		data, err := root.ReadFileMax(name, 4096)
@@ -77,7 +76,7 @@ func parseDev(text string) (major, minor int, err error) {
 	return int(x), int(y), nil
 }
 
-// isNumber tells whether s has digits and nothing else.
+// isNumber tells whether s consists of digits.
 func isNumber(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }

@@ -17,26 +17,26 @@ import (
 // procCapabilities has a directory gpuN for each GPU by its device minor.
 const procCapabilities = "proc/driver/nvidia/capabilities"
 
-// HiddenPaths are the directories below /proc/driver/nvidia that tell about devices which are not in the selection,
-// sorted: those of [Inventory.HiddenGPUs]; of a GPU of whose MIG instances none is selected the directory of all of
-// them, unless the GPU is selected and has none; of another the directories of the instances that are not:
+// HiddenPaths returns the directories below /proc/driver/nvidia about devices outside the selection, sorted: those of
+// [Inventory.HiddenGPUs]; the mig directory of a GPU without selected MIG instances, unless the GPU is selected and has
+// no instances; otherwise the directories of unselected instances:
 //
 //	/proc/driver/nvidia/capabilities/gpu1/mig
 //	/proc/driver/nvidia/capabilities/gpu0/mig/gi2
 //	/proc/driver/nvidia/capabilities/gpu0/mig/gi1/ci1
 //
-// They are meant to be masked. A container that may change MIG instances has to see these: use HiddenGPUs there.
-// What cannot be read is not taken for absent.
+// They are meant to be masked. A container that may change MIG instances must see them: use HiddenGPUs for it. Read
+// errors are not taken for absence.
 func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 	hidden := inv.HiddenGPUs(sel)
 	entries, err := root.ReadDir(procCapabilities)
 	if errors.Is(err, fs.ErrNotExist) {
-		return hidden, nil // before R450 there are none
+		return hidden, nil // before R450
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listing what to hide: %w", err)
 	}
-	// Go by the directories, not by the GPUs: of one whose information cannot be read the minor is not known.
+	// Iterate over directories, not GPUs: the minor of an unreadable GPU is unknown.
 	for _, e := range entries {
 		name := e.Name()
 		number, ok := strings.CutPrefix(name, "gpu")
@@ -60,7 +60,7 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 			continue
 		}
 		if mine.Whole {
-			// The container's own GPU, without MIG as a rule: each masked directory is one more mount.
+			// The container's own GPU, usually without MIG: each masked directory costs a mount.
 			inside, err := root.ReadDir(all[1:])
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("listing what to hide: %w", err)
@@ -75,8 +75,8 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 	return hidden, nil
 }
 
-// hiddenInstances are the directories of a GPU's instances that are not in the selection. A compute instance of a
-// hidden GPU instance is hidden with it.
+// hiddenInstances returns the directories of a GPU's unselected instances. A GPU instance includes its
+// compute instances.
 func hiddenInstances(root Root, selected SelectedGPU) ([]string, error) {
 	gis, err := mig.GPUInstances(root, selected.GPU.Minor)
 	if err != nil {
@@ -93,15 +93,16 @@ func hiddenInstances(root Root, selected SelectedGPU) ([]string, error) {
 		}
 	}
 	for _, i := range slices.Concat(selected.GPU.Instances, selected.GPU.masked) {
-		if shown(i.GI) && !slices.ContainsFunc(selected.Instances, func(s mig.Instance) bool { return s.Compare(i) == 0 }) {
+		same := func(s mig.Instance) bool { return s.Compare(i) == 0 }
+		if shown(i.GI) && !slices.ContainsFunc(selected.Instances, same) {
 			hidden = append(hidden, fmt.Sprintf("%s%d/ci%d", dir, i.GI, i.CI))
 		}
 	}
 	return hidden, nil
 }
 
-// HiddenGPUs are the directories of /proc/driver/nvidia/gpus whose GPUs are not in the selection, sorted: those
-// that are masked here already, too, because a container within this one has a /proc of its own.
+// HiddenGPUs returns the directories of /proc/driver/nvidia/gpus outside the selection, sorted, including those masked
+// here, because a nested container has a /proc of its own.
 func (inv Inventory) HiddenGPUs(sel Selection) []string {
 	var hidden []string
 	for _, name := range inv.Masked {

@@ -19,30 +19,30 @@ import (
 // come from the file "information" in there.
 type GPU struct {
 	Address   Address // from the directory's name
-	Name      string  // the directory's name as it is spelled, for paths in /proc
-	Model     string  // "NVIDIA H100 80GB HBM3"; older drivers leave out "NVIDIA "
+	Name      string  // the directory's name, for paths in /proc
+	Model     string  // "NVIDIA H100 80GB HBM3"; older drivers omit "NVIDIA "
 	UUID      string  // "GPU-9221d5d1-b60b-a624-bf14-0a1819cfda3b"; "" until the GPU has been used once
 	VideoBIOS string  // "96.00.99.00.01"; "" until the GPU has been used once
 	BusType   string  // "PCIe" or "PCI", whatever the board is
-	Firmware  string  // version of the GSP firmware: "535.129.03"; "" without one
-	Minor     int     // of /dev/nvidiaN; says nothing about the index
-	Excluded  bool    // the administrator keeps it from being used, it cannot be opened
+	Firmware  string  // version of the GSP firmware: "535.129.03"; "" if none
+	Minor     int     // of /dev/nvidiaN; unrelated to the index
+	Excluded  bool    // by the administrator; it cannot be opened
 
 	// Index is the rank in ascending address among the GPUs that are not excluded, as nvidia-smi numbers
 	// them (it leaves out broken ones too, which cannot be seen here). It is -1 for an excluded GPU.
 	Index int
 
-	Instances []mig.Instance // MIG devices in the order of their n in "g:n"; nil unless read
-	masked    []mig.Instance // others, that this process may not see, by their ids
+	Instances []mig.Instance // MIG devices in the order of n in "g:n"; nil unless read
+	masked    []mig.Instance // others, hidden from this process, by ID
 
-	// Err tells why the GPU cannot be selected: its files could not be read or understood. It keeps its
-	// place in the list and its index. Minor is -1 then.
+	// Err tells why the GPU is unusable: its files could not be read or parsed. It keeps its place in the list and its
+	// index; Minor is -1.
 	Err error
 }
 
 const procGPUs = "proc/driver/nvidia/gpus"
 
-// maxGPUMinor is the last minor that the driver gives to a GPU; 254 and 255 are control nodes.
+// maxGPUMinor is the driver's highest minor of a GPU; 254 and 255 are control nodes.
 const maxGPUMinor = 247
 
 // readInformation reads /proc/driver/nvidia/gpus/<name>/information into the GPU of that name.
@@ -75,8 +75,8 @@ func readInformation(root Root, gpu GPU) (GPU, error) {
 //	GPU Firmware: 	 535.129.03
 //	GPU Excluded:	 No
 //
-// Lines come and go with the driver's version; only the minor is always there. What the driver does not know yet
-// is missing, or has question marks for digits.
+// Lines vary with the driver's version; only the minor is always there. Values that the driver does not know yet are
+// missing, or have question marks for digits.
 func parseInformation(r io.Reader) (GPU, error) {
 	var gpu GPU
 	seen := map[string]bool{}
@@ -132,7 +132,7 @@ func parseInformation(r io.Reader) (GPU, error) {
 	return gpu, nil
 }
 
-// known drops the values that stand for "not known".
+// known drops values that mean "unknown".
 func known(value string) string {
 	if value == "N/A" || strings.Contains(value, "?") {
 		return ""
@@ -140,8 +140,8 @@ func known(value string) string {
 	return value
 }
 
-// parseUUID returns a complete UUID as it is spelled, and "" for the row of question marks that stands for an unknown
-// one. The digits follow no version's rules.
+// parseUUID checks a UUID; it returns "" for the question marks of an unknown one. The digits follow no version of RFC
+// 9562.
 func parseUUID(value string) (string, error) {
 	const unknown = "GPU-????????-????-????-????-????????????"
 	if value == unknown {

@@ -13,28 +13,26 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 )
 
-// Inventory is what one machine has.
+// Inventory describes the NVIDIA driver and GPUs of a machine.
 type Inventory struct {
-	Driver *Driver // nil: no NVIDIA driver is loaded
+	Driver *Driver // nil if no NVIDIA driver is loaded
 	Majors Majors  // from /proc/devices
 	Params Params  // from /proc/driver/nvidia/params, or the driver's defaults
 	GPUs   []GPU   // of /proc/driver/nvidia/gpus, in ascending address
 
-	// Masked are the names of directories of /proc/driver/nvidia/gpus without anything in them, sorted: this process
-	// is in a container whose runtime hides those GPUs, as this one does. They are none of GPUs and have no index,
-	// because NVIDIA's tools do not count there what cannot be opened.
+	// Masked are the names of empty directories of /proc/driver/nvidia/gpus, sorted: this process is in a
+	// container whose runtime hides those GPUs, as this one does. They are not in GPUs and have no index, as
+	// NVIDIA's tools do not count what they cannot open.
 	Masked []string
 
-	// Odd are the names in /proc/driver/nvidia/gpus that are no PCI address as the driver spells it, sorted. Nothing
-	// is known of them.
+	// Odd are other names in /proc/driver/nvidia/gpus, which are not PCI addresses as the driver spells them, sorted.
 	Odd []string
 }
 
 // Read reads the inventory of a machine, each file once; with instances also the MIG devices of every GPU.
 //
-// A machine without a driver gives an Inventory without one, and no error. A GPU whose own files cannot be read or
-// understood is in the list with its Err set: it concerns those who ask for it. A file that all
-// GPUs share and that is malformed is an error.
+// Without a driver, Inventory.Driver is nil, which is not an error. A GPU whose files cannot be read or parsed has its
+// Err set. A malformed file that all GPUs share is an error.
 func Read(root Root, instances bool) (Inventory, error) {
 	driver, err := readDriver(root)
 	if err != nil {
@@ -58,7 +56,7 @@ func Read(root Root, instances bool) (Inventory, error) {
 	return inv, nil
 }
 
-// ReadFor is [Read] with the MIG devices of those GPUs only that the query may mean.
+// ReadFor is [Read] with the MIG devices of only the GPUs that the query may mean.
 func ReadFor(root Root, q Query) (Inventory, error) {
 	if q.All || !q.NeedsInstances() {
 		return Read(root, q.All)
@@ -114,7 +112,7 @@ func (inv *Inventory) readGPUs(root Root, instances bool) error {
 	}
 	slices.SortStableFunc(gpus, func(a, b GPU) int { return a.Address.Compare(b.Address) })
 
-	// The address names a GPU and the minor decides which one a container gets, so two of a kind are believed in neither.
+	// The minor decides which GPU a container gets: do not trust GPUs with equal minors or addresses.
 	index := 0
 	byMinor := map[int]*GPU{}
 	for i := range gpus {
@@ -140,7 +138,7 @@ func (inv *Inventory) readGPUs(root Root, instances bool) error {
 	return nil
 }
 
-// disagree marks two GPUs as unusable because of something that both have.
+// disagree marks two GPUs as unusable because of something that they share.
 func disagree(a, b *GPU, both string) {
 	if a.Err == nil {
 		a.Err = errors.New(both + " is also that of " + b.Name)
@@ -148,7 +146,7 @@ func disagree(a, b *GPU, both string) {
 	b.Err = errors.New(both + " is also that of " + a.Name)
 }
 
-// readGPU reads what belongs to one GPU.
+// readGPU reads the files of one GPU.
 func readGPU(root Root, gpu GPU, instances bool) GPU {
 	read, err := readInformation(root, gpu)
 	if err != nil {
@@ -174,8 +172,8 @@ func (gpu *GPU) readInstances(root Root) {
 	gpu.Instances, gpu.masked = instances, masked
 }
 
-// parseDirectory parses the name of a directory of /proc/driver/nvidia/gpus. The driver pads the domain to four digits,
-// older ones were seen to use eight.
+// parseDirectory parses the name of a directory of /proc/driver/nvidia/gpus. The driver pads the domain to four digits;
+// some older ones use eight.
 func parseDirectory(name string) (Address, error) {
 	address, err := ParseAddress(name)
 	if err != nil {

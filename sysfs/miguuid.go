@@ -14,16 +14,16 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig/learnt"
 )
 
-// MIGUUIDs is what is known of the UUIDs of a machine's MIG devices. The zero value is that nothing was looked for.
+// MIGUUIDs are the recorded UUIDs of a machine's MIG devices. The zero value means that none were read.
 type MIGUUIDs struct {
-	// Err is why the file of what was learnt cannot be used: [fs.ErrNotExist] if there is none.
+	// Err is why the file of recorded UUIDs is unusable: [fs.ErrNotExist] if there is none.
 	Err  error
 	file string // its path
 	gpus map[Address]learntGPU
 	all  map[mig.UUID]bool // UUIDs of MIG devices that there are
 }
 
-// learntGPU is what was learnt of a GPU, compared with what it has now.
+// learntGPU is what was recorded about a GPU, compared with its current state.
 type learntGPU struct {
 	learnt.GPU
 	err   error      // the marks cannot be read
@@ -31,16 +31,15 @@ type learntGPU struct {
 	known []bool     // uuids has it
 }
 
-// ReadMIGUUIDs reads what [learnt.Path] says of the GPUs of the inventory, which was read with instances, and
-// compares it with the MIG devices that there are. The file has to belong to one of owners.
+// ReadMIGUUIDs reads [learnt.Path] and compares it with the MIG devices of the inventory, which must have been read
+// with instances. The file must be owned by one of owners.
 func ReadMIGUUIDs(root Root, inv Inventory, owners ...int) MIGUUIDs {
 	store, err := ReadLearnt(root, learnt.Path, owners...)
 	return compare(root, inv, store, err)
 }
 
-// ReadForMIGUUIDs is [ReadFor] for a query that [Query.NeedsMIGUUIDs], and ReadMIGUUIDs in one: it returns the
-// query with what was learnt. MIG devices are read of those GPUs only that the query means, if what was learnt
-// tells which these are and still holds, else of all.
+// ReadForMIGUUIDs combines [ReadFor] and ReadMIGUUIDs for a query that [Query.NeedsMIGUUIDs], and returns the query
+// with the recorded UUIDs. It reads the MIG devices of only the GPUs that the query means, if the record is current.
 func ReadForMIGUUIDs(root Root, q Query, owners ...int) (Inventory, Query, error) {
 	store, storeErr := ReadLearnt(root, learnt.Path, owners...)
 	if of, ok := q.learntGPUs(store); ok && storeErr == nil {
@@ -66,8 +65,7 @@ func ReadForMIGUUIDs(root Root, q Query, owners ...int) (Inventory, Query, error
 	return inv, q, nil
 }
 
-// learntGPUs are the UUIDs of the GPUs that, by what was learnt, have the MIG devices whose UUIDs the query asks
-// for; not ok if one is of none.
+// learntGPUs returns the UUIDs of the GPUs that have the requested MIG devices on record; not ok if one is unknown.
 func (q Query) learntGPUs(store learnt.Store) (of map[string]bool, ok bool) {
 	owner := map[mig.UUID]string{}
 	for _, gpu := range store.GPUs {
@@ -89,12 +87,12 @@ func (q Query) learntGPUs(store learnt.Store) (of map[string]bool, ok bool) {
 	return of, true
 }
 
-// lowerUUID is the UUID of a GPU as the file of what was learnt has it.
+// lowerUUID returns the UUID of a GPU as the record spells it.
 func lowerUUID(uuid string) string {
 	return "GPU-" + strings.ToLower(strings.TrimPrefix(uuid, "GPU-"))
 }
 
-// compare compares what was learnt with the MIG devices that there are.
+// compare compares the record with the current MIG devices.
 func compare(root Root, inv Inventory, store learnt.Store, err error) MIGUUIDs {
 	m := MIGUUIDs{file: root.Path(learnt.Path), Err: err}
 	if err != nil || inv.Driver == nil {
@@ -127,7 +125,7 @@ func compare(root Root, inv Inventory, store learnt.Store, err error) MIGUUIDs {
 	return m
 }
 
-// ReadLearnt reads a file of what was learnt, below root. Its error has the file's name on the host.
+// ReadLearnt reads a file of recorded UUIDs below root. Errors have the file's name on the host.
 func ReadLearnt(root Root, name string, owners ...int) (learnt.Store, error) {
 	store, err := learnt.Read(root, name, owners...)
 	var pathErr *fs.PathError
@@ -137,7 +135,7 @@ func ReadLearnt(root Root, name string, owners ...int) (learnt.Store, error) {
 	return store, err
 }
 
-// sharedUUID tells whether several GPUs have the UUID, so that it says nothing.
+// sharedUUID tells whether several GPUs have the UUID, which makes it useless.
 func sharedUUID(inv Inventory, uuid string) bool {
 	count := 0
 	for _, gpu := range inv.GPUs {
@@ -148,7 +146,7 @@ func sharedUUID(inv Inventory, uuid string) bool {
 	return count > 1
 }
 
-// find is the UUID that an instance had when it had the mark.
+// find returns the UUID that an instance had when it had the mark.
 func (l learntGPU) find(instance mig.Instance, mark string) (mig.UUID, bool) {
 	for _, d := range l.Devices {
 		if d.GI == instance.GI && d.CI == instance.CI && d.Mark == mark {
@@ -158,7 +156,7 @@ func (l learntGPU) find(instance mig.Instance, mark string) (mig.UUID, bool) {
 	return mig.UUID{}, false
 }
 
-// Of is the UUID of the n-th of the GPU's instances, if it was learnt and the instance has not been made anew since.
+// Of returns the UUID of the GPU's n-th instance if it was recorded and the instance has not been recreated since.
 func (m MIGUUIDs) Of(gpu GPU, n int) (mig.UUID, bool) {
 	l, ok := m.gpus[gpu.Address]
 	if !ok || n >= len(l.known) || !l.known[n] {
@@ -167,15 +165,14 @@ func (m MIGUUIDs) Of(gpu GPU, n int) (mig.UUID, bool) {
 	return l.uuids[n], true
 }
 
-// learnAdvice ends messages that learning helps against.
+// learnAdvice is the remedy for missing or stale records.
 const learnAdvice = "run 'nvsysfs learn' as root on the host"
 
-// resolve finds the GPU and its instance that the UUID means, as places, or says why there is none.
+// resolve returns the places of the GPU and the instance with the UUID, or the reason why there is none.
 //
-// What was learnt of an instance that still exists is certain: that the UUID is its, or that it is not. Of an
-// instance that was made since, the PDI tells the GPU instance that a UUID belongs to, and that is enough where it
-// has one compute instance. A UUID that another instance had earlier is then refused: GPU instances are made again
-// under the same id, and whether the new one has the same engine, and so the same UUID, cannot be told.
+// For an instance that still exists, the record is certain. For one created since, the PDI tells the GPU instance that
+// the UUID belongs to, which suffices if it has one compute instance. A UUID that another instance had before is
+// refused: a recreated GPU instance has the same id, but perhaps another engine and UUID.
 func (m MIGUUIDs) resolve(gpus []GPU, uuid mig.UUID) (at, instance int, reason string) {
 	var stale, ambiguous, unlearnt []string
 	devices := 0
@@ -210,7 +207,7 @@ func (m MIGUUIDs) resolve(gpus []GPU, uuid mig.UUID) (at, instance int, reason s
 			}
 		}
 		switch {
-		case known == all: // none, or it is none of these
+		case known == all: // none has this UUID
 		case l.had(uuid):
 			stale = append(stale, name)
 		case all > 1:
@@ -223,37 +220,43 @@ func (m MIGUUIDs) resolve(gpus []GPU, uuid mig.UUID) (at, instance int, reason s
 	case devices == 0:
 		return 0, 0, "unknown device: no GPU has a MIG device"
 	case m.file == "":
-		return 0, 0, "which MIG device has this UUID is not in /proc, and what was learnt of it has not been looked at"
+		return 0, 0, "MIG UUIDs are not in /proc, and recorded ones were not read"
 	case errors.Is(m.Err, fs.ErrNotExist):
-		return 0, 0, fmt.Sprintf("which MIG device has this UUID is not in /proc, and nothing has been learnt of it (there is no %s); %s", m.file, learnAdvice)
+		return 0, 0, fmt.Sprintf("MIG UUIDs are not in /proc, and none are recorded (no file %s); %s",
+			m.file, learnAdvice)
 	case m.Err != nil:
-		return 0, 0, fmt.Sprintf("which MIG device has this UUID is not in /proc, and the file of what was learnt of it is not to be trusted: %v; remove it, then %s",
+		return 0, 0, fmt.Sprintf("MIG UUIDs are not in /proc, and the record is not trusted: %v; remove it, then %s",
 			m.Err, learnAdvice)
 	case len(stale) > 0:
-		return 0, 0, fmt.Sprintf("what was learnt is stale: a MIG device of GPU %s had this UUID, and has been destroyed since or made anew; %s", stale[0], learnAdvice)
+		return 0, 0, fmt.Sprintf("the record is stale: the MIG device of GPU %s with this UUID was destroyed or "+
+			"recreated; %s", stale[0], learnAdvice)
 	case len(ambiguous) > 0:
-		return 0, 0, fmt.Sprintf("ambiguous: it is a compute instance of GPU %s, which has several, and they have changed since 'nvsysfs learn'; %s", ambiguous[0], learnAdvice)
+		return 0, 0, fmt.Sprintf("ambiguous: GPU %s has several compute instances, which have changed since "+
+			"'nvsysfs learn'; %s", ambiguous[0], learnAdvice)
 	}
 	for _, gpu := range gpus {
 		if l := m.gpus[gpu.Address]; l.err != nil {
-			return 0, 0, fmt.Sprintf("the MIG devices of GPU %d cannot be compared with what was learnt: %v", gpu.Index, l.err)
+			return 0, 0, fmt.Sprintf("cannot compare the MIG devices of GPU %d with the record: %v", gpu.Index, l.err)
 		} else if l.had(uuid) {
-			return 0, 0, fmt.Sprintf("what was learnt is stale, or the device is gone: a MIG device of GPU %d had this UUID earlier; %s", gpu.Index, learnAdvice)
+			return 0, 0, fmt.Sprintf("the record is stale, or the device is gone: a MIG device of GPU %d had "+
+				"this UUID; %s", gpu.Index, learnAdvice)
 		}
 	}
 	if len(unlearnt) > 0 {
-		return 0, 0, fmt.Sprintf("unknown device: no MIG device is known to have this UUID, and those of GPU %s have not been learnt or have changed since; %s",
-			strings.Join(unlearnt, ", "), learnAdvice)
+		return 0, 0, fmt.Sprintf("unknown device: no recorded MIG device has this UUID, and those of GPU %s are "+
+			"not recorded or have changed; %s", strings.Join(unlearnt, ", "), learnAdvice)
 	}
 	for _, gpu := range gpus {
 		if gpu.Err != nil && !gpu.Excluded {
-			return 0, 0, fmt.Sprintf("unknown device: no MIG device has this UUID; it may be one of the GPU at %s, which cannot be used: %v", gpu.Address, gpu.Err)
+			return 0, 0, fmt.Sprintf("unknown device: no MIG device has this UUID; it may be on the "+
+				"unusable GPU at %s: %v", gpu.Address, gpu.Err)
 		}
 	}
 	return 0, 0, "unknown device: no MIG device has this UUID"
 }
 
-// had tells whether a device of the GPU had the UUID when it was last learnt, or before.
+// had tells whether a device of the GPU has or had the UUID on record.
 func (l learntGPU) had(uuid mig.UUID) bool {
-	return slices.Contains(l.Former, uuid) || slices.ContainsFunc(l.Devices, func(d learnt.Device) bool { return d.UUID == uuid })
+	has := func(d learnt.Device) bool { return d.UUID == uuid }
+	return slices.Contains(l.Former, uuid) || slices.ContainsFunc(l.Devices, has)
 }

@@ -94,7 +94,7 @@ func TestSelectMIGUUID(t *testing.T) {
 		},
 		{
 			name: "not in the list, other GPUs not learnt", ask: dieA.UUID(9, 1),
-			err:     "unknown device: no MIG device is known to have this UUID, and those of GPU 0 have not been learnt or have changed since" + advice,
+			err:     "unknown device: no recorded MIG device has this UUID, and those of GPU 0 are not recorded or have changed" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) { keep(t, root, learn(t, root, b, dieB)) },
 		},
 		{
@@ -111,7 +111,7 @@ func TestSelectMIGUUID(t *testing.T) {
 		},
 		{
 			name: "by the PDI, several compute instances", ask: dieB.UUID(2, 0),
-			err: "ambiguous: it is a compute instance of GPU 1, GPU instance 2, which has several, and they have changed since 'nvsysfs learn'" + advice,
+			err: "ambiguous: GPU 1, GPU instance 2 has several compute instances, which have changed since 'nvsysfs learn'" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				keep(t, root, proved(learnt.GPU{UUID: uuidB}, dieB))
 			},
@@ -131,7 +131,7 @@ func TestSelectMIGUUID(t *testing.T) {
 		},
 		{
 			name: "and its old one is not believed", ask: dieA.UUID(9, 1),
-			err: "what was learnt is stale: a MIG device of GPU 0 had this UUID, and has been destroyed since or made anew" + advice,
+			err: "the record is stale: the MIG device of GPU 0 with this UUID was destroyed or recreated" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				keep(t, root, proved(learn(t, root, a, dieA), dieA))
 				remake(t, root, a.Minor, 9)
@@ -139,7 +139,7 @@ func TestSelectMIGUUID(t *testing.T) {
 		},
 		{
 			name: "nor is it without a PDI", ask: dieA.UUID(9, 1),
-			err: "what was learnt is stale, or the device is gone: a MIG device of GPU 0 had this UUID earlier" + advice,
+			err: "the record is stale, or the device is gone: a MIG device of GPU 0 had this UUID" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				keep(t, root, learn(t, root, a, dieA))
 				remake(t, root, a.Minor, 9)
@@ -153,7 +153,7 @@ func TestSelectMIGUUID(t *testing.T) {
 			},
 		},
 		{
-			name: "and has no other UUID", ask: dieA.UUID(1, 3), err: "unknown device: no MIG device is known to have this UUID, and those of GPU 1 have not been learnt or have changed since" + advice,
+			name: "and has no other UUID", ask: dieA.UUID(1, 3), err: "unknown device: no recorded MIG device has this UUID, and those of GPU 1 are not recorded or have changed" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				keep(t, root, proved(learn(t, root, a, dieA), dieA))
 				remake(t, root, a.Minor, 9)
@@ -161,7 +161,7 @@ func TestSelectMIGUUID(t *testing.T) {
 		},
 		{
 			name: "a former UUID", ask: dieA.UUID(9, 5),
-			err: "what was learnt is stale: a MIG device of GPU 0 had this UUID, and has been destroyed since or made anew" + advice,
+			err: "the record is stale: the MIG device of GPU 0 with this UUID was destroyed or recreated" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				g := proved(learnt.GPU{UUID: uuidA}, dieA)
 				g.Former = []mig.UUID{dieA.UUID(9, 5)}
@@ -170,7 +170,7 @@ func TestSelectMIGUUID(t *testing.T) {
 		},
 		{
 			name: "a former UUID of what has been learnt", ask: dieA.UUID(9, 5),
-			err: "what was learnt is stale, or the device is gone: a MIG device of GPU 0 had this UUID earlier" + advice,
+			err: "the record is stale, or the device is gone: a MIG device of GPU 0 had this UUID" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				g := proved(learn(t, root, a, dieA), dieA)
 				g.Former = []mig.UUID{dieA.UUID(9, 5)}
@@ -179,7 +179,7 @@ func TestSelectMIGUUID(t *testing.T) {
 		},
 		{
 			name: "after a start of the machine", ask: dieA.UUID(9, 1),
-			err: "what was learnt is stale: a MIG device of GPU 0 had this UUID, and has been destroyed since or made anew" + advice,
+			err: "the record is stale: the MIG device of GPU 0 with this UUID was destroyed or recreated" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				keep(t, root, proved(learn(t, root, a, dieA), dieA))
 				require.NoError(t, os.MkdirAll(root.Path("proc/sys/kernel/random"), 0o755))
@@ -188,12 +188,12 @@ func TestSelectMIGUUID(t *testing.T) {
 		},
 		{
 			name: "nothing learnt", ask: dieA.UUID(9, 1),
-			err:     "which MIG device has this UUID is not in /proc, and nothing has been learnt of it (there is no $FILE)" + advice,
+			err:     "MIG UUIDs are not in /proc, and none are recorded (no file $FILE)" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) {},
 		},
 		{
 			name: "file that others may write", ask: dieA.UUID(9, 1),
-			err: "which MIG device has this UUID is not in /proc, and the file of what was learnt of it is not to be trusted: $FILE: " +
+			err: "MIG UUIDs are not in /proc, and the record is not trusted: $FILE: " +
 				"others than its owner may write it (mode 0666); remove it, then run 'nvsysfs learn' as root on the host",
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				keep(t, root, learn(t, root, a, dieA))
@@ -202,7 +202,7 @@ func TestSelectMIGUUID(t *testing.T) {
 		},
 		{
 			name: "two GPUs of one UUID", ask: dieA.UUID(9, 1),
-			err: "unknown device: no MIG device is known to have this UUID, and those of GPU 0, 1 have not been learnt or have changed since" + advice,
+			err: "unknown device: no recorded MIG device has this UUID, and those of GPU 0, 1 are not recorded or have changed" + advice,
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				keep(t, root, learn(t, root, a, dieA))
 				for name, text := range gpu(b.Name, b.Minor, uuidA, "") {
@@ -289,7 +289,7 @@ func TestSelectMIGUUIDHave(t *testing.T) {
 	_, err = inv.Select(q)
 	var device *DeviceError
 	require.ErrorAs(t, err, &device)
-	assert.Equal(t, "which MIG device has this UUID is not in /proc, and what was learnt of it has not been looked at", device.Reason)
+	assert.Equal(t, "MIG UUIDs are not in /proc, and recorded ones were not read", device.Reason)
 
 	keep(t, root, learn(t, root, inv.GPUs[0], die))
 	q = ParseQuery([]string{die.UUID(9, 2).String()})

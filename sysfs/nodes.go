@@ -22,13 +22,13 @@ type Node struct {
 	Mode         fs.FileMode // permission bits
 	UID, GID     uint32
 
-	// OnHost tells that the host has a character device of these numbers at Path, below the root of its devices.
+	// OnHost tells that the host has this character device at Path, below the root of its devices.
 	OnHost bool
-	// Instead says what is at Path on the host if that is another thing: "character device 510:0", "directory".
+	// Instead is what the host has at Path instead, if anything: "character device 510:0", "directory".
 	Instead string
 }
 
-// Command is what makes the node on the host: "mknod -m 666 /dev/nvidia0 c 195 0".
+// Command is the shell command that creates the node: "mknod -m 666 /dev/nvidia0 c 195 0".
 func (n Node) Command() string {
 	command := fmt.Sprintf("mknod -m %o %s c %d %d", n.Mode.Perm(), n.Path, n.Major, n.Minor)
 	if n.GID != 0 {
@@ -40,7 +40,7 @@ func (n Node) Command() string {
 	return command
 }
 
-// Groups are those that may open some of the nodes which others may not, in order.
+// Groups returns the groups that may open nodes which others may not, sorted.
 func Groups(nodes []Node) []uint32 {
 	var gids []uint32
 	for _, n := range nodes {
@@ -52,15 +52,16 @@ func Groups(nodes []Node) []uint32 {
 	return slices.Compact(gids)
 }
 
-// ModuleError is a kernel module that is needed and not loaded.
+// ModuleError reports a required kernel module that is not loaded.
 type ModuleError struct {
 	Module  string // "nvidia-uvm"
-	Name    string // what is not in /proc/devices
+	Name    string // missing from /proc/devices
 	Command string // loads the module
 }
 
 func (e *ModuleError) Error() string {
-	return fmt.Sprintf("%q is not in /proc/devices: the kernel module %s is not loaded (load it with %q)", e.Name, e.Module, e.Command)
+	return fmt.Sprintf("%q is not in /proc/devices: the kernel module %s is not loaded (load it with %q)",
+		e.Name, e.Module, e.Command)
 }
 
 // Minors of the driver's control nodes.
@@ -71,12 +72,12 @@ const (
 	uvmToolsMinor = 1
 )
 
-// ControlNodes are the nodes that belong to no GPU: /dev/nvidiactl; with uvm also /dev/nvidia-uvm and
-// /dev/nvidia-uvm-tools, or a [*ModuleError] if their module is not loaded; with modeset /dev/nvidia-modeset where
-// that module is loaded.
+// ControlNodes returns the nodes that belong to no GPU: /dev/nvidiactl; with uvm also /dev/nvidia-uvm and
+// /dev/nvidia-uvm-tools, or a [*ModuleError] if their module is not loaded; with modeset also /dev/nvidia-modeset if
+// its module is loaded.
 //
-// Mode and group are those of the host's node below devRoot, if it has one, else of the driver's parameters. The
-// driver makes nodes of UVM for everybody whatever the parameters say.
+// Mode and group are those of the host's node below devRoot, else from the driver's parameters, except that UVM's nodes
+// have mode 0666.
 func (inv Inventory) ControlNodes(devRoot Root, uvm, modeset bool) ([]Node, error) {
 	if inv.Majors.Ctl < 0 {
 		return nil, &ModuleError{Module: "nvidia", Name: "nvidia", Command: "modprobe nvidia"}
@@ -86,9 +87,10 @@ func (inv Inventory) ControlNodes(devRoot Root, uvm, modeset bool) ([]Node, erro
 		if inv.Majors.UVM < 0 {
 			return nil, &ModuleError{Module: "nvidia-uvm", Name: "nvidia-uvm", Command: "modprobe nvidia-uvm"}
 		}
+		major := inv.Majors.UVM
 		nodes = append(nodes,
-			adopt(devRoot, Node{Path: "/dev/nvidia-uvm", Major: inv.Majors.UVM, Minor: uvmMinor, Mode: 0o666}),
-			adopt(devRoot, Node{Path: "/dev/nvidia-uvm-tools", Major: inv.Majors.UVM, Minor: uvmToolsMinor, Mode: 0o666}),
+			adopt(devRoot, Node{Path: "/dev/nvidia-uvm", Major: major, Minor: uvmMinor, Mode: 0o666}),
+			adopt(devRoot, Node{Path: "/dev/nvidia-uvm-tools", Major: major, Minor: uvmToolsMinor, Mode: 0o666}),
 		)
 	}
 	if modeset && inv.Majors.Modeset >= 0 {
@@ -97,12 +99,10 @@ func (inv Inventory) ControlNodes(devRoot Root, uvm, modeset bool) ([]Node, erro
 	return nodes, nil
 }
 
-// SelectionNodes are the nodes of the selected devices: /dev/nvidiaN for each GPU, and for each instance the two
-// /dev/nvidia-caps/nvidia-capN that stand for its GPU instance and its compute instance. Modes of the latter are
-// those of their capability files.
+// SelectionNodes returns the nodes of the selected devices: /dev/nvidiaN for each GPU, and for each MIG device the
+// /dev/nvidia-caps/nvidia-capN of its GPU instance and compute instance, with the modes of their capability files.
 //
-// A driver of the 450 branch that has no nodes for capabilities gets none: it looks at the permissions of the
-// files in /proc.
+// Drivers of the 450 branch without capability nodes get none: they check the permissions of the files in /proc.
 func (inv Inventory) SelectionNodes(devRoot Root, sel Selection) ([]Node, error) {
 	var nodes []Node
 	done := map[int]bool{}
@@ -117,7 +117,8 @@ func (inv Inventory) SelectionNodes(devRoot Root, sel Selection) ([]Node, error)
 		if inv.Majors.Nvidia < 0 {
 			return nil, &ModuleError{Module: "nvidia", Name: "nvidia", Command: "modprobe nvidia"}
 		}
-		nodes = append(nodes, inv.driverNode(devRoot, fmt.Sprintf("/dev/nvidia%d", gpu.Minor), inv.Majors.Nvidia, gpu.Minor))
+		name := fmt.Sprintf("/dev/nvidia%d", gpu.Minor)
+		nodes = append(nodes, inv.driverNode(devRoot, name, inv.Majors.Nvidia, gpu.Minor))
 		for _, instance := range selected.Instances {
 			for _, capability := range []mig.Capability{instance.GICap, instance.CICap} {
 				if capability.Empty && inv.Majors.Caps < 0 || done[capability.Minor] {
@@ -135,9 +136,9 @@ func (inv Inventory) SelectionNodes(devRoot Root, sel Selection) ([]Node, error)
 	return nodes, nil
 }
 
-// MIGControlNodes are the nodes for the right to change MIG instances (config) or to watch them all (monitor), and
-// those of every instance that the selected GPUs can ever have, except the selected ones. A GPU whose chip is known
-// not to have MIG adds none.
+// MIGControlNodes returns the nodes for changing MIG instances (config) or monitoring all of them (monitor),
+// and those of every instance that the selected GPUs can ever have, except the selected ones. A GPU whose
+// chip is known not to support MIG adds none.
 func (inv Inventory) MIGControlNodes(root, devRoot Root, config, monitor bool, sel Selection) ([]Node, error) {
 	if !config && !monitor {
 		return nil, nil
@@ -167,7 +168,8 @@ func (inv Inventory) MIGControlNodes(root, devRoot Root, config, monitor bool, s
 			continue
 		}
 		if right.capability == nil {
-			return nil, fmt.Errorf("the driver has no capability mig/%s, as drivers before R450 (see 'cat /proc/driver/nvidia/version'): no file %s", right.name,
+			return nil, fmt.Errorf("the driver has no capability mig/%s, like those before R450 "+
+				"(see 'cat /proc/driver/nvidia/version'): no file %s", right.name,
 				root.Path("proc/driver/nvidia/capabilities/mig/"+right.name))
 		}
 		if err := add(*right.capability); err != nil {
@@ -197,7 +199,7 @@ func (inv Inventory) MIGControlNodes(root, devRoot Root, config, monitor bool, s
 	return nodes, nil
 }
 
-// migCapable is false for chips that are known to lack MIG.
+// migCapable is false for chips known not to support MIG.
 func migCapable(root Root, gpu GPU) bool {
 	if len(gpu.Instances) > 0 {
 		return true
@@ -217,8 +219,8 @@ func migCapable(root Root, gpu GPU) bool {
 	return false
 }
 
-// MIGGraphics tells whether MIG devices of a GPU can have graphics: those with "+gfx" in their profile on RTX PRO
-// boards of the Blackwell generation. Which profile a MIG device has is in no file.
+// MIGGraphics tells whether MIG devices of a GPU can support graphics: those with "+gfx" profiles on Blackwell RTX PRO
+// boards. No file tells the profile of a MIG device.
 func MIGGraphics(root Root, gpu GPU) bool {
 	function, err := ReadPCI(root, gpu.Address)
 	if err != nil {
@@ -228,15 +230,15 @@ func MIGGraphics(root Root, gpu GPU) bool {
 	return capability == "12.0"
 }
 
-// StrayNodes lists the host's nodes /dev/nvidiaN of the driver's major below devRoot where /proc/driver/nvidia/gpus
-// has no GPU: an outer container runtime has given the nodes and hides their entries.
+// StrayNodes returns the /dev/nvidiaN below devRoot that have no entry in /proc/driver/nvidia/gpus: in a
+// container whose runtime hides the entries.
 func (inv Inventory) StrayNodes(devRoot Root) []string {
 	if len(inv.GPUs) > 0 || inv.Majors.Nvidia < 0 {
 		return nil
 	}
 	entries, err := devRoot.ReadDir("dev")
 	if err != nil {
-		return nil // then there is nothing to tell
+		return nil
 	}
 	var stray []string
 	for _, entry := range entries {
@@ -251,7 +253,7 @@ func (inv Inventory) StrayNodes(devRoot Root) []string {
 	return stray
 }
 
-// driverNode is a node for which the driver's parameters count.
+// driverNode returns a node that the driver's parameters apply to.
 func (inv Inventory) driverNode(devRoot Root, path string, major, minor int) Node {
 	return adopt(devRoot, Node{
 		Path: path, Major: major, Minor: minor,
@@ -261,7 +263,7 @@ func (inv Inventory) driverNode(devRoot Root, path string, major, minor int) Nod
 	})
 }
 
-// capabilityNode is the node of a capability, with the mode of its file.
+// capabilityNode returns the node of a capability, with the mode of its file.
 func (inv Inventory) capabilityNode(devRoot Root, capability mig.Capability) (Node, error) {
 	if inv.Majors.Caps < 0 {
 		return Node{}, errors.New(`"nvidia-caps" is not in /proc/devices`)
@@ -275,7 +277,7 @@ func (inv Inventory) capabilityNode(devRoot Root, capability mig.Capability) (No
 	return node, nil
 }
 
-// adopt takes mode and group from the host's node, if it has one of the same numbers.
+// adopt copies mode and group from the host's node, if that has the same numbers.
 func adopt(devRoot Root, node Node) Node {
 	host, err := HostNode(devRoot, node.Path)
 	switch {
@@ -290,8 +292,8 @@ func adopt(devRoot Root, node Node) Node {
 	return node
 }
 
-// HostNode describes a character device of the host as it is; the owner is not taken over. The error of anything else
-// says what it is: "regular file".
+// HostNode describes a character device of the host, without its owner. For anything else the error is what it is:
+// "regular file".
 func HostNode(devRoot Root, path string) (Node, error) {
 	info, err := devRoot.Stat(path[1:])
 	if err != nil {
@@ -315,7 +317,7 @@ func HostNode(devRoot Root, path string) (Node, error) {
 	}, nil
 }
 
-// kind names what is there instead of a character device.
+// kind names the type of a file that is not a character device.
 func kind(mode fs.FileMode) string {
 	switch {
 	case mode.IsDir():

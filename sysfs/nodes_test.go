@@ -224,7 +224,7 @@ func TestMIGControlNodes(t *testing.T) {
 	assert.Len(t, got, 1+135-2)
 
 	_, err = inv.MIGControlNodes(tree(t, nil), root, true, false, Selection{})
-	require.ErrorContains(t, err, "the driver has no capability mig/config, as drivers before R450 (see 'cat /proc/driver/nvidia/version'): no file ")
+	require.ErrorContains(t, err, "the driver has no capability mig/config, like those before R450 (see 'cat /proc/driver/nvidia/version'): no file ")
 	inv.Majors.Caps = -1
 	_, err = inv.MIGControlNodes(root, root, true, false, Selection{})
 	require.EqualError(t, err, `"nvidia-caps" is not in /proc/devices`)

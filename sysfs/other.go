@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// MaxIMEXChannels is how many IMEX channels can exist at most; they are numbered from 0.
+// MaxIMEXChannels is the maximum number of IMEX channels, which are numbered from 0.
 const MaxIMEXChannels = 1 << 20
 
-// IMEXNodes are the nodes /dev/nvidia-caps-imex-channels/channelN of the given channels. Their numbers follow from
-// /proc/devices, but only those exist that the administrator has made: a channel without a right node below devRoot
-// is an error.
+// IMEXNodes returns the nodes /dev/nvidia-caps-imex-channels/channelN of the given channels. Their numbers follow from
+// /proc/devices, but a channel exists only if the administrator created its node: without one below devRoot, it is an
+// error.
 func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 	var nodes []Node
 	for _, channel := range channels {
@@ -23,7 +23,8 @@ func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 			return nil, fmt.Errorf("IMEX channel %d: not between 0 and %d", channel, MaxIMEXChannels-1)
 		}
 		if inv.Majors.IMEXChannels < 0 {
-			return nil, fmt.Errorf("IMEX channel %d: %q is not in /proc/devices: the kernel module nvidia is too old, or was loaded without channels (load it with %q)",
+			return nil, fmt.Errorf("IMEX channel %d: %q is not in /proc/devices: the kernel module nvidia is too old, "+
+				"or was loaded without channels (load it with %q)",
 				channel, "nvidia-caps-imex-channels", "modprobe nvidia NVreg_ImexChannelCount=2048")
 		}
 		node := adopt(devRoot, Node{
@@ -35,7 +36,7 @@ func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 			if node.Instead != "" {
 				found = "found " + node.Instead
 			}
-			return nil, fmt.Errorf("IMEX channel %d: no character device %d:%d at %s, %s (make it with %q, if this machine shall have the channel)",
+			return nil, fmt.Errorf("IMEX channel %d: no character device %d:%d at %s, %s (to create the channel: %q)",
 				channel, node.Major, node.Minor, devRoot.Path(node.Path), found, node.Command())
 		}
 		nodes = append(nodes, node)
@@ -43,16 +44,16 @@ func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 	return nodes, nil
 }
 
-// OtherNodes are the nodes of modules beside the GPU driver, each kind if asked for:
+// OtherNodes returns the nodes of modules other than the GPU driver, each kind if asked for:
 //
 //	gds      /dev/nvidia-fs*                              GPUDirect Storage
 //	mofed    /dev/infiniband/uverbs*, rdma_cm             RDMA
 //	gdrcopy  /dev/gdrdrv
 //	nvswitch /dev/nvidia-nvswitchctl, /dev/nvidia-nvswitch*
 //
-// They are the host's nodes below devRoot, except that gdrdrv and nvswitchctl are known by number from
-// /proc/devices and need none. A node whose major is not the one in /proc/devices is left over from another load of
-// its module and left out. The second result says what was asked for and is not there, one line each.
+// They are the host's nodes below devRoot; gdrdrv and nvswitchctl need none, as /proc/devices tells their
+// numbers. A node with another major than /proc/devices is stale and left out. The second result describes
+// what is missing, one line each.
 func (inv Inventory) OtherNodes(devRoot Root, gds, mofed, gdrcopy, nvswitch bool) ([]Node, []string, error) {
 	var (
 		nodes    []Node
@@ -129,8 +130,8 @@ func (inv Inventory) OtherNodes(devRoot Root, gds, mofed, gdrcopy, nvswitch bool
 	return nodes, warnings, nil
 }
 
-// GDSFiles are the files that programs with GPUDirect Storage read, as far as the machine has them: the directory
-// /run/udev and the file /etc/cufile.json, as absolute names in the root.
+// GDSFiles returns the files that GPUDirect Storage needs, if they exist: the directory /run/udev and the file
+// /etc/cufile.json, as absolute names in the root.
 func GDSFiles(root Root) []string {
 	var files []string
 	for _, file := range []struct {

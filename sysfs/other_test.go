@@ -28,8 +28,8 @@ func TestIMEXNodes(t *testing.T) {
 		err      string
 	}{
 		{name: "none", inv: inv},
-		{name: "absent", inv: inv, channels: []int{3}, err: "IMEX channel 3: no character device 234:3 at /dev/nvidia-caps-imex-channels/channel3, nothing there (make it with \"mkdir -p /dev/nvidia-caps-imex-channels && mknod -m 666 /dev/nvidia-caps-imex-channels/channel3 c 234 3\", if this machine shall have the channel)"},
-		{name: "directory", inv: inv, channels: []int{2}, err: "IMEX channel 2: no character device 234:2 at /dev/nvidia-caps-imex-channels/channel2, found directory (make it with \"mkdir -p /dev/nvidia-caps-imex-channels && mknod -m 666 /dev/nvidia-caps-imex-channels/channel2 c 234 2\", if this machine shall have the channel)"},
+		{name: "absent", inv: inv, channels: []int{3}, err: "IMEX channel 3: no character device 234:3 at /dev/nvidia-caps-imex-channels/channel3, nothing there (to create the channel: \"mkdir -p /dev/nvidia-caps-imex-channels && mknod -m 666 /dev/nvidia-caps-imex-channels/channel3 c 234 3\")"},
+		{name: "directory", inv: inv, channels: []int{2}, err: "IMEX channel 2: no character device 234:2 at /dev/nvidia-caps-imex-channels/channel2, found directory (to create the channel: \"mkdir -p /dev/nvidia-caps-imex-channels && mknod -m 666 /dev/nvidia-caps-imex-channels/channel2 c 234 2\")"},
 		{name: "negative", inv: inv, channels: []int{-1}, err: "IMEX channel -1: not between 0 and 1048575"},
 		{name: "too large", inv: inv, channels: []int{1 << 20}, err: "IMEX channel 1048576: not between 0 and 1048575"},
 		{name: "nvidia-caps is another name", inv: Inventory{Majors: majors(t, "511 nvidia-caps\n")}, channels: []int{0}, err: `IMEX channel 0: "nvidia-caps-imex-channels" is not in /proc/devices: the kernel module nvidia is too old, or was loaded without channels (load it with "modprobe nvidia NVreg_ImexChannelCount=2048")`},

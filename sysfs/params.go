@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// Params are the module's parameters that concern device nodes, from /proc/driver/nvidia/params. They count for
-// /dev/nvidiaN, nvidiactl and nvidia-modeset.
+// Params are the module's parameters for device nodes, from /proc/driver/nvidia/params. They apply to /dev/nvidiaN,
+// nvidiactl and nvidia-modeset.
 type Params struct {
 	ModifyDeviceFiles bool        // NVIDIA's user-mode tools may create and change nodes
 	DeviceFileUID     uint32      // owner
@@ -23,7 +23,7 @@ type Params struct {
 	DeviceFileMode    fs.FileMode // permission bits
 }
 
-// defaultParams are what NVIDIA's tools take for a missing file or line.
+// defaultParams are NVIDIA's tools' defaults for a missing file or line.
 var defaultParams = Params{ModifyDeviceFiles: true, DeviceFileMode: 0o666}
 
 const procParams = "proc/driver/nvidia/params"
@@ -44,7 +44,7 @@ func readParams(root Root) (Params, error) {
 	return params, nil
 }
 
-// parseParams parses lines of a name and a decimal number, or a quoted string; the file has about 45 of them:
+// parseParams parses about 45 lines of a name and a decimal number or a quoted string:
 //
 //	ResmanDebugLevel: 4294967295
 //	ModifyDeviceFiles: 1
@@ -59,7 +59,7 @@ func parseParams(r io.Reader) (Params, error) {
 		name  string
 		value *uint64
 		limit uint64
-		line  int // where it was found
+		line  int
 	}{
 		{name: "ModifyDeviceFiles", value: &modify, limit: 1},
 		{name: "DeviceFileUID", value: &uid, limit: 1<<32 - 1},
@@ -67,7 +67,7 @@ func parseParams(r io.Reader) (Params, error) {
 		{name: "DeviceFileMode", value: &mode, limit: uint64(fs.ModePerm)},
 	}
 	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, MaxFile) // RegistryDwords is as long as the administrator made it
+	lines.Buffer(nil, MaxFile) // RegistryDwords can be long
 	for line := 1; lines.Scan(); line++ {
 		name, text, ok := strings.Cut(lines.Text(), ":")
 		if !ok && strings.TrimSpace(name) != "" {
@@ -84,7 +84,8 @@ func parseParams(r io.Reader) (Params, error) {
 			}
 			value, err := strconv.ParseUint(text, 10, 64)
 			if err != nil || value > key.limit {
-				return Params{}, fmt.Errorf("line %d: %s is %s, not a number up to %d", line, name, quote(text), key.limit)
+				return Params{}, fmt.Errorf("line %d: %s is %s, not a number up to %d",
+					line, name, quote(text), key.limit)
 			}
 			key.line, *key.value = line, value
 		}

@@ -20,7 +20,7 @@ type PCIFunction struct {
 	Device   uint16 // file device
 	Class    uint32 // file class: 0x0300xx VGA, 0x0302xx 3D controller
 	Driver   string // target of the link driver: "nvidia", "vfio-pci", "" for none
-	NUMANode int    // file numa_node; -1 if the machine does not tell
+	NUMANode int    // file numa_node; -1 if unknown
 }
 
 const (
@@ -30,8 +30,8 @@ const (
 	class3D      = 0x0302
 )
 
-// ReadPCI reads what is needed of /sys/bus/pci/devices/<address>, of one function only. The kernel's spelling of
-// the address is not always that of the driver's directories.
+// ReadPCI reads one function from /sys/bus/pci/devices/<address>. The kernel's spelling of the address may differ from
+// that of the driver's directories.
 func ReadPCI(root Root, address Address) (PCIFunction, error) {
 	name := address.String()
 	function := PCIFunction{Address: address, Name: name, NUMANode: -1}
@@ -65,18 +65,18 @@ func ReadPCI(root Root, address Address) (PCIFunction, error) {
 	}
 	number, err := strconv.ParseInt(strings.TrimSpace(string(node)), 10, 16)
 	if err != nil || number < -1 {
-		return PCIFunction{}, fmt.Errorf("%s: %s is not the number of a NUMA node", root.Path(sysPCI+"/"+name+"/numa_node"), quote(string(node)))
+		return PCIFunction{}, fmt.Errorf("%s: %s is not the number of a NUMA node",
+			root.Path(sysPCI+"/"+name+"/numa_node"), quote(string(node)))
 	}
 	function.NUMANode = int(number)
 	return function, nil
 }
 
-// UnboundGPUs finds NVIDIA's graphics and compute functions that the driver does not have in /proc: bound to another
-// driver such as vfio-pci, or to none. Virtual functions (those with a link physfn) are no GPUs of the
-// host and left out, and so are the masked ones of inv.
+// UnboundGPUs finds NVIDIA GPUs that the driver does not list in /proc: bound to another driver such as vfio-pci, or to
+// none. Virtual functions (those with a link physfn) and the masked ones of inv are left out.
 //
-// It reads a file of every PCI function of the machine, so it is for explaining an error and for listing. A
-// function that cannot be read is left out, and its error is in the second result, which comes with the rest.
+// It reads a file of every PCI function, so use it only to explain an error and for listing. Functions that cannot be
+// read are left out, with their errors in the second result.
 func UnboundGPUs(root Root, inv Inventory) ([]PCIFunction, error) {
 	entries, err := root.ReadDir(sysPCI)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -128,7 +128,7 @@ func UnboundGPUs(root Root, inv Inventory) ([]PCIFunction, error) {
 	return unbound, errors.Join(errs...)
 }
 
-// readHex reads a file of a PCI function that holds one number, as in "0x10de\n".
+// readHex reads a file of a PCI function with one number: "0x10de\n".
 func readHex(root Root, function, file string, bits int) (uint64, error) {
 	name := sysPCI + "/" + function + "/" + file
 	data, err := root.ReadFileMax(name, 4096)

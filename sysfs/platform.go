@@ -8,20 +8,19 @@ import (
 	"strings"
 )
 
-// PlatformError is a machine whose NVIDIA GPU is not to be had through the files of the ordinary driver: a Tegra
-// board, or a guest of WSL2.
+// PlatformError reports a machine whose NVIDIA GPU does not use the ordinary driver: a Tegra board, or a WSL2 guest.
 type PlatformError struct {
 	Machine string // "a Tegra board (NVIDIA Jetson Orin Nano)"
-	Sign    string // what tells so: "/etc/nv_tegra_release is there"
-	Advice  string // what can be done
+	Sign    string // the evidence: "/etc/nv_tegra_release exists"
+	Advice  string // what to do
 }
 
 func (e *PlatformError) Error() string {
 	return fmt.Sprintf("this machine is %s (%s): %s", e.Machine, e.Sign, e.Advice)
 }
 
-// CheckPlatform returns a [*PlatformError] for machines that are not supported, whatever their /proc/driver/nvidia
-// has: Orin has one for its display alone. driver is that of the inventory, or nil.
+// CheckPlatform returns a [*PlatformError] for unsupported machines, even those with /proc/driver/nvidia: Orin has one,
+// only for its display. driver is that of the inventory, or nil.
 func CheckPlatform(root Root, driver *Driver) error {
 	if driver == nil || driver.Arch != "x86_64" {
 		if err := checkTegra(root); err != nil {
@@ -34,7 +33,7 @@ func CheckPlatform(root Root, driver *Driver) error {
 	return nil
 }
 
-// checkTegra recognises the boards of NVIDIA's Linux for Tegra. Any of these is enough:
+// checkTegra recognizes the boards of NVIDIA's Linux for Tegra by any of:
 //
 //	/etc/nv_tegra_release            # R36 (release), REVISION: 4.3, …
 //	/sys/devices/soc0/family         Tegra
@@ -42,12 +41,12 @@ func CheckPlatform(root Root, driver *Driver) error {
 func checkTegra(root Root) error {
 	const release, family, tree = "etc/nv_tegra_release", "sys/devices/soc0/family", "proc/device-tree/"
 	read := func(name string) string {
-		data, _ := root.ReadFileMax(name, 64<<10) // what cannot be read is no sign
+		data, _ := root.ReadFileMax(name, 64<<10)
 		return string(data)
 	}
 	e := &PlatformError{
 		Machine: "a Tegra board",
-		Advice:  "its GPU has another driver than NVIDIA's cards, and is not supported; use NVIDIA's container toolkit there",
+		Advice:  "its GPU has a different driver and is not supported; use NVIDIA's container toolkit",
 	}
 	switch compatible := read(tree + "compatible"); {
 	case hasPrefixFold(strings.TrimSpace(read(family)), "tegra"):
@@ -58,7 +57,7 @@ func checkTegra(root Root) error {
 		if _, err := root.Stat(release); err != nil {
 			return nil //nolint:nilerr // no Tegra
 		}
-		e.Sign = "/" + release + " is there"
+		e.Sign = "/" + release + " exists"
 	}
 	if model := strings.Trim(read(tree+"model"), "\x00\n "); model != "" {
 		e.Machine += " (" + strings.Trim(quote(model), `"`) + ")"
@@ -70,8 +69,7 @@ func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
-// checkWSL recognises a guest of WSL2. /dev/dxg proves WSL's kernel alone; the driver is the library that Windows'
-// driver brings.
+// checkWSL recognizes a WSL2 guest. /dev/dxg only proves WSL's kernel; the library comes with the Windows driver.
 func checkWSL(root Root) error {
 	const dxg, cuda = "dev/dxg", "usr/lib/wsl/lib/libcuda.so.1"
 	if _, err := root.Stat(dxg); err != nil {
@@ -79,11 +77,12 @@ func checkWSL(root Root) error {
 	}
 	if _, err := root.Stat(cuda); err != nil {
 		return &PlatformError{
-			Machine: "a WSL2 guest without an NVIDIA driver", Sign: "/" + dxg + " is there, /" + cuda + " is not",
-			Advice: "GPUs of WSL2 are not supported",
+			Machine: "a WSL2 guest without an NVIDIA driver", Sign: "/" + dxg + " exists, /" + cuda + " does not",
+			Advice: "GPUs in WSL2 are not supported",
 		}
 	}
 	return &PlatformError{
-		Machine: "a WSL2 guest", Sign: "/" + dxg + " is there, /proc/driver/nvidia is not", Advice: "GPUs of WSL2 are not supported",
+		Machine: "a WSL2 guest", Sign: "/" + dxg + " exists, /proc/driver/nvidia does not",
+		Advice: "GPUs in WSL2 are not supported",
 	}
 }

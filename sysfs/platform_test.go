@@ -11,7 +11,7 @@ import (
 )
 
 func TestCheckPlatform(t *testing.T) {
-	const tegra = ": its GPU has another driver than NVIDIA's cards, and is not supported; use NVIDIA's container toolkit there"
+	const tegra = ": its GPU has a different driver and is not supported; use NVIDIA's container toolkit"
 	x86, arm := &Driver{Version: "550.54.15", Arch: "x86_64"}, &Driver{Version: "540.4.0", Arch: "aarch64"}
 	for _, tt := range []struct {
 		name   string
@@ -26,7 +26,7 @@ func TestCheckPlatform(t *testing.T) {
 			name:   "Orin, with a driver for its display",
 			tree:   map[string]string{"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3\n", "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\x00"},
 			driver: arm,
-			err:    "this machine is a Tegra board (NVIDIA Jetson Orin Nano Developer Kit) (/etc/nv_tegra_release is there)" + tegra,
+			err:    "this machine is a Tegra board (NVIDIA Jetson Orin Nano Developer Kit) (/etc/nv_tegra_release exists)" + tegra,
 		},
 		{
 			name: "Xavier, without /proc/driver/nvidia", tree: map[string]string{"sys/devices/soc0/family": "Tegra\n"},
@@ -38,11 +38,11 @@ func TestCheckPlatform(t *testing.T) {
 		},
 		{
 			name: "WSL2", tree: map[string]string{"dev/dxg": "", "usr/lib/wsl/lib/libcuda.so.1": "x"},
-			err: "this machine is a WSL2 guest (/dev/dxg is there, /proc/driver/nvidia is not): GPUs of WSL2 are not supported",
+			err: "this machine is a WSL2 guest (/dev/dxg exists, /proc/driver/nvidia does not): GPUs in WSL2 are not supported",
 		},
 		{
 			name: "WSL2 without NVIDIA's driver", tree: map[string]string{"dev/dxg": ""},
-			err: "this machine is a WSL2 guest without an NVIDIA driver (/dev/dxg is there, /usr/lib/wsl/lib/libcuda.so.1 is not): GPUs of WSL2 are not supported",
+			err: "this machine is a WSL2 guest without an NVIDIA driver (/dev/dxg exists, /usr/lib/wsl/lib/libcuda.so.1 does not): GPUs in WSL2 are not supported",
 		},
 		{name: "an ordinary machine with dxg", tree: map[string]string{"dev/dxg": ""}, driver: x86},
 	} {

@@ -14,12 +14,12 @@ import (
 	"strings"
 )
 
-// Majors are the major numbers of character devices, from /proc/devices. -1 stands for a name that is not there:
-// its module is not loaded, or is older than the name. All but Nvidia change over reboots and module reloads.
+// Majors are the major numbers of character devices, from /proc/devices. -1 means a missing name: its module is not
+// loaded, or too old. All but Nvidia may change when modules are loaded again.
 type Majors struct {
 	Nvidia       int // of /dev/nvidiaN: "nvidia", or "nvidia-frontend" with drivers before about 550.40
 	Ctl          int // of /dev/nvidiactl: "nvidiactl", else that of Nvidia
-	Modeset      int // of /dev/nvidia-modeset: "nvidia-modeset", else that of "nvidia-frontend" if the module nvidia_modeset is loaded
+	Modeset      int // of /dev/nvidia-modeset: "nvidia-modeset", or "nvidia-frontend" if nvidia_modeset is loaded
 	UVM          int // of /dev/nvidia-uvm and -uvm-tools: "nvidia-uvm"
 	Caps         int // of /dev/nvidia-caps/nvidia-capN: "nvidia-caps"
 	IMEXChannels int // of /dev/nvidia-caps-imex-channels/channelN: "nvidia-caps-imex-channels"
@@ -37,11 +37,10 @@ type major struct {
 
 const procDevices = "proc/devices"
 
-// maxMajor is the largest major number that the kernel has.
+// maxMajor is the kernel's largest major number.
 const maxMajor = 1<<12 - 1
 
-// Lookup returns the major of any name in the list of character devices, such as "gdrdrv" or "nvidia-fs". The name
-// has to be the whole one.
+// Lookup returns the major of a character device by its full name, such as "gdrdrv" or "nvidia-fs".
 func (m Majors) Lookup(name string) (int, bool) {
 	for _, line := range m.all {
 		if line.name == name {
@@ -51,7 +50,7 @@ func (m Majors) Lookup(name string) (int, bool) {
 	return -1, false
 }
 
-// readMajors reads /proc/devices, and /sys/module for what it does not tell on old drivers.
+// readMajors reads /proc/devices and, for old drivers, /sys/module.
 func readMajors(root Root) (Majors, error) {
 	data, err := root.ReadFile(procDevices)
 	if err != nil {
@@ -62,7 +61,7 @@ func readMajors(root Root) (Majors, error) {
 		return noMajors, fmt.Errorf("%s: %w", root.Path(procDevices), err)
 	}
 	if _, frontend := majors.Lookup("nvidia-frontend"); frontend && majors.Modeset < 0 {
-		// All of major 195 is one line there. Where /sys knows the driver, it knows its other module too.
+		// Old drivers have one line for all of major 195; /sys tells whether nvidia_modeset is loaded.
 		_, nvidia := root.Stat("sys/module/nvidia")
 		_, modeset := root.Stat("sys/module/nvidia_modeset")
 		if nvidia != nil || !errors.Is(modeset, fs.ErrNotExist) {
@@ -72,7 +71,6 @@ func readMajors(root Root) (Majors, error) {
 	return majors, nil
 }
 
-// noMajors is a machine without any.
 var noMajors = Majors{Nvidia: -1, Ctl: -1, Modeset: -1, UVM: -1, Caps: -1, IMEXChannels: -1, NVLink: -1, NVSwitch: -1}
 
 // parseMajors parses the first section of /proc/devices, printed by fs/char_dev.c of the kernel:
@@ -85,7 +83,7 @@ var noMajors = Majors{Nvidia: -1, Ctl: -1, Modeset: -1, UVM: -1, Caps: -1, IMEXC
 //
 //	Block devices:
 //
-// A name can be given by several drivers; the first one counts.
+// The first entry of a name counts.
 func parseMajors(r io.Reader) (Majors, error) {
 	majors := noMajors
 	lines := bufio.NewScanner(r)

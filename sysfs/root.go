@@ -21,23 +21,21 @@ import (
 // Root is the directory that stands for "/": "/" itself for the machine we run on, the directory a
 // fixture was unpacked to, or the root of a driver container.
 //
-// Everything that is read from a machine is read through its Root. Links are resolved inside it: an
-// absolute link counts from the root, and ".." stops there. Content below a root is trusted, its shape
-// is not: only regular files are opened, and never more than a limit is read.
+// Everything on a machine is read through its Root. Links are resolved inside it: absolute links start at the root, and
+// ".." stops there. Content below a root is trusted, its shape is not: only regular files are opened, and reads are
+// limited.
 //
 // A Root is an [fs.FS] whose names are those of io/fs ("proc/devices", without a leading slash). [Root.Path],
 // [Root.Resolve] and [Root.ReadFileMax] also take names with the slash.
 type Root string
 
-// MaxFile is the number of bytes that [Root.ReadFile] reads at most. The longest file it is
-// used for, a mig-minors table, has 150 KiB.
+// MaxFile limits [Root.ReadFile], in bytes. The longest file that it reads, mig-minors, has 150 KiB.
 const MaxFile = 4 << 20
 
-// maxLinks is how many symbolic links one name may lead through, as in the kernel.
+// maxLinks is the kernel's limit of symbolic links in one name.
 const maxLinks = 40
 
-// maxName is the longest name that is looked at, link targets put in included. The kernel's PATH_MAX
-// is 4096.
+// maxName limits names with their links resolved. The kernel's PATH_MAX is 4096.
 const maxName = 16 << 10
 
 var (
@@ -63,8 +61,8 @@ func NewRoot(dir string) (Root, error) {
 	return Root(dir), nil
 }
 
-// Path returns the name of the host for a name below the root, without looking at the disk. A link
-// on the way may lead out of the root: resolve the name first where that matters.
+// Path returns the host's name for a name below the root, without reading the disk. Links in it may lead out
+// of the root: resolve the name first where that matters.
 func (r Root) Path(name string) string {
 	name = path.Clean("/" + name)
 	if r.host() {
@@ -76,9 +74,8 @@ func (r Root) Path(name string) string {
 	return string(r) + name
 }
 
-// Resolve follows every link of name inside the root and returns the absolute name, inside the root,
-// of what it leads to. The result exists and has no link in it, so that Path of it
-// is safe to hand on as long as the root does not change.
+// Resolve follows every link of name inside the root and returns the absolute name inside the root. The
+// result exists and has no links, so its Path is safe to use as long as the root does not change.
 func (r Root) Resolve(name string) (string, error) {
 	resolved, err := r.walk(name, true)
 	if err != nil {
@@ -87,8 +84,8 @@ func (r Root) Resolve(name string) (string, error) {
 	return resolved, nil
 }
 
-// ReadFileMax reads a regular file of at most limit bytes. A longer one is an error, and so is a
-// directory, a device, a named pipe or a socket, which is not opened at all.
+// ReadFileMax reads a regular file of at most limit bytes. Longer files are errors, and so are special files, which are
+// not opened.
 func (r Root) ReadFileMax(name string, limit int64) ([]byte, error) {
 	data, err := r.read(name, limit)
 	if err != nil {
@@ -97,7 +94,7 @@ func (r Root) ReadFileMax(name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// ReadFile is [Root.ReadFileMax] with a limit of [MaxFile], for names as io/fs has them.
+// ReadFile is [Root.ReadFileMax] with the limit [MaxFile], for names in the form of io/fs.
 func (r Root) ReadFile(name string) ([]byte, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrInvalid}
@@ -122,7 +119,7 @@ func (r Root) ReadDir(name string) ([]fs.DirEntry, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: "readdir", Path: name, Err: fs.ErrInvalid}
 	}
-	// A named pipe or a device is not opened: with O_DIRECTORY the kernel refuses it beforehand.
+	// With O_DIRECTORY the kernel refuses pipes and devices before opening them.
 	fd, err := r.openat(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, &fs.PathError{Op: "readdir", Path: r.Path(name), Err: err}
@@ -137,7 +134,7 @@ func (r Root) ReadDir(name string) ([]fs.DirEntry, error) {
 	return entries, nil
 }
 
-// Stat describes what name leads to, without opening it. The name in the result is the one given.
+// Stat describes the file without opening it. The name in the result is the one given.
 func (r Root) Stat(name string) (fs.FileInfo, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrInvalid}
@@ -178,8 +175,7 @@ func (r Root) Lstat(name string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// ReadLink returns the text of the link name as it stands; links in the directories before it are
-// followed.
+// ReadLink returns the target of the link name; links in the directories before it are followed.
 func (r Root) ReadLink(name string) (string, error) {
 	if !fs.ValidPath(name) {
 		return "", &fs.PathError{Op: "readlink", Path: name, Err: fs.ErrInvalid}
@@ -195,11 +191,11 @@ func (r Root) ReadLink(name string) (string, error) {
 	return target, nil
 }
 
-// host reports whether the root is the machine's own, where the kernel follows links as we want them.
+// host reports whether the root is "/", where the kernel resolves links correctly.
 func (r Root) host() bool { return r == "/" || r == "" }
 
-// openat opens what name leads to inside the root. On another root than the machine's own the kernel resolves the links
-// in it (openat2, Linux 5.6); where it cannot, they are followed one by one.
+// openat opens name inside the root. On roots other than "/" the kernel resolves links (openat2, Linux 5.6),
+// or walk does.
 func (r Root) openat(name string, flags int) (int, error) {
 	flags |= unix.O_CLOEXEC
 	if strings.IndexByte(name, 0) >= 0 {
@@ -208,7 +204,7 @@ func (r Root) openat(name string, flags int) (int, error) {
 	if r.host() {
 		return retry(func() (int, error) { return unix.Open("/"+name, flags, 0) })
 	}
-	// Most names lead through no link at all: then one call does.
+	// Most names have no links: one call suffices.
 	if !strings.Contains(name, "..") {
 		how := unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_NO_SYMLINKS}
 		fd, err := retry(func() (int, error) { return unix.Openat2(unix.AT_FDCWD, string(r)+"/"+name, &how) })
@@ -216,14 +212,16 @@ func (r Root) openat(name string, flags int) (int, error) {
 			return fd, err
 		}
 	}
-	root, err := retry(func() (int, error) { return unix.Open(string(r), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
+	root, err := retry(func() (int, error) {
+		return unix.Open(string(r), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(root)
 	how := unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := retry(func() (int, error) { return unix.Openat2(root, name, &how) })
-	// A seccomp profile that does not know the call may answer EPERM.
+	// A seccomp profile that does not know the call may return EPERM.
 	if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
 		return fd, err
 	}
@@ -245,7 +243,7 @@ func retry(call func() (int, error)) (int, error) {
 	}
 }
 
-// selfFD is a name for what a descriptor holds.
+// selfFD is a name for an open descriptor.
 func selfFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // parent returns a host name for name whose directories are resolved in the root, while its last component is not.
@@ -260,7 +258,7 @@ func (r Root) parent(name string) (string, error) {
 	return r.Path(resolved), nil
 }
 
-// walk resolves name component by component. With last unset a link at the end of name stays.
+// walk resolves name component by component; the last one only if last is set.
 func (r Root) walk(name string, last bool) (string, error) {
 	prefix := string(r)
 	if r.host() {
@@ -320,8 +318,7 @@ func (r Root) walk(name string, last bool) (string, error) {
 	return resolved, nil
 }
 
-// open opens what name leads to if its mode is accepted, and tells its size. The object is held before it is
-// looked at, and only then opened for reading.
+// open opens name if its mode is accepted, and returns its size. It uses O_PATH to check the file before it opens it.
 func (r Root) open(name string, accept func(mode uint32) bool) (fd int, size int64, err error) {
 	handle, err := r.openat(name, unix.O_PATH)
 	if err != nil {
@@ -350,9 +347,8 @@ func (r Root) read(name string, limit int64) ([]byte, error) {
 	if size > limit {
 		return nil, fmt.Errorf("%d bytes, more than %d", size, limit)
 	}
-	// Files of procfs and sysfs tell a size of 0 or of a page, so the size is a hint only. One byte
-	// more than announced lets the read that finds the end of the file be the second one, where the first does not
-	// bring exactly what was announced.
+	// Files of procfs and sysfs have a size of 0 or a page, so the size is only a hint. One byte more lets
+	// the second read find the end of the file.
 	data := make([]byte, 0, max(size+1, min(limit+1, 4096)))
 	for {
 		if int64(len(data)) > limit {
@@ -370,7 +366,7 @@ func (r Root) read(name string, limit int64) ([]byte, error) {
 		}
 		data = data[:len(data)+n]
 		if int64(len(data)) == size {
-			break // as announced: the end has not to be found
+			break // exactly the announced size
 		}
 	}
 	if int64(len(data)) > limit {
@@ -379,7 +375,7 @@ func (r Root) read(name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// reason strips the name from an error of package os: ours carries the name already.
+// reason strips the name from an error of package os; ours has it already.
 func reason(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
@@ -388,7 +384,7 @@ func reason(err error) error {
 	return err
 }
 
-// unexpected is the error for a file of another kind than the one wanted.
+// unexpected returns an error that names the type of a special file.
 func unexpected(mode uint32) error {
 	switch mode {
 	case unix.S_IFDIR:
@@ -403,7 +399,7 @@ func unexpected(mode uint32) error {
 	return errors.New("not a regular file")
 }
 
-// quote quotes text that we did not write, and shortens it to what one reads in a message.
+// quote quotes and shortens foreign text for a message.
 func quote(s string) string {
 	const limit = 100
 	if len(s) > limit {

@@ -21,14 +21,14 @@ type Query struct {
 	ids      []id
 }
 
-// id is one name that a user gave to a device.
+// id is a user's name of a device.
 type id struct {
 	text    string
 	form    form
 	index   int      // byIndex, byRank
 	rank    int      // byRank
 	address Address  // byAddress
-	uuid    string   // byUUID, byInstance: lower case, complete or the beginning
+	uuid    string   // byUUID, byInstance: lower case, a UUID or prefix
 	gi, ci  int      // byInstance
 	mig     mig.UUID // byMIGUUID
 	reason  string   // malformed: what is wrong
@@ -49,25 +49,25 @@ const (
 // SelectedGPU is a GPU whose node a container gets.
 type SelectedGPU struct {
 	GPU       GPU
-	Whole     bool           // the GPU itself was asked for; else only its instances were
-	Instances []mig.Instance // MIG devices asked for, in the order asked
+	Whole     bool           // the GPU itself was requested, not only its instances
+	Instances []mig.Instance // requested MIG devices, in the order of the request
 }
 
-// Selection is what a Query picks, each GPU and each instance once, in the order asked.
+// Selection is what a Query selects, each GPU and instance once, in the order of the request.
 type Selection struct {
 	GPUs []SelectedGPU
-	// Skipped are the GPUs that "all" leaves out because of their Err.
+	// Skipped are GPUs that "all" leaves out because of their Err.
 	Skipped []GPU
 }
 
-// DeviceError is a device that was asked for and cannot be given.
+// DeviceError reports a requested device that is unavailable.
 type DeviceError struct {
 	ID     string   // as the user wrote it
 	Reason string   // why
-	Have   []string // what can be asked for, one device each
+	Have   []string // the available devices
 }
 
-// Error quotes and shortens what the user wrote.
+// Error quotes and shortens the user's text.
 func (e *DeviceError) Error() string {
 	const limit = 128 // a machine of 16 GPUs with 7 instances each
 	have, more := e.Have, ""
@@ -80,18 +80,18 @@ func (e *DeviceError) Error() string {
 	return fmt.Sprintf("device %s: %s; available: %s%s", quote(e.ID), e.Reason, strings.Join(have, ", "), more)
 }
 
-// ParseQuery parses names of devices, free of blanks and of empty ones:
+// ParseQuery parses names of devices, none of them empty or with blanks:
 //
-//	all, none                    the first of these two in the list makes the rest of it irrelevant
+//	all, none                    the first of these in the list overrides the rest
 //	0                            index, decimal
-//	GPU-fef8089b-4820-…          UUID of a GPU or the beginning of one
+//	GPU-fef8089b-4820-…          UUID of a GPU, or a prefix
 //	0000:01:00.0                 PCI address in any zero padding
 //	0:1                          MIG device by GPU index and rank, both from 0
-//	MIG-GPU-fef8089b-4820-…/1/0  MIG device by its GPU's UUID or the beginning of it, GPU instance and compute instance
+//	MIG-GPU-fef8089b-4820-…/1/0  MIG device by its GPU's UUID, or a prefix, GPU instance and compute instance
 //	MIG-<uuid>                   MIG device by its UUID, complete; see [Query.NeedsMIGUUIDs]
 //
-// Hexadecimal digits, GPU, MIG and all may be in either case. A name of another form makes no error here but one in
-// [Inventory.Select], which can tell what there is instead.
+// Hexadecimal digits, GPU, MIG and all may be in either case. Malformed names are errors of
+// [Inventory.Select], which can list the available devices.
 func ParseQuery(ids []string) Query {
 	for _, text := range ids {
 		switch {
@@ -108,21 +108,21 @@ func ParseQuery(ids []string) Query {
 	return q
 }
 
-// NeedsInstances tells whether the inventory that the query is for has to be read with MIG devices.
+// NeedsInstances tells whether the query needs an inventory with MIG devices.
 func (q Query) NeedsInstances() bool {
 	return q.All || slices.ContainsFunc(q.ids, func(id id) bool {
 		return id.form == byRank || id.form == byInstance || id.form == byMIGUUID
 	})
 }
 
-// NeedsMIGUUIDs tells whether the query asks for a MIG device by its UUID, MIG-<uuid>. That is a hash over numbers
-// that procfs and sysfs do not have, the die's identifier and the instance's place on it, so it takes the MIG
-// devices of all GPUs and what [ReadMIGUUIDs] finds for them.
+// NeedsMIGUUIDs tells whether the query asks for a MIG device by its UUID, MIG-<uuid>. This is a hash of
+// numbers that procfs and sysfs do not have (the die's identifier and the instance's place on it), so the
+// query needs the MIG devices of all GPUs and the UUIDs that [ReadMIGUUIDs] reads.
 func (q Query) NeedsMIGUUIDs() bool {
 	return !q.All && slices.ContainsFunc(q.ids, func(id id) bool { return id.form == byMIGUUID })
 }
 
-// parseID finds the form of one name. No two forms have a name in common.
+// parseID parses one name. The forms do not overlap.
 func parseID(text string) id {
 	if index, ok := parseDecimal(text); ok {
 		return id{text: text, form: byIndex, index: index}
@@ -144,7 +144,7 @@ func parseID(text string) id {
 		if _, ok := mig.UUIDPrefix(text, "MIG-"); ok {
 			uuid, ok := mig.ParseUUID(text)
 			if !ok {
-				return id{text: text, reason: "unknown device: the UUID of a MIG device has to be complete"}
+				return id{text: text, reason: "unknown device: the UUID of a MIG device must be complete"}
 			}
 			return id{text: text, form: byMIGUUID, mig: uuid}
 		}
@@ -154,7 +154,7 @@ func parseID(text string) id {
 		}
 		return id{text: text, form: byInstance, uuid: name.GPU, gi: name.GI, ci: name.CI}
 	}
-	return id{text: text, reason: "unknown device: not an index, a GPU's UUID, a PCI address or the name of a MIG device"}
+	return id{text: text, reason: "unknown device: not an index, UUID, PCI address or name of a MIG device"}
 }
 
 // parseDecimal parses digits without a sign or a leading zero.
@@ -166,11 +166,10 @@ func parseDecimal(s string) (int, bool) {
 	return number, err == nil
 }
 
-// Select finds the devices of a query. A name that picks none, or more than one, or one that cannot be given, is
-// a [*DeviceError].
+// Select finds the devices of a query. A name without exactly one usable device is a [*DeviceError].
 //
-// An instance brings its GPU with it. A GPU that is asked for itself comes without its instances, except that "all"
-// means every GPU with every instance; there GPUs that cannot be read are left out, as long as others are left.
+// An instance implies its GPU. A GPU does not imply its instances, but "all" selects every GPU with every instance,
+// skipping unusable GPUs unless none is left.
 func (inv Inventory) Select(q Query) (Selection, error) {
 	if q.All {
 		return inv.selectAll()
@@ -222,9 +221,8 @@ func (inv Inventory) selectAll() (Selection, error) {
 	return Selection{}, &DeviceError{ID: "all", Reason: reason, Have: inv.have(MIGUUIDs{})}
 }
 
-// Partitioned lists the GPUs of the selection that have MIG devices and were asked for without any of them, with
-// their Instances: such a container gets the GPU's node and no device that programs can use. It looks at the GPUs
-// that were selected alone.
+// Partitioned returns the selected GPUs that have MIG devices of which none is selected, with their Instances: such a
+// container gets the GPU's node but no device that programs can use.
 func (sel Selection) Partitioned(root Root) []GPU {
 	var gpus []GPU
 	for _, selected := range sel.GPUs {
@@ -232,7 +230,7 @@ func (sel Selection) Partitioned(root Root) []GPU {
 		if len(selected.Instances) > 0 || !selected.Whole {
 			continue
 		}
-		// What cannot be read here concerns nobody: no instance is given.
+		// Errors are irrelevant: no instance is selected.
 		if gpu.readInstances(root); gpu.Err == nil && len(gpu.Instances) > 0 {
 			gpus = append(gpus, gpu)
 		}
@@ -240,7 +238,7 @@ func (sel Selection) Partitioned(root Root) []GPU {
 	return gpus
 }
 
-// MIGNames are the names "g:n" of the MIG devices of a GPU whose Instances were read.
+// MIGNames returns the names "g:n" of the MIG devices of a GPU whose Instances were read.
 func (gpu GPU) MIGNames() []string {
 	var names []string
 	for rank := range gpu.Instances {
@@ -249,14 +247,14 @@ func (gpu GPU) MIGNames() []string {
 	return names
 }
 
-// selector is an inventory made ready for many look-ups.
+// selector is an inventory indexed for many lookups.
 type selector struct {
 	gpus    []GPU
 	byIndex []int               // index to place in gpus
 	uuids   []string            // by place in gpus, lower case
 	places  []int               // by place in gpus: place in the selection, from 1
 	taken   map[[2]int]bool     // place in gpus, place in its instances
-	uuidOf  map[mig.UUID][2]int // MIG devices that were asked for by UUID: the same
+	uuidOf  map[mig.UUID][2]int // requested MIG UUIDs: the same
 }
 
 func newSelector(inv Inventory) *selector {
@@ -278,7 +276,7 @@ func newSelector(inv Inventory) *selector {
 	return s
 }
 
-// find returns the places of a GPU and of its instance, which is -1 for the GPU itself, or why there is none.
+// find returns the places of a GPU and of its instance, -1 for the GPU itself, or why there is none.
 func (s *selector) find(id id, uuids MIGUUIDs) (at, instance int, reason string) {
 	switch id.form {
 	case byIndex, byRank:
@@ -296,7 +294,7 @@ func (s *selector) find(id id, uuids MIGUUIDs) (at, instance int, reason string)
 			return 0, 0, reason
 		}
 	case byMIGUUID:
-		// Each look-up goes over all GPUs, so it is made once: a list may name one device many times.
+		// A lookup iterates over all GPUs, and a list may repeat a device: do it once.
 		if found, ok := s.uuidOf[id.mig]; ok {
 			return found[0], found[1], ""
 		}
@@ -323,14 +321,15 @@ func (s *selector) find(id id, uuids MIGUUIDs) (at, instance int, reason string)
 	case byInstance:
 		instance = slices.IndexFunc(gpu.Instances, func(i mig.Instance) bool { return i.GI == id.gi && i.CI == id.ci })
 		if instance < 0 {
-			return 0, 0, fmt.Sprintf("unknown device: GPU %d has no compute instance %d in a GPU instance %d", gpu.Index, id.ci, id.gi)
+			return 0, 0, fmt.Sprintf("unknown device: GPU %d has no compute instance %d in a GPU instance %d",
+				gpu.Index, id.ci, id.gi)
 		}
 		return at, instance, ""
 	}
 	return at, -1, ""
 }
 
-// findUUID finds the one GPU whose UUID is or begins with uuid.
+// findUUID finds the only GPU whose UUID begins with uuid.
 func (s *selector) findUUID(uuid string) (at int, reason string) {
 	at = -1
 	for i, other := range s.uuids {
@@ -360,13 +359,13 @@ func (s *selector) findUUID(uuid string) (at int, reason string) {
 		reason += "; it may be that of a GPU that cannot be used: " + strings.Join(unreadable, ", ")
 	}
 	if len(unknown) > 0 {
-		reason += fmt.Sprintf("; the UUID of GPU %s is not known before its first use (run nvidia-smi once, or ask by index or PCI address)",
-			strings.Join(unknown, ", "))
+		reason += fmt.Sprintf("; the UUID of GPU %s is unknown before its first use "+
+			"(run nvidia-smi once, or use the index or PCI address)", strings.Join(unknown, ", "))
 	}
 	return 0, reason
 }
 
-// have lists what can be asked for, and why other GPUs cannot.
+// have lists the available devices and the unusable GPUs.
 func (inv Inventory) have(uuids MIGUUIDs) []string {
 	var have []string
 	for _, gpu := range inv.GPUs {
@@ -394,7 +393,7 @@ func (inv Inventory) have(uuids MIGUUIDs) []string {
 	return have
 }
 
-// count writes a number with its noun.
+// count formats a number and a noun.
 func count(n int, noun string) string {
 	switch n {
 	case 0:

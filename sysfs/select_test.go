@@ -48,12 +48,12 @@ func TestSelect(t *testing.T) {
 		have = "; available: 0 (" + uuidA + ", 0000:01:00.0), 1 (" + uuidB + ", 0000:02:00.0), 1:0 (MIG 1/0), 1:1 (MIG 1/1), 1:2 (MIG 10/0), " +
 			"(excluded: 0000:03:00.0), 2 (UUID not known, 0000:04:00.0), (unusable: 3 at 0000:05:00.0), " +
 			"4 (GPU-0A1B2C3D-4820-ABFC-E83E-94318197576E, 10000:06:00.0)"
-		form      = "unknown device: not an index, a GPU's UUID, a PCI address or the name of a MIG device"
-		noUUID    = "unknown device: no GPU has this UUID; it may be that of a GPU that cannot be used: 0000:05:00.0 (line 1: junk); the UUID of GPU 2 is not known before its first use (run nvidia-smi once, or ask by index or PCI address)"
+		form      = "unknown device: not an index, UUID, PCI address or name of a MIG device"
+		noUUID    = "unknown device: no GPU has this UUID; it may be that of a GPU that cannot be used: 0000:05:00.0 (line 1: junk); the UUID of GPU 2 is unknown before its first use (run nvidia-smi once, or use the index or PCI address)"
 		excluded  = "the GPU at 0000:03:00.0 is excluded from use by the driver's configuration"
 		broken    = "the GPU at 0000:05:00.0 cannot be used: line 1: junk"
 		ambiguous = "ambiguous: " + uuidA + " and " + uuidB + " begin with it"
-		migUUID   = "which MIG device has this UUID is not in /proc, and what was learnt of it has not been looked at"
+		migUUID   = "MIG UUIDs are not in /proc, and recorded ones were not read"
 	)
 	for _, tt := range []struct {
 		ids  string
@@ -144,7 +144,7 @@ func TestSelect(t *testing.T) {
 		{ids: "MIG-GPU-eeeeeeee/1/0", err: excluded},
 		{ids: "MIG-GPU-12345678/1/0", err: noUUID},
 		{ids: "MIG-cd9ee947-34d2-50fe-93e0-2195b3f2fd52", err: migUUID},
-		{ids: "mig-cd9ee947", err: "unknown device: the UUID of a MIG device has to be complete"},
+		{ids: "mig-cd9ee947", err: "unknown device: the UUID of a MIG device must be complete"},
 		{ids: "MIG-cd9ee947-34d2-50fe-93e0-2195b3f2fd520", err: "unknown device: not of the form MIG-GPU-<uuid>/<gi>/<ci>"},
 		{ids: "MIG-", err: "unknown device: not of the form MIG-GPU-<uuid>/<gi>/<ci>"},
 		{ids: "nvidia.com/gpu=0", err: form},

@@ -9,9 +9,9 @@ import (
 	"io/fs"
 )
 
-// PCISerial reads the device serial number of a PCI function, as it is in its configuration space, from
-// /sys/bus/pci/devices/<name>/config: the 8 bytes behind the header of the extended capability 0x0003. Few boards
-// have it, and beyond 64 bytes only root may read the file; then ok is false.
+// PCISerial reads the device serial number of a PCI function from its configuration space,
+// /sys/bus/pci/devices/<name>/config: 8 bytes after the header of the extended capability 0x0003. ok is false without
+// one: few boards have it, and only root may read more than 64 bytes of the file.
 func PCISerial(root Root, name string) (serial [8]byte, ok bool, err error) {
 	const maxConfig = 4096 // of PCI Express
 	config, err := root.ReadFileMax(sysPCI+"/"+name+"/config", maxConfig)
@@ -25,15 +25,15 @@ func PCISerial(root Root, name string) (serial [8]byte, ok bool, err error) {
 	return serial, ok, nil
 }
 
-// parseSerial follows the list of extended capabilities: each begins with 32 bits, little endian, of which the
-// lower 16 are its id and the upper 12 where the next one is. Its end is 0; a function that has fallen off the bus
-// reads as all ones.
+// parseSerial follows the list of extended capabilities: each begins with 32 bits, little endian, with its ID
+// in the lower 16 and the offset of the next one in the upper 12, 0 at the end. A function that has fallen
+// off the bus reads as ones.
 func parseSerial(config []byte) (serial [8]byte, ok bool) {
 	const (
 		first    = 0x100
 		serialID = 0x0003
 	)
-	// Each has 4 bytes of its own at least, so that a list that runs in a circle ends here too.
+	// Each has at least 4 bytes, which limits a circular list.
 	for at, seen := first, 0; at >= first && at+12 <= len(config) && seen < len(config)/4; seen++ {
 		header := binary.LittleEndian.Uint32(config[at:])
 		if header == 0xffffffff {

@@ -9,9 +9,8 @@ import (
 	"strings"
 )
 
-// chips are ranges of PCI device ids and the compute capability of the chip they were given to. Ranges and chips
-// are those of the public PCI ID database (pci.ids, vendor 10de), capabilities those of NVIDIA's list "CUDA GPU
-// Compute Capability". Ids between the ranges are not known.
+// chips are ranges of PCI device IDs and the compute capability of their chip. Sources: the public PCI ID database
+// (pci.ids, vendor 10de) and NVIDIA's list "CUDA GPU Compute Capability". IDs between the ranges are unknown.
 var chips = []struct {
 	first, last uint16
 	capability  string
@@ -49,8 +48,8 @@ var chips = []struct {
 	{0x3180, 0x31ff, "10.3"}, // GB110
 }
 
-// ComputeCapability is the compute capability of a chip of NVIDIA's by the PCI device id of a board with it: 0x1eb8, a
-// Tesla T4, has "7.5". It is the "arch" of NVIDIA_REQUIRE_* conditions.
+// ComputeCapability returns the compute capability of an NVIDIA GPU by its PCI device ID: "7.5" for 0x1eb8, a Tesla T4.
+// It is the "arch" of NVIDIA_REQUIRE_* conditions.
 func ComputeCapability(device uint16) (string, bool) {
 	for _, chip := range chips {
 		if chip.first <= device && device <= chip.last {
@@ -60,9 +59,9 @@ func ComputeCapability(device uint16) (string, bool) {
 	return "", false
 }
 
-// brands are the beginnings of model names, without "NVIDIA ", and what NVML calls the brand: nvmlBrandType_t of
-// nvml.h in lower case and without separators, which is how CUDA images spell it ("brand=quadrortx"). The first
-// that fits counts. nvml.h marks GEFORCE_RTX and TITAN_RTX as unused.
+// brands are prefixes of model names, without "NVIDIA ", and NVML's brands: nvmlBrandType_t of nvml.h in lower case
+// without separators, as CUDA images spell them ("brand=quadrortx"). The first match wins. nvml.h marks GEFORCE_RTX and
+// TITAN_RTX as unused.
 var brands = []struct{ prefix, brand string }{
 	{"Tesla ", "tesla"},
 	{"GeForce ", "geforce"},
@@ -79,9 +78,9 @@ var dataCenter = []string{
 	"H20", "H100", "H200", "H800", "GH200", "B200", "B300", "GB200", "GB300",
 }
 
-// Brand is the brand of a GPU by its model, as NVIDIA_REQUIRE_* conditions spell it: "NVIDIA GeForce RTX 3090" has
-// "geforce". Virtual GPUs have the brand of their license, which the model does not tell. A Tesla T4 is a Tesla no
-// more for drivers of R530 and later at the latest.
+// Brand returns the brand of a GPU by its model, as NVIDIA_REQUIRE_* conditions spell it: "geforce" for
+// "NVIDIA GeForce RTX 3090". The brand of a virtual GPU is that of its license, which the model does not
+// tell. Since R530 at the latest, a Tesla T4 is no longer a Tesla.
 func Brand(model, driverVersion string) (string, bool) {
 	name, renamed := strings.CutPrefix(model, "NVIDIA ")
 	if name == "Tesla T4" {
@@ -95,27 +94,27 @@ func Brand(model, driverVersion string) (string, bool) {
 		return "", false
 	}
 	for _, b := range brands {
-		if len(name) >= len(b.prefix) && strings.EqualFold(name[:len(b.prefix)], b.prefix) && (renamed || b.brand != "nvidiartx") {
+		has := len(name) >= len(b.prefix) && strings.EqualFold(name[:len(b.prefix)], b.prefix)
+		if has && (renamed || b.brand != "nvidiartx") {
 			return b.brand, true
 		}
 	}
-	// Drivers that do not put "NVIDIA " first had another brand for these.
+	// Older drivers, which omit "NVIDIA ", had another brand for these.
 	if renamed && slices.Contains(dataCenter, words[0]) {
 		return "nvidia", true
 	}
 	return "", false
 }
 
-// isVirtual knows the last word of a vGPU's model: memory in GB and the series, as in "GRID P40-24Q" or "A100-2-10C".
+// isVirtual recognizes the last word of a vGPU's model, memory in GB and the series: "GRID P40-24Q", "A100-2-10C".
 func isVirtual(word string) bool {
 	digits := strings.TrimRight(word, "ABCQ")
 	return len(digits) == len(word)-1 && isNumber(digits)
 }
 
-// branches are the driver's branches, the number before the first dot of its version, and the CUDA version of the
-// libcuda in them, ascending. Source: the table "CUDA Toolkit and Corresponding Driver Versions" in NVIDIA's CUDA
-// Toolkit Release Notes. Branches between two of its rows have the CUDA version of the row before. 418 and 430
-// changed it within the branch: the lower one counts.
+// branches are driver branches, the number before the first dot of a version, and the CUDA version of their libcuda,
+// ascending. Source: the table "CUDA Toolkit and Corresponding Driver Versions" in NVIDIA's CUDA Toolkit Release Notes.
+// Branches between two rows have the CUDA version of the lower one. 418 and 430 have two, of which this is the lower.
 var branches = []struct {
 	branch int
 	cuda   string
@@ -155,9 +154,8 @@ var branches = []struct {
 	{615, "13.4"},
 }
 
-// CUDAVersion is the highest CUDA version that a driver is known to run programs of, by the driver's version:
-// "550.54.15" has "12.4". It is not known for drivers older than the table. Newer ones have at least the version of
-// the last row.
+// CUDAVersion returns the newest CUDA version that a driver is known to support: "12.4" for "550.54.15". It is unknown
+// for drivers older than the table. Newer ones support at least the version of the last row.
 func CUDAVersion(driverVersion string) (string, bool) {
 	first, _, _ := strings.Cut(driverVersion, ".")
 	branch, err := strconv.ParseUint(first, 10, 16)

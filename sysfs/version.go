@@ -12,9 +12,9 @@ import (
 
 // Driver is the loaded kernel module.
 type Driver struct {
-	Version string // as in the names of the user-mode libraries: "550.54.15", "390.157"
-	Open    bool   // the open kernel modules
-	Arch    string // "x86_64", "aarch64"; "" if /proc/driver/nvidia/version does not tell
+	Version string // also of the user-mode libraries: "550.54.15", "390.157"
+	Open    bool   // open kernel modules
+	Arch    string // "x86_64", "aarch64"; "" if unknown
 }
 
 const (
@@ -22,8 +22,8 @@ const (
 	sysVersion  = "sys/module/nvidia/version"
 )
 
-// readDriver reads /proc/driver/nvidia/version, or /sys/module/nvidia/version if that is absent. It
-// returns nil when both are: no NVIDIA driver is loaded.
+// readDriver reads /proc/driver/nvidia/version or, if absent, /sys/module/nvidia/version. It returns nil
+// without either: no NVIDIA driver is loaded.
 func readDriver(root Root) (*Driver, error) {
 	data, err := root.ReadFile(procVersion)
 	if err == nil {
@@ -53,9 +53,9 @@ func readDriver(root Root) (*Driver, error) {
 // parseBanner parses the first line of /proc/driver/nvidia/version, in one of two grammars:
 //
 //	NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023
-//	NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs-builder@U16)  Tue Mar  5 22:16:25 UTC 2024
+//	NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs-builder@U16)  Tue Mar  5 …
 //
-// The second line names the compiler and has versions of its own.
+// The second line is about the compiler.
 func parseBanner(text string) (Driver, error) {
 	line, _, _ := strings.Cut(text, "\n")
 	banner, ok := strings.CutPrefix(line, "NVRM version:")
@@ -84,7 +84,7 @@ func parseBanner(text string) (Driver, error) {
 	return Driver{}, fmt.Errorf("line 1: no version after \"Kernel Module\" in %s", quote(line))
 }
 
-// isVersion accepts two or three groups of digits with dots between them.
+// isVersion accepts two or three groups of digits separated by dots.
 func isVersion(s string) bool {
 	groups := strings.SplitN(s, ".", 4)
 	if len(s) > 64 || len(groups) != 2 && len(groups) != 3 {

@@ -92,11 +92,11 @@ func TestChecks(t *testing.T) {
 		},
 		{
 			name: "WSL2", fixture: "no-nvidia", tree: map[string]string{"dev/dxg": ""}, id: "platform",
-			want: wrong("", "this machine is a WSL2 guest without an NVIDIA driver (/dev/dxg is there, /usr/lib/wsl/lib/libcuda.so.1 is not): GPUs of WSL2 are not supported"),
+			want: wrong("", "this machine is a WSL2 guest without an NVIDIA driver (/dev/dxg exists, /usr/lib/wsl/lib/libcuda.so.1 does not): GPUs in WSL2 are not supported"),
 		},
 		{
 			name: "Tegra", fixture: "grace-aarch64", tree: map[string]string{"etc/nv_tegra_release": ""}, id: "platform",
-			want: wrong("", "this machine is a Tegra board (/etc/nv_tegra_release is there): its GPU has another driver than NVIDIA's cards, and is not supported; use NVIDIA's container toolkit there"),
+			want: wrong("", "this machine is a Tegra board (/etc/nv_tegra_release exists): its GPU has a different driver and is not supported; use NVIDIA's container toolkit"),
 		},
 		{
 			name: "a damaged library", tree: map[string]string{"usr/lib/x86_64-linux-gnu/libnvidia-encode.so.550.54.15": ""}, id: "libraries",

@@ -180,7 +180,7 @@ var provocations = map[string]provocation{
 	`requirement error: unsatisfied condition: …`:                                                        {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_REQUIRE_X=driver>=999"}},
 	`unsupported capabilities found in '…' (allowed '…'): …`:                                             {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=x"}},
 	`no low-level runtime found: looked for …; install runc or crun, or set runtime-path in config.toml`: {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, runtime: "/nonexistent/runc"},
-	`this machine is a WSL2 guest… (…): GPUs of WSL2 are not supported`: {
+	`this machine is a WSL2 guest… (…): GPUs in WSL2 are not supported`: {
 		fixture: "no-nvidia", files: map[string]string{"dev/dxg": ""}, env: []string{"NVIDIA_VISIBLE_DEVICES=all"},
 	},
 	`this machine is a Tegra board… (…): …`: {
@@ -223,13 +223,13 @@ var provocations = map[string]provocation{
 		fixture: "a100-mig", env: []string{"NVIDIA_VISIBLE_DEVICES=0:0", "NVIDIA_MIG_CONFIG_DEVICES=all"}, caps: []string{"CAP_SYS_ADMIN"},
 	},
 	`is this program itself`: {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, runtime: shimName},
-	`which MIG device has this UUID is not in /proc, and nothing has been learnt of it (there is no …); run 'nvsysfs learn' as root on the host`: {
+	`MIG UUIDs are not in /proc, and none are recorded (no file …); run 'nvsysfs learn' as root on the host`: {
 		fixture: "a100-mig", env: []string{"NVIDIA_VISIBLE_DEVICES=MIG-6f9619ff-8b86-5011-b42d-00c04fc964ff"},
 	},
-	`which MIG device has this UUID is not in /proc, and the file of what was learnt of it is not to be trusted: …; remove it, then run 'nvsysfs learn' as root on the host`: {
+	`MIG UUIDs are not in /proc, and the record is not trusted: …; remove it, then run 'nvsysfs learn' as root on the host`: {
 		fixture: "mixed-mig", env: []string{"NVIDIA_VISIBLE_DEVICES=MIG-6f9619ff-8b86-5011-b42d-00c04fc964ff"}, files: map[string]string{learnt.Path: "damaged"},
 	},
-	`unknown device: no MIG device is known to have this UUID, and those of GPU … have not been learnt or have changed since; run 'nvsysfs learn' as root on the host`: {
+	`unknown device: no recorded MIG device has this UUID, and those of GPU … are not recorded or have changed; run 'nvsysfs learn' as root on the host`: {
 		fixture: "mixed-mig", env: []string{"NVIDIA_VISIBLE_DEVICES=MIG-6f9619ff-8b86-5011-b42d-00c04fc964ff"}, files: map[string]string{learnt.Path: "version 1\n\nend\n"},
 	},
 }

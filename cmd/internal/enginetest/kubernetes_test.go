@@ -146,8 +146,8 @@ func TestDevicePlugin(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, handler, value, want string }{
 		{"volume mounts that are not accepted", "environment", pluginRoot, `device "/var/run/nvidia-container-devices": unknown device`},
-		{"mig uuid of nothing", "learnt", "MIG-00000000-2a5f-5c31-8f7e-64b1a0d95c28", `no MIG device is known to have this UUID`},
-		{"mig uuid, nothing learnt", "environment", migUUID, `nothing has been learnt of it`},
+		{"mig uuid of nothing", "learnt", "MIG-00000000-2a5f-5c31-8f7e-64b1a0d95c28", `no recorded MIG device has this UUID`},
+		{"mig uuid, nothing learnt", "environment", migUUID, `none are recorded`},
 		{"replica, which the plugin strips", "environment", gpu0 + "::1", `::1": unknown device`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -150,7 +150,8 @@ func hear(root sysfs.Root, from []string, pathVar, driverRoot string) ([]learnt.
 	if err != nil {
 		return nil, nil, err
 	}
-	// The first time may change the machine: MIG devices that the driver keeps are there from the first use of the GPU on.
+	// The first time may change the machine: MIG devices that the driver keeps are there from the first use
+	// of the GPU on.
 	const tries = 3
 	for range tries {
 		var reports []learnt.Report

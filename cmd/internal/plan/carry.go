@@ -123,8 +123,8 @@ func (p *Plan) writeImage(doc *spec.Document) error {
 	return nil
 }
 
-// madeByUs tells whether a link in a directory of the image was created by this program: it leads to the driver or, from
-// an earlier version, to a library next to it that is gone or is an empty mount point.
+// madeByUs tells whether a link in a directory of the image was created by this program: it leads to the
+// driver or, from an earlier version, to a library next to it that is gone or is an empty mount point.
 func madeByUs(image *rootfs.FS, dir, target string) bool {
 	if strings.HasPrefix(target, Dir+"/") {
 		return true

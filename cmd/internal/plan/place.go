@@ -334,7 +334,8 @@ func (p *Plan) dropOtherWay() {
 	}
 }
 
-// ofDriver tells whether a path is that of firmware or of a driver library: of a known family, or one of another driver.
+// ofDriver tells whether a path is that of firmware or of a driver library: of a known family, or one of
+// another driver.
 func ofDriver(name string) bool {
 	base := path.Base(name)
 	if !strings.Contains(base, ".so") {

@@ -44,7 +44,8 @@ func Dir(root sysfs.Root, dir string) (*os.Root, error) {
 			there = resolved
 			break
 		}
-		// What cannot be resolved may still be there: a dangling link. MkdirAll makes what it leads to, inside the root.
+		// What cannot be resolved may still be there: a dangling link. MkdirAll makes what it leads to,
+		// inside the root.
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
