@@ -12,17 +12,17 @@ import (
 	"strings"
 )
 
-// maxMinor is the largest device minor that the kernel has.
+// maxMinor is the kernel's largest device minor.
 const maxMinor = 1<<20 - 1
 
-// Capability is what a file below /proc/driver/nvidia/capabilities says: opening the node
-// /dev/nvidia-caps/nvidia-cap<Minor>, of the major "nvidia-caps" in /proc/devices, proves the right.
+// Capability is a file below /proc/driver/nvidia/capabilities: whoever can open the node
+// /dev/nvidia-caps/nvidia-cap<Minor>, of the major "nvidia-caps" in /proc/devices, has the right.
 type Capability struct {
 	Minor  int         // DeviceFileMinor
 	Mode   fs.FileMode // DeviceFileMode, permission bits
 	Modify bool        // DeviceFileModify: NVIDIA's tools may create and change the node
-	// Empty tells that the file had no content: a driver of the 450 branch that checks the permissions
-	// of the file itself and needs no node. Minor then comes from the driver's table.
+	// Empty tells that the file was empty: drivers of the 450 branch check the permissions of the file
+	// itself and need no node. Minor then comes from the driver's table.
 	Empty bool
 }
 
@@ -49,7 +49,7 @@ func readCapability(fsys fs.FS, name string) (Capability, error) {
 //	DeviceFileMode: 292
 //	DeviceFileModify: 1
 //
-// A line with another key is left to newer drivers.
+// Other keys are ignored.
 func parseCapability(r io.Reader) (Capability, error) {
 	const (
 		minor = iota
@@ -59,7 +59,7 @@ func parseCapability(r io.Reader) (Capability, error) {
 	keys := []struct {
 		name  string
 		limit int
-		line  int // where it was found
+		line  int
 		value int
 	}{
 		minor:  {name: "DeviceFileMinor", limit: maxMinor},
@@ -87,7 +87,8 @@ func parseCapability(r io.Reader) (Capability, error) {
 			}
 			value, ok := parseNumber(text)
 			if !ok || value > key.limit {
-				return Capability{}, fmt.Errorf("line %d: %s is %s, not a number up to %d", line, name, quote(text), key.limit)
+				return Capability{}, fmt.Errorf("line %d: %s is %s, not a number up to %d",
+					line, name, quote(text), key.limit)
 			}
 			key.line, key.value = line, value
 		}

@@ -12,11 +12,11 @@ import (
 	"syscall"
 )
 
-// bootFile has a UUID that every start of the kernel makes anew.
+// bootFile has a UUID that is new at every boot.
 const bootFile = "proc/sys/kernel/random/boot_id"
 
-// ReadEpoch returns what all marks have in common: the driver's version, and /proc/sys/kernel/random/boot_id, which
-// may be absent.
+// ReadEpoch returns the common part of all marks: the driver's version, and /proc/sys/kernel/random/boot_id if it
+// exists.
 func ReadEpoch(fsys fs.FS, driver string) (string, error) {
 	boot, err := fs.ReadFile(fsys, bootFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -25,19 +25,18 @@ func ReadEpoch(fsys fs.FS, driver string) (string, error) {
 	return driver + " " + strings.TrimSpace(string(boot)), nil
 }
 
-// ReadMarks returns for each of the instances, which are of the GPU with the given device minor, a word of 16
-// hexadecimal digits that is the same for as long as the instance exists, and as good as certainly another one for
-// an instance that is made later in its place, with the same ids. The order of the result is that of the instances.
+// ReadMarks returns a mark for each of the instances of the GPU with the given device minor, in their order: 16
+// hexadecimal digits that stay the same while the instance exists, and almost certainly differ for an instance
+// created later with the same IDs.
 //
-// The ids do not do for that: which engine an instance gets, and with it which UUID, depends on what else exists
-// when it is made. So a mark is made from the epoch, the ids, and the inode numbers of the directories
+// IDs alone are not enough: the engine of an instance, and thus its UUID, depends on what else exists when it is
+// created. So a mark is a hash of the epoch, the IDs, and the inode numbers of the directories
 //
 //	/proc/driver/nvidia/capabilities/gpu<minor>/mig/gi<M>
 //	/proc/driver/nvidia/capabilities/gpu<minor>/mig/gi<M>/ci<K>
 //
-// that the driver makes and removes with the instance. procfs gives an entry a number when it is made, the lowest
-// that is free, and the entry keeps it (fs/proc/generic.c of Linux). Instances that are made again in another order
-// therefore have other numbers.
+// that the driver creates and removes with the instance. procfs assigns an entry the lowest free number when it is
+// created (fs/proc/generic.c of Linux), so instances recreated in another order have other numbers.
 func ReadMarks(fsys fs.FS, gpuMinor int, epoch string, instances []Instance) ([]string, error) {
 	var (
 		marks []string

@@ -1,14 +1,12 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mig reads the Multi-Instance GPU part of the NVIDIA driver's files: which instances exist,
-// and which device node grants the use of each. It also parses the names that
-// users give to instances.
+// Package mig reads which MIG (Multi-Instance GPU) instances exist, and which device nodes grant access to them, from
+// the NVIDIA driver's files. It also parses names of instances.
 //
-// Most callers want [ReadInstances] and [ParseName].
+// Start with [ReadInstances] and [ParseName].
 //
-// A GPU is identified by its device minor, the N of /dev/nvidiaN. File systems are
-// rooted at the machine's "/".
+// A GPU is identified by its device minor, the N of /dev/nvidiaN. File systems are rooted at the machine's "/".
 package mig
 
 import (
@@ -21,8 +19,8 @@ import (
 	"strings"
 )
 
-// Limits of the driver: minors exist for GPUs 0 to 31 only, each with GPU instances 0 to 14 and
-// 8 compute instances in each of these. They are the bounds of /proc/driver/nvidia-caps/mig-minors.
+// Limits of the driver, from /proc/driver/nvidia-caps/mig-minors: GPUs 0 to 31, GPU instances 0 to 14, each with 8
+// compute instances.
 const (
 	maxGPUs             = 32
 	maxGPUInstances     = 15
@@ -36,7 +34,7 @@ const (
 
 // Instance is one MIG device: a compute instance within a GPU instance.
 type Instance struct {
-	GI, CI int        // ids of the GPU instance and of the compute instance in it
+	GI, CI int        // IDs of the GPU instance and of its compute instance
 	GICap  Capability // from /proc/driver/nvidia/capabilities/gpuN/mig/gi<GI>/access
 	CICap  Capability // from /proc/driver/nvidia/capabilities/gpuN/mig/gi<GI>/ci<CI>/access
 }
@@ -46,25 +44,25 @@ func (i Instance) Compare(other Instance) int {
 	return cmp.Or(cmp.Compare(i.GI, other.GI), cmp.Compare(i.CI, other.CI))
 }
 
-// Control are the capabilities that belong to no instance. A nil one does not exist on this machine.
+// Control are the capabilities that belong to no instance; nil if they do not exist.
 type Control struct {
 	Config  *Capability // right to create and destroy instances, from /proc/driver/nvidia/capabilities/mig/config
-	Monitor *Capability // right to watch all instances, from /proc/driver/nvidia/capabilities/mig/monitor
+	Monitor *Capability // right to monitor all instances, from /proc/driver/nvidia/capabilities/mig/monitor
 }
 
-// ReadInstances lists the instances that exist on the GPU with the given device minor, in the order of
+// ReadInstances returns the instances of the GPU with the given device minor, in the order of
 // [Instance.Compare]. They are the directories gi<M>/ci<K> of
 //
 //	/proc/driver/nvidia/capabilities/gpu<minor>/mig
 //
-// A GPU without that directory, and one without instances, gives nil: the directory is there for every
-// GPU that was opened once, MIG mode or not. A GPU instance without a compute instance is no MIG device.
+// Without that directory or without instances the result is nil: the directory exists for every GPU that was opened
+// once, MIG mode or not. A GPU instance without a compute instance is not a MIG device.
 //
-// masked are compute instances whose directory is there and empty, of which only the ids are known: the runtime of
-// a container that this is masks them, or they are being destroyed.
+// masked are compute instances with an empty directory, of which only the IDs are known: the runtime of the surrounding
+// container masks them, or they are being destroyed.
 //
-// The driver's 450 branch could leave the access files empty. Then the minors are taken from
-// /proc/driver/nvidia-caps/mig-minors, or computed if that is absent too, and [Capability.Empty] is set.
+// The driver's 450 branch may leave the access files empty. Then the minors come from
+// /proc/driver/nvidia-caps/mig-minors, or are computed if that is absent, and [Capability.Empty] is set.
 func ReadInstances(fsys fs.FS, gpuMinor int) (instances, masked []Instance, err error) {
 	gpu := fmt.Sprintf("%s/gpu%d/mig", capabilities, gpuMinor)
 	gis, err := numbered(fsys, gpu, "gi")
@@ -94,7 +92,7 @@ func ReadInstances(fsys fs.FS, gpuMinor int) (instances, masked []Instance, err 
 		dir := fmt.Sprintf("%s/gi%d", gpu, gi)
 		cis, err := numbered(fsys, dir, "ci")
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // destroyed while we look
+			continue // destroyed meanwhile
 		}
 		if err != nil {
 			return nil, nil, err
@@ -104,7 +102,7 @@ func ReadInstances(fsys fs.FS, gpuMinor int) (instances, masked []Instance, err 
 		}
 		giCap, err := access(dir+"/access", gi, -1)
 		if errors.Is(err, fs.ErrNotExist) && empty(fsys, dir) {
-			continue // destroyed since it was listed
+			continue // destroyed meanwhile
 		}
 		if err != nil {
 			return nil, nil, err
@@ -125,13 +123,13 @@ func ReadInstances(fsys fs.FS, gpuMinor int) (instances, masked []Instance, err 
 	return instances, masked, nil
 }
 
-// empty tells whether a directory has nothing in it, or is not there any more.
+// empty tells whether a directory is empty or gone.
 func empty(fsys fs.FS, dir string) bool {
 	entries, err := fs.ReadDir(fsys, dir)
 	return len(entries) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
 }
 
-// GPUInstances lists the ids of the GPU instances of a GPU, ascending, those without a compute instance too: the
+// GPUInstances returns the IDs of a GPU's GPU instances, ascending, even those without a compute instance: the
 // directories gi<M> of
 //
 //	/proc/driver/nvidia/capabilities/gpu<minor>/mig
@@ -172,9 +170,8 @@ func ReadControl(fsys fs.FS) (Control, error) {
 	return control, nil
 }
 
-// PossibleMinors are the minors of all instances that the GPU with the given device minor can ever have,
-// ascending: 15 GPU instances with 8 compute instances each. It is nil for GPUs that cannot have any,
-// those with a minor above 31.
+// PossibleMinors returns the minors of all instances that the GPU with the given device minor can ever have, ascending:
+// 15 GPU instances with 8 compute instances each. It is nil for a minor above 31, which cannot have any.
 func PossibleMinors(gpuMinor int) []int {
 	if gpuMinor < 0 || gpuMinor >= maxGPUs {
 		return nil
@@ -188,8 +185,7 @@ func PossibleMinors(gpuMinor int) []int {
 	return all
 }
 
-// numbered lists the directories of dir that are called prefix and a number, as numbers, ascending.
-// Everything else is not ours to judge.
+// numbered returns the numbers of the directories in dir named prefix and a number, ascending. It ignores others.
 func numbered(fsys fs.FS, dir, prefix string) ([]int, error) {
 	entries, err := fs.ReadDir(fsys, dir)
 	if err != nil {
@@ -209,8 +205,7 @@ func numbered(fsys fs.FS, dir, prefix string) ([]int, error) {
 	return numbers, nil
 }
 
-// parseNumber parses what the kernel prints for %u and what we accept from users for it: digits only,
-// no sign, no leading zero, at most 9 of them.
+// parseNumber parses the kernel's %u: at most 9 digits, without sign or leading zero.
 func parseNumber(s string) (int, bool) {
 	if s == "" || len(s) > 9 || s[0] == '0' && s != "0" {
 		return 0, false
@@ -224,7 +219,7 @@ func parseNumber(s string) (int, bool) {
 	return number, err == nil
 }
 
-// quote quotes text that we did not write, and shortens it to what one reads in a message.
+// quote quotes and shortens foreign text for a message.
 func quote(s string) string {
 	const limit = 100
 	if len(s) > limit {

@@ -13,10 +13,9 @@ import (
 	"strings"
 )
 
-// minors is the content of /proc/driver/nvidia-caps/mig-minors. It says what a capability would be
-// called, not whether it exists.
+// minors is the content of /proc/driver/nvidia-caps/mig-minors, which also has capabilities that do not exist.
 type minors struct {
-	byName map[string]int // nil: the file is absent, and the formula counts
+	byName map[string]int // nil: no such file, use the formula
 }
 
 // readMinors reads /proc/driver/nvidia-caps/mig-minors.
@@ -42,7 +41,7 @@ func readMinors(fsys fs.FS) (*minors, error) {
 //	gpu0/gi0/access 3
 //	gpu0/gi0/ci0/access 4
 //
-// The name has no "mig/" in it, unlike the path below /proc/driver/nvidia/capabilities.
+// Unlike the paths below /proc/driver/nvidia/capabilities, names have no "mig/".
 func parseMinors(r io.Reader) (map[string]int, error) {
 	byName := make(map[string]int)
 	lines := bufio.NewScanner(r)
@@ -69,7 +68,7 @@ func parseMinors(r io.Reader) (map[string]int, error) {
 	return byName, nil
 }
 
-// minor looks an instance up; ci is -1 for the GPU instance.
+// minor looks up an instance; ci is -1 for the GPU instance.
 func (m *minors) minor(gpu, gi, ci int) (int, error) {
 	if m.byName == nil {
 		if gpu < 0 || gpu >= maxGPUs || gi < 0 || gi >= maxGPUInstances || ci < -1 || ci >= maxComputeInstances {
@@ -88,7 +87,7 @@ func (m *minors) minor(gpu, gi, ci int) (int, error) {
 	return minor, nil
 }
 
-// control looks "config" or "monitor" up.
+// control looks up "config" or "monitor".
 func (m *minors) control(name string) int {
 	if minor, ok := m.byName[name]; ok {
 		return minor
@@ -96,8 +95,8 @@ func (m *minors) control(name string) int {
 	return map[string]int{"config": 1, "monitor": 2}[name]
 }
 
-// formula is the rule behind the table, as nvidia-modprobe has it: 1 and 2 are config and monitor, then
-// each GPU has 15 groups of a GPU instance (ci is -1) and its 8 compute instances.
+// formula computes the table, as nvidia-modprobe does: 1 and 2 are config and monitor, then each GPU has 15 groups of a
+// GPU instance (ci is -1) and its 8 compute instances.
 func formula(gpu, gi, ci int) int {
 	const group = 1 + maxComputeInstances
 	return 3 + gpu*maxGPUInstances*group + gi*group + 1 + ci

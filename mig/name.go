@@ -9,10 +9,9 @@ import (
 	"strings"
 )
 
-// Name is how drivers before R470 called an instance, MIG-GPU-<uuid>/<gi>/<ci>. Everything in it can be found
-// in procfs.
+// Name is the name of an instance before R470, MIG-GPU-<uuid>/<gi>/<ci>. Everything in it is in procfs.
 type Name struct {
-	GPU    string // "GPU-" and the lower-case UUID of the GPU, or the beginning of it
+	GPU    string // "GPU-" and the lower-case UUID of the GPU, or a prefix
 	GI, CI int
 }
 
@@ -21,7 +20,7 @@ type Name struct {
 //	MIG-GPU-cd9ee947-34d2-d0fe-93e0-2195b3f2fd52/1/0
 //	MIG-GPU-cd9ee947/1/0
 //
-// in upper or lower case. Of the UUID the beginning is enough, at least one digit of it.
+// in upper or lower case. A prefix of the UUID suffices, with at least one digit.
 func ParseName(s string) (Name, error) {
 	uuid, ids, ok := strings.Cut(s, "/")
 	if !ok || !hasPrefix(uuid, "MIG-GPU-") {
@@ -45,16 +44,15 @@ func ParseName(s string) (Name, error) {
 	return name, nil
 }
 
-// String is the name as [ParseName] takes it.
+// String returns the name in the form of [ParseName].
 func (n Name) String() string {
 	return fmt.Sprintf("MIG-%s/%d/%d", n.GPU, n.GI, n.CI)
 }
 
-// uuidForm has an x where a UUID has a hexadecimal digit.
 const uuidForm = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 
-// UUIDPrefix tells whether s is prefix, such as "GPU-", and after it a UUID or the beginning of one with at
-// least one digit, both in upper or lower case. It returns s with the prefix as given and the digits in lower case.
+// UUIDPrefix tells whether s is prefix, such as "GPU-", followed by a UUID or at least its first digit, both
+// in upper or lower case. It returns s with the prefix as given and the digits in lower case.
 func UUIDPrefix(s, prefix string) (string, bool) {
 	if !hasPrefix(s, prefix) {
 		return "", false
@@ -71,7 +69,7 @@ func UUIDPrefix(s, prefix string) (string, bool) {
 	return prefix + strings.ToLower(digits), true
 }
 
-// hasPrefix is strings.HasPrefix for either case of ASCII letters.
+// hasPrefix is strings.HasPrefix, ignoring the case of ASCII letters.
 func hasPrefix(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }

@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// UUID is that of a MIG device, as drivers since R470 name it: MIG-<uuid>.
+// UUID is the UUID of a MIG device, its name since R470: MIG-<uuid>.
 type UUID [16]byte
 
 // ParseUUID parses "MIG-" and a complete UUID, both in upper or lower case, as in
 //
 //	MIG-feb88891-0321-5fef-9c87-d4af3b54259e
 //
-// A beginning of one is not enough.
+// A prefix does not suffice.
 func ParseUUID(s string) (UUID, bool) {
 	var uuid UUID
 	if len(s) != len("MIG-")+len(uuidForm) {
@@ -31,19 +31,19 @@ func ParseUUID(s string) (UUID, bool) {
 	return uuid, err == nil
 }
 
-// String is the UUID as [ParseUUID] takes it, in lower case.
+// String returns the UUID in the form of [ParseUUID], in lower case.
 func (u UUID) String() string {
 	digits := stdhex.EncodeToString(u[:])
 	return "MIG-" + digits[:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:]
 }
 
-// Pipes is how many graphics engines ("sys pipes") a chip has at most: RM_ENGINE_TYPE_GR_SIZE in gpu_engine_type.h
-// of NVIDIA's open kernel modules.
+// Pipes is the maximum number of graphics engines ("sys pipes") of a chip: RM_ENGINE_TYPE_GR_SIZE in
+// gpu_engine_type.h of NVIDIA's open kernel modules.
 const Pipes = 8
 
-// chips are the chip ids of the GPUs that have MIG: the list at PDB_PROP_GPU_MIG_SUPPORTED in g_gpu_nvoc.c of
-// NVIDIA's open kernel modules 595.45.04, as numbers of nv_arch.h. A chip id is the architecture times 16 plus the
-// implementation (NV_PMC_BOOT_42_CHIP_ID in nv_ref.h).
+// chips are the chip IDs of the GPUs that support MIG: the list at PDB_PROP_GPU_MIG_SUPPORTED in g_gpu_nvoc.c
+// of NVIDIA's open kernel modules 595.45.04, with the numbers of nv_arch.h. A chip ID is the architecture
+// times 16 plus the implementation (NV_PMC_BOOT_42_CHIP_ID in nv_ref.h).
 var chips = [...]uint16{
 	0x170, // GA100
 	0x180, // GH100
@@ -56,17 +56,18 @@ var chips = [...]uint16{
 	0x1b3, // GB203
 }
 
-// maxChip bounds chip ids, which have 10 bits.
+// maxChip limits chip IDs, which have 10 bits.
 const maxChip = 1 << 10
 
-// Die is what the UUIDs of the MIG devices of one GPU are made from, beside their place.
+// Die is what the UUIDs of a GPU's MIG devices are derived from, besides their place.
 type Die struct {
-	PDI  uint64 // the die's identifier; in a vGPU guest the first 8 bytes of the GPU's UUID as they are in memory
-	Chip uint16 // chip id; 0 is unknown
+	PDI  uint64 // the die's identifier; in a vGPU guest the first 8 bytes of the GPU's UUID in memory
+	Chip uint16 // chip ID; 0 if unknown
 }
 
-// UUID is that of the compute instance that has the graphics engine pipe in the GPU instance gi. It is a SHA-1 (RFC
-// 4122, version 5) over 50 bytes, from _nvGenerateUuid in gpu_uuid.c of NVIDIA's open kernel modules:
+// UUID returns the UUID of the compute instance with the graphics engine pipe in the GPU instance gi. It is a
+// SHA-1 (RFC 4122, version 5) of 50 bytes, from _nvGenerateUuid in gpu_uuid.c of NVIDIA's open kernel
+// modules:
 //
 //	16  c8 16 c9 a3 52 24 56 bf 9d 9a ac 7e a7 03 fb 5b
 //	10  "NVIDIA GPU"
@@ -74,10 +75,10 @@ type Die struct {
 //	 9  08 and the PDI, little endian
 //	 4  0b and "SMC"
 //	 4  the GPU instance, little endian
-//	 4  the engine, a number of the whole chip, little endian
+//	 4  the engine, numbered across the chip, little endian
 //
-// That the firmware of a GPU without virtualization goes by the same function with the PDI is what a comment in
-// kernel_mig_manager.c says; its source is not public.
+// According to a comment in kernel_mig_manager.c, the firmware of a GPU without virtualization uses the same function
+// with the PDI; its source is not public.
 func (d Die) UUID(gi, pipe int) UUID {
 	message := [50]byte{
 		0xc8, 0x16, 0xc9, 0xa3, 0x52, 0x24, 0x56, 0xbf, 0x9d, 0x9a, 0xac, 0x7e, 0xa7, 0x03, 0xfb, 0x5b,
@@ -95,9 +96,8 @@ func (d Die) UUID(gi, pipe int) UUID {
 	return uuid
 }
 
-// Made tells whether the UUID is that of an instance in the GPU instance gi, with any of the engines that there can
-// be. Where the chip is not known, all those that have MIG are tried. A chance hit is out of the question: that
-// would be a collision of 122 bits.
+// Made tells whether the UUID is that of an instance in the GPU instance gi, with any engine. If the chip is
+// unknown, all that support MIG are tried. A false positive would be a collision of 122 bits.
 func (d Die) Made(uuid UUID, gi int) bool {
 	if d.Chip != 0 {
 		return d.made(uuid, gi)
@@ -119,8 +119,8 @@ func (d Die) made(uuid UUID, gi int) bool {
 	return false
 }
 
-// FindChip tries every chip id that there can be, of chips to come too, and returns the one with which the UUID is
-// that of an instance in the GPU instance gi. That proves the PDI as well.
+// FindChip tries all possible chip IDs, even of future chips, and returns the one with which the UUID is that of an
+// instance in the GPU instance gi, which also proves the PDI.
 func FindChip(pdi uint64, uuid UUID, gi int) (chip uint16, ok bool) {
 	for chip := uint16(1); chip < maxChip; chip++ {
 		if (Die{pdi, chip}).made(uuid, gi) {
@@ -130,7 +130,7 @@ func FindChip(pdi uint64, uuid UUID, gi int) (chip uint16, ok bool) {
 	return 0, false
 }
 
-// HasUUIDs tells whether MIG devices have UUIDs under a version of the driver: since R470. Before, they had a [Name].
+// HasUUIDs tells whether MIG devices have UUIDs with a version of the driver: since R470. Before, they had a [Name].
 func HasUUIDs(driver string) bool {
 	branch, _, _ := strings.Cut(driver, ".")
 	number, err := strconv.Atoi(branch)

@@ -65,12 +65,14 @@ func (s Store) Learn(seen Seen, said smi.GPU) (Store, string, error) {
 func (seen Seen) devices(gpu *GPU, said smi.GPU) (devices []Device, missing string, err error) {
 	if !said.Listed {
 		if said.Queried && len(seen.Instances) > 0 && gpu.Source == "" {
-			return nil, "the text has no PDI (R575 and later print it), and no UUIDs of MIG devices: nvidia-smi -L is needed too", nil
+			return nil, "the text has neither a PDI (R575 and later print it) nor UUIDs of MIG devices: " +
+				"nvidia-smi -L is needed too", nil
 		}
 		return nil, "", nil
 	}
 	if len(said.Devices) != len(seen.Instances) {
-		return nil, "", fmt.Errorf("nvidia-smi -L lists %d MIG devices, /proc/driver/nvidia/capabilities has %d: run this again when they are not being changed",
+		return nil, "", fmt.Errorf("nvidia-smi -L lists %d MIG devices, /proc/driver/nvidia/capabilities has %d: "+
+			"run this again when they are not being changed",
 			len(said.Devices), len(seen.Instances))
 	}
 	if slices.ContainsFunc(said.Devices, smi.Device.Old) {
@@ -96,7 +98,8 @@ func (seen Seen) join(said smi.GPU) ([]Device, error) {
 	for _, d := range said.Devices {
 		at := slices.IndexFunc(said.IDs, func(ids smi.IDs) bool { return ids.Index == d.Index })
 		if at < 0 || len(said.IDs) != len(said.Devices) {
-			return nil, fmt.Errorf("nvidia-smi -L lists %d MIG devices, one with the index %d, and nvidia-smi -q has %d", len(said.Devices), d.Index, len(said.IDs))
+			return nil, fmt.Errorf("nvidia-smi -L lists %d MIG devices, one with the index %d, and nvidia-smi -q has %d",
+				len(said.Devices), d.Index, len(said.IDs))
 		}
 		device, err := seen.device(d.UUID, said.IDs[at].GI, said.IDs[at].CI)
 		if err != nil {
@@ -112,8 +115,8 @@ func (seen Seen) join(said smi.GPU) ([]Device, error) {
 func (seen Seen) device(uuid mig.UUID, gi, ci int) (Device, error) {
 	at := slices.IndexFunc(seen.Instances, func(i mig.Instance) bool { return i.GI == gi && i.CI == ci })
 	if at < 0 {
-		return Device{}, fmt.Errorf("nvidia-smi has a MIG device with GPU instance %d and compute instance %d, /proc/driver/nvidia/capabilities has none: "+
-			"run this again when they are not being changed", gi, ci)
+		return Device{}, fmt.Errorf("nvidia-smi has a MIG device with GPU instance %d and compute instance %d, "+
+			"/proc/driver/nvidia/capabilities has none: run this again when they are not being changed", gi, ci)
 	}
 	return Device{uuid, gi, ci, seen.Marks[at]}, nil
 }
@@ -146,8 +149,10 @@ func (seen Seen) derive(gpu *GPU, said smi.GPU) ([]Device, error) {
 	return devices, nil
 }
 
-// prove looks for the PDI that explains one of the devices, unless it is proved already, and says what is missing
-// if there is none. A PDI that was proved once and explains none of them now is one no longer.
+const again = "they come from the list only, so run 'nvsysfs learn' after each change of MIG devices"
+
+// prove finds a PDI that explains one of the devices, unless it is already proved, or returns what is missing. A proved
+// PDI that no longer explains any of them is dropped.
 func (seen Seen) prove(gpu *GPU, devices []Device) (missing string) {
 	for _, d := range devices {
 		// Not only by the GPU instance that the text has: that may be wrong.
@@ -164,9 +169,9 @@ func (seen Seen) prove(gpu *GPU, devices []Device) (missing string) {
 	case len(devices) == 0:
 		return ""
 	case gpu.Source != "":
-		return fmt.Sprintf("its PDI 0x%016x does not explain the UUIDs: they are known by the list alone, which has to be learnt again after each change of MIG devices", gpu.PDI)
+		return fmt.Sprintf("its PDI 0x%016x does not explain the UUIDs: %s", gpu.PDI, again)
 	}
-	return "its PDI is not known (R575 and later print it): the UUIDs are known by the list alone, which has to be learnt again after each change of MIG devices"
+	return "its PDI is not known (R575 and later print it): " + again
 }
 
 // explains tells whether the UUID is that of an instance in the GPU instance, by the PDI of gpu, which is proved
@@ -201,10 +206,12 @@ func (seen Seen) contradiction(gpu GPU, devices []Device) error {
 		}
 		for _, i := range seen.Instances {
 			if die.Made(d.UUID, i.GI) {
-				return fmt.Errorf("by the PDI %s is in GPU instance %d, by the text in %d: run this again when they are not being changed", d.UUID, i.GI, d.GI)
+				return fmt.Errorf("by the PDI %s is in GPU instance %d, by the text in %d: "+
+					"run this again when they are not being changed", d.UUID, i.GI, d.GI)
 			}
 		}
-		return fmt.Errorf("by the PDI %s is in none of the GPU instances that there are, by the text in %d: run this again when they are not being changed", d.UUID, d.GI)
+		return fmt.Errorf("by the PDI %s is in no existing GPU instance, by the text in %d: "+
+			"run this again when they are not being changed", d.UUID, d.GI)
 	}
 	return nil
 }

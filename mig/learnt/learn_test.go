@@ -70,7 +70,7 @@ func TestLearn(t *testing.T) {
 		return g
 	}
 	const (
-		noPDI   = "its PDI is not known (R575 and later print it): the UUIDs are known by the list alone, which has to be learnt again after each change of MIG devices"
+		noPDI   = "its PDI is not known (R575 and later print it): they come from the list only, so run 'nvsysfs learn' after each change of MIG devices"
 		needQ   = "nvidia-smi -L alone does not tell which MIG device is which: nvidia-smi -q is needed too"
 		changed = ": run this again when they are not being changed"
 	)
@@ -100,7 +100,7 @@ func TestLearn(t *testing.T) {
 		}},
 		{
 			name: "-q of an old driver alone", seen: layout(1, three...), said: queryOnly, want: GPU{UUID: gpuA, Address: "0000:07:00.0"},
-			missing: "the text has no PDI (R575 and later print it), and no UUIDs of MIG devices: nvidia-smi -L is needed too",
+			missing: "the text has neither a PDI (R575 and later print it) nor UUIDs of MIG devices: nvidia-smi -L is needed too",
 		},
 		{name: "-L alone", seen: layout(1, three...), said: listOnly, want: GPU{UUID: gpuA, Address: "0000:07:00.0"}, missing: needQ},
 		{name: "-L alone and a PDI that leaves a choice", before: proved, seen: layout(2, three...), said: listOnly, want: proved, missing: needQ},
@@ -125,7 +125,7 @@ func TestLearn(t *testing.T) {
 		{
 			name: "PDI that explains nothing", seen: layout(1, three...), said: func() smi.GPU { g := told(three, uuids...); g.HasPDI, g.PDI = true, 5; return g }(),
 			want:    GPU{UUID: gpuA, Address: "0000:07:00.0", Source: FromSMI, PDI: 5, Devices: devices(1)},
-			missing: "its PDI 0x0000000000000005 does not explain the UUIDs: they are known by the list alone, which has to be learnt again after each change of MIG devices",
+			missing: "its PDI 0x0000000000000005 does not explain the UUIDs: they come from the list only, so run 'nvsysfs learn' after each change of MIG devices",
 		},
 		{
 			name: "a proof that no longer holds", before: proved, seen: layout(1, singles...), said: told(singles, uuid(t, migA), uuid(t, migB)),
@@ -180,7 +180,7 @@ func TestLearn(t *testing.T) {
 		},
 		{
 			name: "one UUID of another time", before: proved, seen: layout(1, singles...), said: told(singles, uuids[0], die.UUID(10, 4)),
-			err: "by the PDI " + die.UUID(10, 4).String() + " is in none of the GPU instances that there are, by the text in 9" + changed,
+			err: "by the PDI " + die.UUID(10, 4).String() + " is in no existing GPU instance, by the text in 9" + changed,
 		},
 		{
 			name: "one UUID of another GPU instance", before: proved, seen: layout(1, singles...), said: told(singles, uuids[0], die.UUID(1, 4)),

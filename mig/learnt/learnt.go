@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package learnt stores what procfs does not show about the UUIDs of MIG devices, MIG-<uuid>: the identifier of
-// each GPU's die, and the UUID that each of its MIG devices had when it was last read. [Read] reads the file,
-// [Store.Learn] adds to it.
+// Package learnt records what procfs does not tell about the UUIDs of MIG devices, MIG-<uuid>: the identifier of each
+// GPU's die, and the last known UUID of each MIG device. [Read] reads the file, [Store.Learn] adds to it.
 //
 // A GPU is identified by its UUID, as text.
 package learnt
@@ -39,7 +38,7 @@ const (
 	FromSerial = "pci-serial" // the PCIe device serial number
 	FromUUID   = "gpu-uuid"   // of a vGPU guest: the first 8 bytes of the GPU's UUID
 	version    = 1            // of the file
-	header     = "# UUIDs of MIG devices, written by \"nvsysfs learn\" and read by nvidia-container-runtime.experimental.\n"
+	header     = "# MIG UUIDs, written by \"nvsysfs learn\", read by nvidia-container-runtime.experimental.\n"
 	endOfFile  = "end" // without this line the file is cut off
 	markLength = 16    // digits of a mark
 	uuidLength = 36 + len("GPU-")
@@ -76,15 +75,17 @@ func (g GPU) Die() (mig.Die, bool) {
 
 // Find looks a GPU up by its UUID in lower case.
 func (s Store) Find(uuid string) (GPU, bool) {
-	at, ok := slices.BinarySearchFunc(s.GPUs, uuid, func(g GPU, uuid string) int { return strings.Compare(g.UUID, uuid) })
+	at, ok := slices.BinarySearchFunc(s.GPUs, uuid, func(g GPU, uuid string) int {
+		return strings.Compare(g.UUID, uuid)
+	})
 	if !ok {
 		return GPU{}, false
 	}
 	return s.GPUs[at], true
 }
 
-// Read reads the file name of fsys. The file decides which device a container gets, so it has to be a regular file,
-// belong to one of the owners, and be writable by its owner alone. A file that is not there is [fs.ErrNotExist].
+// Read reads the file name of fsys. As it decides which device a container gets, it must be a regular file,
+// owned by one of the owners, and writable only by its owner. A missing file is [fs.ErrNotExist].
 func Read(fsys fs.FS, name string, owners ...int) (Store, error) {
 	file, err := fsys.Open(name)
 	if err != nil {
@@ -134,8 +135,7 @@ func trusted(info fs.FileInfo, owners []int) error {
 //	former MIG-a25704ba-3a06-5299-a795-fd7cf4d13973
 //	end
 //
-// Empty lines and those that begin with # do not count. Keys below "gpu" that are not known are kept for later
-// versions.
+// Empty lines and those that begin with # are ignored. Unknown keys below "gpu" are kept for later versions.
 func Parse(data []byte) (Store, error) {
 	if len(data) > maxSize {
 		return Store{}, fmt.Errorf("more than %d bytes", maxSize)

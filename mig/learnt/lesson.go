@@ -67,7 +67,8 @@ func (l *Lesson) merge(machine map[string]Seen, reports []Report) ([]smi.GPU, er
 		for _, gpu := range r.GPUs {
 			seen, ok := machine[gpu.UUID]
 			if !ok {
-				return nil, fmt.Errorf("%s: %s is not a GPU of this machine: /proc/driver/nvidia/gpus has %s", r.Source, gpu.UUID, strings.Join(slices.Sorted(maps.Keys(machine)), ", "))
+				return nil, fmt.Errorf("%s: %s is not a GPU of this machine: /proc/driver/nvidia/gpus has %s",
+					r.Source, gpu.UUID, strings.Join(slices.Sorted(maps.Keys(machine)), ", "))
 			}
 			if r.Driver != "" && r.Driver != seen.Driver {
 				return nil, fmt.Errorf("%s is of driver %.40q, this machine has %s", r.Source, r.Driver, seen.Driver)
