@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,6 +26,13 @@ type Params struct {
 
 // defaultParams are NVIDIA's tools' defaults for a missing file or line.
 var defaultParams = Params{ModifyDeviceFiles: true, DeviceFileMode: 0o666}
+
+// MayMake tells whether the driver's parameters let programs make a node: they count for those of the modules nvidia
+// and nvidia-modeset.
+func (inv Inventory) MayMake(n Node) bool {
+	m := inv.Majors
+	return inv.Params.ModifyDeviceFiles || !slices.Contains([]int{m.Nvidia, m.Ctl, m.Modeset, m.Caps}, n.Major)
+}
 
 const procParams = "proc/driver/nvidia/params"
 

@@ -171,6 +171,11 @@ func TestChecks(t *testing.T) {
 			),
 		},
 		{
+			name: "nodes that only the administrator may make", tree: map[string]string{"proc/driver/nvidia/params": "ModifyDeviceFiles: 0\n"}, id: "nodes",
+			want: note("mknod -m 666 /dev/nvidia-modeset c 195 254 && mknod -m 666 /dev/nvidia-uvm c 508 0 && mknod -m 666 /dev/nvidia-uvm-tools c 508 1 && mknod -m 666 /dev/nvidia0 c 195 0 && mknod -m 666 /dev/nvidiactl c 195 255",
+				"the host lacks /dev/nvidia-modeset, /dev/nvidia-uvm, /dev/nvidia-uvm-tools, /dev/nvidia0, /dev/nvidiactl: containers in user namespaces go without them or do not start"),
+		},
+		{
 			name: "nodes for nobody", tree: map[string]string{"proc/driver/nvidia/params": "ModifyDeviceFiles: 1\nDeviceFileUID: 0\nDeviceFileGID: 0\nDeviceFileMode: 384\n"}, id: "node-permissions",
 			want: wrong("set NVreg_DeviceFileMode=0666 for the module nvidia, and chmod 0666 the nodes",
 				"only root may open /dev/nvidia-modeset (0600, group 0), /dev/nvidia0 (0600, group 0), /dev/nvidiactl (0600, group 0): programs of other users fail in containers too"),

@@ -36,7 +36,7 @@ func checkNodes(p patient) []Finding {
 			fix = "nvidia-smi -L && nvidia-modprobe -u -c 0 && nvidia-modprobe -m"
 		}
 		text := "containers in user namespaces go without them or do not start"
-		if p.cfg.LoadKmods {
+		if p.cfg.LoadKmods && p.survey.Inventory.Params.ModifyDeviceFiles {
 			text += ", and the first container that root starts makes them"
 		}
 		found = append(found, note(fix, "the host lacks %s: %s", some(missing), text)...)

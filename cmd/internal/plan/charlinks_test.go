@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -152,6 +153,13 @@ func TestHost(t *testing.T) {
 		require.NoError(t, err)
 		return m
 	}
+	// NVreg_ModifyDeviceFiles=0 does not count for the module nvidia-uvm.
+	params := filepath.Join(dir, "proc/driver/nvidia/params")
+	allowed, err := os.ReadFile(params)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(params, bytes.Replace(allowed, []byte("ModifyDeviceFiles: 1"), []byte("ModifyDeviceFiles: 0"), 1), 0o644))
+	assert.Equal(t, []string{"/dev/nvidia-uvm-tools"}, paths(read().Missing))
+	require.NoError(t, os.WriteFile(params, allowed, 0o644))
 	m := read()
 	assert.Equal(t, []string{"/dev/nvidia-uvm-tools", "/dev/nvidia0", "/dev/nvidiactl"}, paths(m.Missing))
 	require.NoError(t, makeNodes(m.Missing))

@@ -42,7 +42,7 @@ func (p *Plan) planNodes(classes driver.Class, insideUserNS bool) error {
 		return nil
 	}
 	for _, n := range p.Nodes {
-		if !n.OnHost && !strings.HasPrefix(n.Path, "/dev/dri/") {
+		if !n.OnHost && !strings.HasPrefix(n.Path, "/dev/dri/") && p.Inventory.MayMake(n) {
 			p.Missing = append(p.Missing, n)
 		}
 	}
