@@ -119,6 +119,7 @@ func (r release) test(t *testing.T, image, programs, deb, level string) result {
 		t.Logf("what the machine has said is kept in %s", dir)
 	})
 	require.NoError(t, os.CopyFS(filepath.Join(dir, "programs"), os.DirFS(programs)))
+	drivers(t, image, filepath.Join(dir, "programs"))
 	data, err := os.ReadFile(deb)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "package.deb"), data, 0o644))

@@ -57,7 +57,7 @@ func (r release) image(t *testing.T) string {
 	if err != nil {
 		cache = "/var/cache"
 	}
-	made := sha256.Sum256(fmt.Append(nil, packages, masked, kept, string(imageFiles)))
+	made := sha256.Sum256(fmt.Append(nil, packages, masked, kept, sample, string(imageFiles)))
 	dir := filepath.Join(cache, "nvcr-lab", fmt.Sprintf("%s-%x", r.name, made[:6]))
 	if _, err := os.Stat(dir); err == nil {
 		return dir
@@ -114,6 +114,7 @@ func (r release) make(dir string) error {
 	script := `set -e
 		ln -s ../lab.service etc/systemd/system/multi-user.target.wants/lab.service
 		cp -a usr/lib/uml/modules/. usr/lib/modules/
+		cp usr/lib/uml/modules/*/"$3" ..
 		useradd --root "$PWD" -m -s /bin/bash user
 		grep -q ^user: etc/subuid || chroot . usermod --add-subuids 100000-165535 --add-subgids 100000-165535 user
 		mkdir ../kept
@@ -126,7 +127,7 @@ func (r release) make(dir string) error {
 		cp usr/lib/x86_64-linux-gnu/libc.so.6 usr/lib/x86_64-linux-gnu/libgcc_s.so.1 "$1/lib/"
 		mke2fs -q -t ext4 -E lazy_itable_init=1 -d . ../root.ext4 8G
 		rm -rf ../kept "$PWD"`
-	cmd := exec.Command("sh", "-c", script, "sh", uml, strings.Join(kept, " "))
+	cmd := exec.Command("sh", "-c", script, "sh", uml, strings.Join(kept, " "), sample)
 	cmd.Dir = tree
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)

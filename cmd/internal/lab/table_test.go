@@ -50,6 +50,7 @@ var subjects = []struct{ prefix, heading, pkg string }{
 	{"TestPodman", "Podman", "podman"},
 	{"TestContainerd", "containerd", "containerd"},
 	{"TestCRI", "CRI, as the kubelet uses it", "containerd"},
+	{"TestDriver", "The driver changes", "docker.io"},
 	{"", "The package by itself", "systemd"},
 }
 

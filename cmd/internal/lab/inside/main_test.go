@@ -58,34 +58,43 @@ func prepare() error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.Unpack(fixture, fixtures.UnpackOptions{}); err != nil {
+	if out, err := do("dpkg", "-i", "/host/package.deb"); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return install(a, fixture)
+}
+
+// fixture is where the machine's GPU and driver are unpacked. The image's gpu.service loads the driver, and lays
+// what the fixture has of /dev and /sys over that of the machine, at each boot.
+const fixture = "/var/lib/lab/t4"
+
+// install gives the machine the GPUs and the driver of a fixture, which it unpacks in dir.
+func install(machine fixtures.Archive, dir string) error {
+	if _, err := machine.Unpack(dir, fixtures.UnpackOptions{}); err != nil {
 		return err
 	}
-	script := `set -e
-		dpkg -i /host/package.deb
-		cd ` + fixture + `
+	if err := writeDriver(machine); err != nil {
+		return err
+	}
+	script := "set -e; cd " + dir + `
 		cp -a usr/lib/x86_64-linux-gnu/libcuda* usr/lib/x86_64-linux-gnu/libnv* /usr/lib/x86_64-linux-gnu/
 		cp -a usr/bin/nvidia* /usr/bin/
 		ldconfig
-		systemctl enable --now gpu`
-	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
+		systemctl enable gpu
+		gpu $PWD`
+	if out, err := do("sh", "-c", script); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
 }
 
-// fixture is where the machine's GPU and driver are unpacked. The image's gpu.service lays what it has of /dev, /proc
-// and /sys over that of the machine, at each boot.
-const fixture = "/var/lib/lab/t4"
-
-// inUserNamespaces takes the fixture off /proc and /sys until the end of the test: where something is mounted below
-// them, the kernel lets no user namespace mount them. The runtime reads the fixture where it is unpacked.
-func inUserNamespaces(t *testing.T) (settings []string) {
+// inUserNamespaces takes the fixture off /sys until the end of the test: where something is mounted below it, the
+// kernel lets no user namespace mount it.
+func inUserNamespaces(t *testing.T) {
 	t.Helper()
 	// Lazily: a daemon that has just started may be reading there.
-	must(t, "sh", "-ec", "for d in proc/devices proc/driver sys/bus sys/module sys/devices; do ! mountpoint -q /$d || umount -l /$d; done")
-	t.Cleanup(func() { must(t, "systemctl", "restart", "gpu") })
-	return []string{fmt.Sprintf("%ssysroot = %q", own, fixture), own + `sysroot-nodes = "open"`}
+	must(t, "umount", "-l", "/sys/bus", "/sys/devices")
+	t.Cleanup(func() { must(t, "gpu", fixture) })
 }
 
 // image makes the image's archive, once.
@@ -179,11 +188,10 @@ func keepLowLevel(t *testing.T, name string, settings ...string) {
 	require.NoError(t, os.WriteFile(configFile, []byte(text), 0o644))
 }
 
-// look tells of each NVIDIA node whether the device policy lets it be opened: there is no driver behind it, so what
-// is allowed fails with ENXIO, and what is not with EPERM. Then it lets the image's loader load the driver.
+// look opens each NVIDIA node, and lets the image's loader load the driver.
 const look = `exec 2>&1
 for n in $(ls -d /dev/nvidia* 2>/dev/null); do
-	[ -c $n ] && echo "$n $( (: <$n) 2>&1 | sed 's/.*: //')"
+	[ -c $n ] && echo "$n $( (: <$n && echo opens) 2>&1 | sed 's/.*: //')"
 done
 probe libcuda.so.1 libnvidia-ml.so.1 | sed 's/ => .*/ loads/'`
 
@@ -211,10 +219,10 @@ func life(t *testing.T, want string, seen func(t *testing.T) string, steps ...st
 var nothing = step{"exec", func(*testing.T) {}}
 
 // gpu is what look prints in a container with the GPU, gpuless in one without.
-const gpu = `/dev/nvidia-uvm No such device or address
-/dev/nvidia-uvm-tools No such device or address
-/dev/nvidia0 No such device or address
-/dev/nvidiactl No such device or address
+const gpu = `/dev/nvidia-uvm opens
+/dev/nvidia-uvm-tools opens
+/dev/nvidia0 opens
+/dev/nvidiactl opens
 libcuda.so.1 loads
 libnvidia-ml.so.1 loads
 `

@@ -142,7 +142,7 @@ func unit(t *testing.T, name, text string) {
 }
 
 func TestPodmanRootless(t *testing.T) {
-	settings := inUserNamespaces(t)
+	inUserNamespaces(t)
 	p := userPodman
 	must(t, "nvsysfs", "configure", "podman")
 	linger(t)
@@ -150,7 +150,7 @@ func TestPodmanRootless(t *testing.T) {
 	user := func(t *testing.T) { must(t, asUser("systemctl", "--user", "daemon-reload")...) }
 	for _, level := range levels {
 		t.Run(level, func(t *testing.T) {
-			lowLevel(t, level, settings...)
+			lowLevel(t, level)
 			t.Run("run", func(t *testing.T) {
 				assert.Equal(t, gpu, p.run(t, runtimeName, look, "-e", "NVIDIA_VISIBLE_DEVICES=0"))
 			})
@@ -167,14 +167,14 @@ func TestPodmanRootless(t *testing.T) {
 // Rootless podman calls create with HOME and XDG_CONFIG_HOME, and start, delete and update without: what these find
 // configured may be another low-level runtime than the one that has the container.
 func TestPodmanRootlessWithConfigurationsThatDiffer(t *testing.T) {
-	settings := inUserNamespaces(t)
+	inUserNamespaces(t)
 	p := userPodman
 	must(t, "nvsysfs", "configure", "podman")
 	linger(t)
 	p.must(t, "load", "-i", image(t))
 	for _, level := range levels {
 		t.Run(level, func(t *testing.T) {
-			lowLevel(t, map[string]string{"runc": "crun", "crun": "runc"}[level], settings...)
+			lowLevel(t, map[string]string{"runc": "crun", "crun": "runc"}[level])
 			const dir = "/home/user/.config/nvidia-container-runtime"
 			must(t, "sh", "-ec", `mkdir -p $1; sed "s/\(runtime-path = \).*/\1\"$2\"/" /etc/nvidia-container-runtime/config.toml >$1/config.toml; chown -R user: $1`, "sh", dir, level)
 			defer must(t, "rm", "-r", dir)

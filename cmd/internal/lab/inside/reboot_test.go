@@ -26,7 +26,7 @@ func atBoot(t *testing.T) {
 }
 
 // gpuGraphics is what look prints where all of the driver's capabilities are given, as that CDI file does.
-const gpuGraphics = "/dev/nvidia-modeset No such device or address\n" + gpu
+const gpuGraphics = "/dev/nvidia-modeset opens\n" + gpu
 
 // back waits until the container runs, as that engine says.
 func back(t *testing.T, engine, name string) {

@@ -16,8 +16,7 @@ import (
 // smi does what nvidia-smi needs to be allowed: to open nodes, and to make those that are missing.
 const smi = `#!/bin/sh
 {
-	(: </dev/nvidia0) 2>&1 | sed 's/.*: //'
-	(: </dev/nvidiactl) 2>&1 | sed 's/.*: //'
+	: </dev/nvidia0 && : </dev/nvidiactl && echo opened
 	mknod /dev/nvidia-made c 195 7 && rm /dev/nvidia-made && echo made
 } >/var/lib/nvidia-container-runtime/smi 2>&1
 case $1 in
@@ -47,7 +46,7 @@ func TestUnits(t *testing.T) {
 		const dir = "/var/lib/nvidia-container-runtime"
 		got, err := os.ReadFile(dir + "/smi")
 		require.NoError(t, err)
-		assert.Equal(t, "No such device or address\nNo such device or address\nmade\n", string(got))
+		assert.Equal(t, "opened\nmade\n", string(got))
 		got, err = os.ReadFile(dir + "/mig.learnt")
 		require.NoError(t, err)
 		assert.Equal(t, must(t, "nvsysfs", "learn", "--dry-run"), string(got))
