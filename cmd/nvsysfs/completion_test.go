@@ -107,7 +107,7 @@ func TestEmptyRoot(t *testing.T) {
 		var out, errs bytes.Buffer
 		err := run(append(words, "--root", ""), nil, &out, &errs)
 		require.Error(t, err, words)
-		assert.Contains(t, err.Error(), `--root "" is no directory: leave --root out for this machine`, words)
+		assert.Contains(t, err.Error(), `--root is empty: omit it for this machine`, words)
 		assert.Equal(t, 2, exitCode(err, &errs), words)
 		assert.Empty(t, out.String(), words)
 	})

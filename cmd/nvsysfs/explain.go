@@ -61,12 +61,15 @@ were started. Its image is laid out like Debian's unless --image names another.`
 				return &usageError{fmt.Sprintf("%.100q is not NAME=VALUE", variable)}
 			}
 		}
+		o.Root = *root
+		if len(*variables) == 0 && *fixtureName == "" {
+			return runExplain(i, o, *as, nil) // may be on a host without /tmp
+		}
 		dir, err := os.MkdirTemp("", "nvsysfs-")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		o.Root = *root
 		// The names of a fixture's files are those on that machine; what is made here is gone soon.
 		var gone []string
 		if *fixtureName != "" {

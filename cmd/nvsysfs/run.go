@@ -206,7 +206,7 @@ func rootFlag(cmd *cobra.Command, value string) *string {
 	isDirectory(cmd, "root")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if *root == "" && cmd.Flags().Changed("root") {
-			return errors.New("--root \"\" is no directory: leave --root out for this machine")
+			return errors.New("--root is empty: omit it for this machine")
 		}
 		return nil
 	}

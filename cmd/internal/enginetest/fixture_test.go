@@ -50,9 +50,9 @@ func TestFixtureUp(t *testing.T) {
 
 	assert.Contains(t, d.nvsysfs("fixture", "up", "a100-mig", "--engine", "docker", "--config", config), "docker run --rm --runtime=a100-mig ")
 	d.nvsysfs("fixture", "up", "t4", "--engine", "docker", "--config", config, "--name", "my-t4")
-	assert.Contains(t, d.nvsysfs("fixture", "up", "t4", "--engine", "podman", "--name", "my-t4"), "up already")
+	assert.Contains(t, d.nvsysfs("fixture", "up", "t4", "--engine", "podman", "--name", "my-t4"), "already up")
 	assert.Equal(t, "a100-mig  /var/lib/nvsysfs/fixtures/a100-mig/machine  docker\nmy-t4     /var/lib/nvsysfs/fixtures/my-t4/machine     docker,podman\n",
-		d.nvsysfs("fixture", "list"))
+		d.nvsysfs("fixture", "ps"))
 	d.must(t, "info")
 	_, err = d.output("sh", "-c", `kill -HUP "$(cat "$0")"`, filepath.Join(d.dir, "dockerd.pid"))
 	require.NoError(t, err)
