@@ -15,8 +15,8 @@ import (
 // bootFile has a UUID that is new at every boot.
 const bootFile = "proc/sys/kernel/random/boot_id"
 
-// ReadEpoch returns the common part of all marks: the driver's version, and /proc/sys/kernel/random/boot_id if it
-// exists.
+// ReadEpoch returns the common part of all marks: the driver's version, and
+// /proc/sys/kernel/random/boot_id if it exists.
 func ReadEpoch(fsys fs.FS, driver string) (string, error) {
 	boot, err := fs.ReadFile(fsys, bootFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -25,18 +25,20 @@ func ReadEpoch(fsys fs.FS, driver string) (string, error) {
 	return driver + " " + strings.TrimSpace(string(boot)), nil
 }
 
-// ReadMarks returns a mark for each of the instances of the GPU with the given device minor, in their order: 16
-// hexadecimal digits that stay the same while the instance exists, and almost certainly differ for an instance
-// created later with the same IDs.
+// ReadMarks returns a mark for each of the instances of the GPU with the given device minor, in
+// their order: 16 hexadecimal digits that stay the same while the instance exists, and almost
+// certainly differ for an instance created later with the same IDs.
 //
-// IDs alone are not enough: the engine of an instance, and thus its UUID, depends on what else exists when it is
-// created. So a mark is a hash of the epoch, the IDs, and the inode numbers of the directories
+// IDs alone are not enough: the engine of an instance, and thus its UUID, depends on what else
+// exists when it is created. So a mark is a hash of the epoch, the IDs, and the inode numbers of
+// the directories
 //
 //	/proc/driver/nvidia/capabilities/gpu<minor>/mig/gi<M>
 //	/proc/driver/nvidia/capabilities/gpu<minor>/mig/gi<M>/ci<K>
 //
-// that the driver creates and removes with the instance. procfs assigns an entry the lowest free number when it is
-// created (fs/proc/generic.c of Linux), so instances recreated in another order have other numbers.
+// that the driver creates and removes with the instance. procfs assigns an entry the lowest free
+// number when it is created (fs/proc/generic.c of Linux), so instances recreated in another order
+// have other numbers.
 func ReadMarks(fsys fs.FS, gpuMinor int, epoch string, instances []Instance) ([]string, error) {
 	var (
 		marks []string

@@ -1,12 +1,13 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mig reads which MIG (Multi-Instance GPU) instances exist, and which device nodes grant access to them, from
-// the NVIDIA driver's files. It also parses names of instances.
+// Package mig reads which MIG (Multi-Instance GPU) instances exist, and which device nodes grant
+// access to them, from the NVIDIA driver's files. It also parses names of instances.
 //
 // Start with [ReadInstances] and [ParseName].
 //
-// A GPU is identified by its device minor, the N of /dev/nvidiaN. File systems are rooted at the machine's "/".
+// A GPU is identified by its device minor, the N of /dev/nvidiaN. File systems are rooted at the
+// machine's "/".
 package mig
 
 import (
@@ -19,8 +20,8 @@ import (
 	"strings"
 )
 
-// Limits of the driver, from /proc/driver/nvidia-caps/mig-minors: GPUs 0 to 31, GPU instances 0 to 14, each with 8
-// compute instances.
+// Limits of the driver, from /proc/driver/nvidia-caps/mig-minors: GPUs 0 to 31, GPU instances 0 to
+// 14, each with 8 compute instances.
 const (
 	maxGPUs             = 32
 	maxGPUInstances     = 15
@@ -55,14 +56,16 @@ type Control struct {
 //
 //	/proc/driver/nvidia/capabilities/gpu<minor>/mig
 //
-// Without that directory or without instances the result is nil: the directory exists for every GPU that was opened
-// once, MIG mode or not. A GPU instance without a compute instance is not a MIG device.
+// Without that directory or without instances the result is nil: the directory exists for every GPU
+// that was opened once, MIG mode or not. A GPU instance without a compute instance is not a MIG
+// device.
 //
-// masked are compute instances with an empty directory, of which only the IDs are known: the runtime of the surrounding
-// container masks them, or they are being destroyed.
+// masked are compute instances with an empty directory, of which only the IDs are known: the
+// runtime of the surrounding container masks them, or they are being destroyed.
 //
 // The driver's 450 branch may leave the access files empty. Then the minors come from
-// /proc/driver/nvidia-caps/mig-minors, or are computed if that is absent, and [Capability.Empty] is set.
+// /proc/driver/nvidia-caps/mig-minors, or are computed if that is absent, and [Capability.Empty] is
+// set.
 func ReadInstances(fsys fs.FS, gpuMinor int) (instances, masked []Instance, err error) {
 	gpu := fmt.Sprintf("%s/gpu%d/mig", capabilities, gpuMinor)
 	gis, err := numbered(fsys, gpu, "gi")
@@ -129,8 +132,8 @@ func empty(fsys fs.FS, dir string) bool {
 	return len(entries) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
 }
 
-// GPUInstances returns the IDs of a GPU's GPU instances, ascending, even those without a compute instance: the
-// directories gi<M> of
+// GPUInstances returns the IDs of a GPU's GPU instances, ascending, even those without a compute
+// instance: the directories gi<M> of
 //
 //	/proc/driver/nvidia/capabilities/gpu<minor>/mig
 func GPUInstances(fsys fs.FS, gpuMinor int) ([]int, error) {
@@ -170,8 +173,9 @@ func ReadControl(fsys fs.FS) (Control, error) {
 	return control, nil
 }
 
-// PossibleMinors returns the minors of all instances that the GPU with the given device minor can ever have, ascending:
-// 15 GPU instances with 8 compute instances each. It is nil for a minor above 31, which cannot have any.
+// PossibleMinors returns the minors of all instances that the GPU with the given device minor can
+// ever have, ascending: 15 GPU instances with 8 compute instances each. It is nil for a minor above
+// 31, which cannot have any.
 func PossibleMinors(gpuMinor int) []int {
 	if gpuMinor < 0 || gpuMinor >= maxGPUs {
 		return nil
@@ -185,7 +189,8 @@ func PossibleMinors(gpuMinor int) []int {
 	return all
 }
 
-// numbered returns the numbers of the directories in dir named prefix and a number, ascending. It ignores others.
+// numbered returns the numbers of the directories in dir named prefix and a number, ascending. It
+// ignores others.
 func numbered(fsys fs.FS, dir, prefix string) ([]int, error) {
 	entries, err := fs.ReadDir(fsys, dir)
 	if err != nil {

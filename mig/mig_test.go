@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// machine is a file system of the given texts; names are below /proc/driver. The text "/" makes a directory.
+// machine is a file system of the given texts; names are below /proc/driver. The text "/" makes a
+// directory.
 func machine(files map[string]string) fstest.MapFS {
 	fsys := fstest.MapFS{}
 	for name, text := range files {
@@ -187,7 +188,8 @@ func TestReadInstances(t *testing.T) {
 	}
 }
 
-// unsteady is a file system in which some names have gone since their directory was listed, or cannot be read.
+// unsteady is a file system in which some names have gone since their directory was listed, or
+// cannot be read.
 type unsteady struct {
 	fstest.MapFS
 	errs map[string]error

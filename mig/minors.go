@@ -13,7 +13,8 @@ import (
 	"strings"
 )
 
-// minors is the content of /proc/driver/nvidia-caps/mig-minors, which also has capabilities that do not exist.
+// minors is the content of /proc/driver/nvidia-caps/mig-minors, which also has capabilities that do
+// not exist.
 type minors struct {
 	byName map[string]int // nil: no such file, use the formula
 }
@@ -95,8 +96,8 @@ func (m *minors) control(name string) int {
 	return map[string]int{"config": 1, "monitor": 2}[name]
 }
 
-// formula computes the table, as nvidia-modprobe does: 1 and 2 are config and monitor, then each GPU has 15 groups of a
-// GPU instance (ci is -1) and its 8 compute instances.
+// formula computes the table, as nvidia-modprobe does: 1 and 2 are config and monitor, then each
+// GPU has 15 groups of a GPU instance (ci is -1) and its 8 compute instances.
 func formula(gpu, gi, ci int) int {
 	const group = 1 + maxComputeInstances
 	return 3 + gpu*maxGPUInstances*group + gi*group + 1 + ci

@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// Name is the name of an instance before R470, MIG-GPU-<uuid>/<gi>/<ci>. Everything in it is in procfs.
+// Name is the name of an instance before R470, MIG-GPU-<uuid>/<gi>/<ci>. Everything in it is in
+// procfs.
 type Name struct {
 	GPU    string // "GPU-" and the lower-case UUID of the GPU, or a prefix
 	GI, CI int
@@ -51,8 +52,9 @@ func (n Name) String() string {
 
 const uuidForm = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 
-// UUIDPrefix tells whether s is prefix, such as "GPU-", followed by a UUID or at least its first digit, both
-// in upper or lower case. It returns s with the prefix as given and the digits in lower case.
+// UUIDPrefix tells whether s is prefix, such as "GPU-", followed by a UUID or at least its first
+// digit, both in upper or lower case. It returns s with the prefix as given and the digits in lower
+// case.
 func UUIDPrefix(s, prefix string) (string, bool) {
 	if !hasPrefix(s, prefix) {
 		return "", false

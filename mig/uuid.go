@@ -37,13 +37,13 @@ func (u UUID) String() string {
 	return "MIG-" + digits[:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:]
 }
 
-// Pipes is the maximum number of graphics engines ("sys pipes") of a chip: RM_ENGINE_TYPE_GR_SIZE in
-// gpu_engine_type.h of NVIDIA's open kernel modules.
+// Pipes is the maximum number of graphics engines ("sys pipes") of a chip: RM_ENGINE_TYPE_GR_SIZE
+// in gpu_engine_type.h of NVIDIA's open kernel modules.
 const Pipes = 8
 
-// chips are the chip IDs of the GPUs that support MIG: the list at PDB_PROP_GPU_MIG_SUPPORTED in g_gpu_nvoc.c
-// of NVIDIA's open kernel modules 595.45.04, with the numbers of nv_arch.h. A chip ID is the architecture
-// times 16 plus the implementation (NV_PMC_BOOT_42_CHIP_ID in nv_ref.h).
+// chips are the chip IDs of the GPUs that support MIG: the list at PDB_PROP_GPU_MIG_SUPPORTED in
+// g_gpu_nvoc.c of NVIDIA's open kernel modules 595.45.04, with the numbers of nv_arch.h. A chip ID
+// is the architecture times 16 plus the implementation (NV_PMC_BOOT_42_CHIP_ID in nv_ref.h).
 var chips = [...]uint16{
 	0x170, // GA100
 	0x180, // GH100
@@ -65,9 +65,9 @@ type Die struct {
 	Chip uint16 // chip ID; 0 if unknown
 }
 
-// UUID returns the UUID of the compute instance with the graphics engine pipe in the GPU instance gi. It is a
-// SHA-1 (RFC 4122, version 5) of 50 bytes, from _nvGenerateUuid in gpu_uuid.c of NVIDIA's open kernel
-// modules:
+// UUID returns the UUID of the compute instance with the graphics engine pipe in the GPU instance
+// gi. It is a SHA-1 (RFC 4122, version 5) of 50 bytes, from _nvGenerateUuid in gpu_uuid.c of
+// NVIDIA's open kernel modules:
 //
 //	16  c8 16 c9 a3 52 24 56 bf 9d 9a ac 7e a7 03 fb 5b
 //	10  "NVIDIA GPU"
@@ -77,8 +77,8 @@ type Die struct {
 //	 4  the GPU instance, little endian
 //	 4  the engine, numbered across the chip, little endian
 //
-// According to a comment in kernel_mig_manager.c, the firmware of a GPU without virtualization uses the same function
-// with the PDI; its source is not public.
+// According to a comment in kernel_mig_manager.c, the firmware of a GPU without virtualization uses
+// the same function with the PDI; its source is not public.
 func (d Die) UUID(gi, pipe int) UUID {
 	message := [50]byte{
 		0xc8, 0x16, 0xc9, 0xa3, 0x52, 0x24, 0x56, 0xbf, 0x9d, 0x9a, 0xac, 0x7e, 0xa7, 0x03, 0xfb, 0x5b,
@@ -96,8 +96,9 @@ func (d Die) UUID(gi, pipe int) UUID {
 	return uuid
 }
 
-// Made tells whether the UUID is that of an instance in the GPU instance gi, with any engine. If the chip is
-// unknown, all that support MIG are tried. A false positive would be a collision of 122 bits.
+// Made tells whether the UUID is that of an instance in the GPU instance gi, with any engine. If
+// the chip is unknown, all that support MIG are tried. A false positive would be a collision of 122
+// bits.
 func (d Die) Made(uuid UUID, gi int) bool {
 	if d.Chip != 0 {
 		return d.made(uuid, gi)
@@ -119,8 +120,8 @@ func (d Die) made(uuid UUID, gi int) bool {
 	return false
 }
 
-// FindChip tries all possible chip IDs, even of future chips, and returns the one with which the UUID is that of an
-// instance in the GPU instance gi, which also proves the PDI.
+// FindChip tries all possible chip IDs, even of future chips, and returns the one with which the
+// UUID is that of an instance in the GPU instance gi, which also proves the PDI.
 func FindChip(pdi uint64, uuid UUID, gi int) (chip uint16, ok bool) {
 	for chip := uint16(1); chip < maxChip; chip++ {
 		if (Die{pdi, chip}).made(uuid, gi) {
@@ -130,7 +131,8 @@ func FindChip(pdi uint64, uuid UUID, gi int) (chip uint16, ok bool) {
 	return 0, false
 }
 
-// HasUUIDs tells whether MIG devices have UUIDs with a version of the driver: since R470. Before, they had a [Name].
+// HasUUIDs tells whether MIG devices have UUIDs with a version of the driver: since R470. Before,
+// they had a [Name].
 func HasUUIDs(driver string) bool {
 	branch, _, _ := strings.Cut(driver, ".")
 	number, err := strconv.Atoi(branch)

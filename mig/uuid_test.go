@@ -35,8 +35,9 @@ func TestParseUUID(t *testing.T) {
 //	printf '\xc8\x16\xc9\xa3\x52\x24\x56\xbf\x9d\x9a\xac\x7e\xa7\x03\xfb\x5bNVIDIA GPU\x02\x70\x01\x08\x3e\x9d\x38\x6b\x41\x8e\x5c\x14\x0bSMC\x07\0\0\0\0\0\0\0' | sha1sum
 //	3d5a796ed0d5bb4b2ad05e766de68523617a62bc
 //
-// of which the first 16 bytes are taken, and the digit b becomes 5, and the first digit of the next group, 2, becomes a. The
-// other rows are Python's hashlib and uuid.UUID(bytes=…, version=5). No UUID of a real MIG device whose PDI is known has been published.
+// of which the first 16 bytes are taken, and the digit b becomes 5, and the first digit of the next
+// group, 2, becomes a. The other rows are Python's hashlib and uuid.UUID(bytes=…, version=5). No
+// UUID of a real MIG device whose PDI is known has been published.
 func TestDieUUID(t *testing.T) {
 	for _, tt := range []struct {
 		die      Die
@@ -99,7 +100,8 @@ func FuzzUUID(f *testing.F) {
 	})
 }
 
-// BenchmarkMade is a GPU's worst case: none of its seven GPU instances has the UUID. It allocates nothing.
+// BenchmarkMade is a GPU's worst case: none of its seven GPU instances has the UUID. It allocates
+// nothing.
 func BenchmarkMade(b *testing.B) {
 	die := Die{0x145c8e416b389d3e, 0x170}
 	uuid := die.UUID(14, 0)

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WriteBeside makes a file in the directory of config.json, which everybody may read who gets there, and returns its
-// absolute path. One of that name, from an earlier run, is replaced by a new file. It goes when the engine removes
-// the bundle.
+// WriteBeside makes a file in the directory of config.json, which everybody may read who gets
+// there, and returns its absolute path. One of that name, from an earlier run, is replaced by a new
+// file. It goes when the engine removes the bundle.
 func (d *Document) WriteBeside(name string, data []byte) (_ string, err error) {
 	if d.path == "" {
 		return "", errors.New("writing beside config.json: it was not read from a file")

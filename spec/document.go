@@ -29,8 +29,9 @@ type Document struct {
 	mounts   []Mount       // of text, nil until they are needed
 }
 
-// Open reads config.json in the bundle directory. It must be a regular file, not a link: anything else is
-// refused without being opened. The bundle stays open, for [Document.Save], until [Document.Close].
+// Open reads config.json in the bundle directory. It must be a regular file, not a link: anything
+// else is refused without being opened. The bundle stays open, for [Document.Save], until
+// [Document.Close].
 //
 // Errors of syntax name file, line and column.
 func Open(bundle string) (*Document, error) {
@@ -76,8 +77,9 @@ func openat(dir int, name string, flags int, perm uint32) (int, error) {
 	}
 }
 
-// readRegular reads a file that must be regular, before and after it is opened. It makes system calls itself, and so
-// does [Document.Save]: an os.File would be made known to the poller, at six more calls for the first one.
+// readRegular reads a file that must be regular, before and after it is opened. It makes system
+// calls itself, and so does [Document.Save]: an os.File would be made known to the poller, at six
+// more calls for the first one.
 func readRegular(dir int, name string) (_ []byte, after unix.Stat_t, err error) {
 	var before unix.Stat_t
 	if err := unix.Fstatat(dir, name, &before, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -89,8 +91,8 @@ func readRegular(dir int, name string) (_ []byte, after unix.Stat_t, err error) 
 	return readSame(dir, name, &before)
 }
 
-// readSame reads the file that was looked at before. Should another kind of file have come into its place by now, it is
-// neither waited for nor followed.
+// readSame reads the file that was looked at before. Should another kind of file have come into its
+// place by now, it is neither waited for nor followed.
 func readSame(dir int, name string, before *unix.Stat_t) (_ []byte, after unix.Stat_t, err error) {
 	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -139,8 +141,8 @@ func kindOf(mode uint32) string {
 	return "a device"
 }
 
-// Parse makes a document of the text of a config.json. The text must be a JSON object; data must not be
-// changed afterwards. Syntax errors wrap a [*rawjson.Error].
+// Parse makes a document of the text of a config.json. The text must be a JSON object; data must
+// not be changed afterwards. Syntax errors wrap a [*rawjson.Error].
 func Parse(data []byte) (*Document, error) {
 	d := &Document{dir: -1, original: data, text: data}
 	if _, err := d.value(); err != nil {

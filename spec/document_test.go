@@ -112,8 +112,8 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestExchanged: another file comes into the place of the one that was looked at. Nothing waits for a FIFO's writer, and
-// no link is followed, not even one to the very file.
+// TestExchanged: another file comes into the place of the one that was looked at. Nothing waits for
+// a FIFO's writer, and no link is followed, not even one to the very file.
 func TestExchanged(t *testing.T) {
 	for name, place := range map[string]func(t *testing.T, name string){
 		"FIFO": func(t *testing.T, name string) { require.NoError(t, syscall.Mkfifo(name, 0o600)) },

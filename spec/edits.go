@@ -29,8 +29,8 @@ type Edits struct {
 	AdditionalGIDs []uint32
 	// RemoveHooks are base names of programs whose entries in hooks.prestart go away.
 	RemoveHooks []string
-	// RemoveBinds are bind mounts of an earlier edit that go away: those with the destination and options of
-	// one of these, unless Mounts has that destination too.
+	// RemoveBinds are bind mounts of an earlier edit that go away: those with the destination and
+	// options of one of these, unless Mounts has that destination too.
 	RemoveBinds []specs.Mount
 	// FenceMajors are the device majors whose nodes the container shall not make: see Fence.
 	FenceMajors []int64
@@ -38,8 +38,8 @@ type Edits struct {
 	FenceAlways bool
 }
 
-// Report tells what became of the edits, as far as it is not as asked. All lists are in the order of the
-// edits or of the document.
+// Report tells what became of the edits, as far as it is not as asked. All lists are in the order
+// of the edits or of the document.
 type Report struct {
 	// KeptMounts are destinations at which the document mounts something else, which stays.
 	KeptMounts []string
@@ -55,8 +55,8 @@ type Report struct {
 	Unfenced []string
 }
 
-// Apply puts the edits into the document. On an error the document is as it was. Applying the same edits
-// a second time changes nothing.
+// Apply puts the edits into the document. On an error the document is as it was. Applying the same
+// edits a second time changes nothing.
 //
 // What the document has already stays as it is:
 //
@@ -427,8 +427,9 @@ func addRules(linux *object, resources rawjson.Value, devices []specs.LinuxDevic
 		kind         string
 		major, minor int64
 	}
-	// allowed is what the rules so far allow for reading and writing. A later rule beats an earlier one;
-	// a denial of a range counts as one of everything here, which costs no more than a needless rule.
+	// allowed is what the rules so far allow for reading and writing. A later rule beats an earlier
+	// one; a denial of a range counts as one of everything here, which costs no more than a
+	// needless rule.
 	allowed := make(map[key]bool)
 	everything := false
 	for e := range array.Elements() {
@@ -461,7 +462,8 @@ func addRules(linux *object, resources rawjson.Value, devices []specs.LinuxDevic
 			continue
 		}
 		allowed[k] = true
-		// No "m": both runtimes allow making every node anyway (and nothing of ours is to be made there).
+		// No "m": both runtimes allow making every node anyway (and nothing of ours is to be made
+		// there).
 		rule := specs.LinuxDeviceCgroup{Allow: true, Type: k.kind, Major: &d.Major, Minor: &d.Minor, Access: "rw"}
 		text, err := encode(rule)
 		if err != nil {

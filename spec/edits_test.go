@@ -300,9 +300,9 @@ func everything() Edits {
 	}
 }
 
-// FuzzApply puts everything into any text. What comes out is JSON in which everything that was there before
-// is there as it was, but for what the edits are about; it stays what runc's decoder accepts; and a second
-// time changes nothing.
+// FuzzApply puts everything into any text. What comes out is JSON in which everything that was
+// there before is there as it was, but for what the edits are about; it stays what runc's decoder
+// accepts; and a second time changes nothing.
 func FuzzApply(f *testing.F) {
 	f.Add([]byte(`{}`))
 	f.Add([]byte(dockerConfig(2)))
@@ -341,9 +341,9 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// survive compares two objects: after must begin with the members of before, byte for byte, and may have
-// more of them. Objects that edits reach into are compared in the same way, lists that edits only add to
-// must begin with what they were, and the other lists of edits are not compared here.
+// survive compares two objects: after must begin with the members of before, byte for byte, and may
+// have more of them. Objects that edits reach into are compared in the same way, lists that edits
+// only add to must begin with what they were, and the other lists of edits are not compared here.
 func survive(t *testing.T, before, after rawjson.Value, path string) {
 	t.Helper()
 	now := slices.Collect(after.Members())

@@ -11,9 +11,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// encode makes JSON of plain data: strings, numbers, and the types of runtime-spec. What an edit has many of
-// is written here, the same as encoding/json would write it: that takes longer to learn the
-// types, at every start anew, than to write a whole edit.
+// encode makes JSON of plain data: strings, numbers, and the types of runtime-spec. What an edit
+// has many of is written here, the same as encoding/json would write it: that takes longer to learn
+// the types, at every start anew, than to write a whole edit.
 func encode(v any) ([]byte, error) {
 	switch v := v.(type) {
 	case string:

@@ -12,10 +12,11 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// Facts is what config.json says about the container, as far as GPUs are concerned. A part that the file
-// does not have gives zero fields.
+// Facts is what config.json says about the container, as far as GPUs are concerned. A part that the
+// file does not have gives zero fields.
 type Facts struct {
-	// Env is process.env as it stands: "NAME=value", perhaps several of one name, perhaps without "=".
+	// Env is process.env as it stands: "NAME=value", perhaps several of one name, perhaps without
+	// "=".
 	Env []string
 	// Bounding is process.capabilities.bounding, or the plain list that process.capabilities was in
 	// runtime-spec 1.0.0-rc1 to rc4.
@@ -25,8 +26,8 @@ type Facts struct {
 	// NoFile is the RLIMIT_NOFILE of process.rlimits, nil where there is none.
 	NoFile *Limit
 
-	// HasRoot tells whether there is a root at all. RootPath is root.path as it stands, perhaps relative
-	// to the bundle; RootReadonly is root.readonly.
+	// HasRoot tells whether there is a root at all. RootPath is root.path as it stands, perhaps
+	// relative to the bundle; RootReadonly is root.readonly.
 	HasRoot      bool
 	RootPath     string
 	RootReadonly bool
@@ -34,15 +35,16 @@ type Facts struct {
 	// Mounts is mounts, in order.
 	Mounts []Mount
 
-	// UserNS tells whether linux.namespaces has a user namespace. UserNSPath is the one to be joined.
+	// UserNS tells whether linux.namespaces has a user namespace. UserNSPath is the one to be
+	// joined.
 	UserNS     bool
 	UserNSPath string
-	// ContainerUID and ContainerGID are the host's numbers of the container's root by linux.uidMappings
-	// and linux.gidMappings, 0 where these do not say.
+	// ContainerUID and ContainerGID are the host's numbers of the container's root by
+	// linux.uidMappings and linux.gidMappings, 0 where these do not say.
 	ContainerUID, ContainerGID uint32
 
-	// HasLinux, HasSeccomp and HasMaskedPaths tell whether linux, linux.seccomp and linux.maskedPaths are
-	// there (an empty list is there).
+	// HasLinux, HasSeccomp and HasMaskedPaths tell whether linux, linux.seccomp and
+	// linux.maskedPaths are there (an empty list is there).
 	HasLinux, HasSeccomp, HasMaskedPaths bool
 	// CgroupsPath is linux.cgroupsPath: "/a/b", or "slice:prefix:name" for systemd.
 	CgroupsPath string
@@ -72,8 +74,8 @@ func (f Facts) HasCapability(name string) bool {
 	return slices.Contains(f.Bounding, name)
 }
 
-// field gets the one named member of an object, of the given kind or null. A member that is missing is
-// the zero Value, and so are all members of an object that is missing or null.
+// field gets the one named member of an object, of the given kind or null. A member that is missing
+// is the zero Value, and so are all members of an object that is missing or null.
 func field(object rawjson.Value, name string, kind rawjson.Kind) (rawjson.Value, error) {
 	var v rawjson.Value
 	err := fields(object, want{name, kind, &v})
@@ -126,8 +128,8 @@ func texts(array rawjson.Value) ([]string, error) {
 	return list, nil
 }
 
-// decode stores a value that may be missing. Ordinary numbers do without encoding/json, which is slow the
-// first time.
+// decode stores a value that may be missing. Ordinary numbers do without encoding/json, which is
+// slow the first time.
 func decode(v rawjson.Value, into any) error {
 	if !v.Present() {
 		return nil
@@ -151,8 +153,8 @@ func decode(v rawjson.Value, into any) error {
 	return nil
 }
 
-// Facts reads the document as it is now. It fails where a part that it reads has another type than the
-// runtime-spec says, or is there twice.
+// Facts reads the document as it is now. It fails where a part that it reads has another type than
+// the runtime-spec says, or is there twice.
 func (d *Document) Facts() (Facts, error) {
 	var f Facts
 	if err := d.facts(&f); err != nil {
@@ -290,7 +292,8 @@ func (f *Facts) root(root rawjson.Value) error {
 	return decode(readonly, &f.RootReadonly)
 }
 
-// readMounts reads mounts, once for a text: there may be thousands. The lists of options share one array.
+// readMounts reads mounts, once for a text: there may be thousands. The lists of options share one
+// array.
 func (d *Document) readMounts(array rawjson.Value) ([]Mount, error) {
 	if d.mounts != nil {
 		return d.mounts, nil

@@ -12,17 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MayAsk tells whether the config.json at that path may hold anything that [NewRequest] acts on or remarks
-// on under the policy. Where it gives false, the container asks for nothing, whoever reads the file and
-// whatever else is wrong with it.
+// MayAsk tells whether the config.json at that path may hold anything that [NewRequest] acts on or
+// remarks on under the policy. Where it gives false, the container asks for nothing, whoever reads
+// the file and whatever else is wrong with it.
 //
-// The text is searched, not parsed: a request cannot be made without one of a few words, and JSON has two
-// spellings of a character of theirs, itself and \u followed by its number. A link is followed, size and
-// nesting do not matter, and at a NUL byte the text ends, as it does for low-level runtimes: runc fails
-// there, crun reads no further.
+// The text is searched, not parsed: a request cannot be made without one of a few words, and JSON
+// has two spellings of a character of theirs, itself and \u followed by its number. A link is
+// followed, size and nesting do not matter, and at a NUL byte the text ends, as it does for
+// low-level runtimes: runc fails there, crun reads no further.
 //
-// What cannot be read, a file that is missing for one, is the low-level runtime's to complain about: false. So is
-// what is no regular file: to read a FIFO would be to take the text away from the runtime.
+// What cannot be read, a file that is missing for one, is the low-level runtime's to complain
+// about: false. So is what is no regular file: to read a FIFO would be to take the text away from
+// the runtime.
 func MayAsk(path string, p Policy) bool {
 	w, ok := newWords(p)
 	if !ok {
@@ -44,8 +45,8 @@ func MayAsk(path string, p Policy) bool {
 	return w.read(func(p []byte) (int, error) { return unix.Read(fd, p) }, st.Size)
 }
 
-// absent tells whether an error is about what is at a path: the low-level runtime will fail for it too. Any other, a
-// disk that fails for one, may be gone by then, and must not hide a request.
+// absent tells whether an error is about what is at a path: the low-level runtime will fail for it
+// too. Any other, a disk that fails for one, may be gone by then, and must not hide a request.
 func absent(err error) bool {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES),
@@ -63,7 +64,8 @@ type words struct {
 	plain     []byte // a window without escapes
 }
 
-// newWords gives the words for a policy. It fails for a variable that JSON may spell in another way.
+// newWords gives the words for a policy. It fails for a variable that JSON may spell in another
+// way.
 func newWords(p Policy) (*words, bool) {
 	w := &words{longest: len(markBase)}
 	w.variables = append([]string{visibleDevices, cudaVersion}, splitLists(p.SwarmResources)...)
@@ -78,8 +80,8 @@ func newWords(p Policy) (*words, bool) {
 	return w, true
 }
 
-// in tells whether any of the words is in the text. Few bytes of a config.json are equals signs, and
-// fewer are dashes than the letters before them.
+// in tells whether any of the words is in the text. Few bytes of a config.json are equals signs,
+// and fewer are dashes than the letters before them.
 func (w *words) in(text []byte) bool {
 	if bytes.Contains(text, []byte(strings.TrimPrefix(markBase, "nvidia"))) {
 		return true
@@ -98,7 +100,8 @@ func (w *words) in(text []byte) bool {
 	}
 }
 
-// windowSize is how much of a text is looked at at a time: little enough for a processor's nearer cache.
+// windowSize is how much of a text is looked at at a time: little enough for a processor's nearer
+// cache.
 const windowSize = 64 << 10
 
 // read searches a text of about size bytes.
@@ -133,9 +136,9 @@ func (w *words) read(read func([]byte) (int, error), size int64) bool {
 	}
 }
 
-// inEscapes is in for what the text has if escapes of ASCII characters are replaced. It need not know
-// where strings begin and end or which backslash is itself escaped: an escape has no other one within
-// it, so that none is missed, and what is taken for one too many does no harm.
+// inEscapes is in for what the text has if escapes of ASCII characters are replaced. It need not
+// know where strings begin and end or which backslash is itself escaped: an escape has no other one
+// within it, so that none is missed, and what is taken for one too many does no harm.
 func (w *words) inEscapes(text []byte) bool {
 	escape := []byte(`\u00`)
 	if !bytes.Contains(text, escape) {

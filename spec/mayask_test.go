@@ -130,8 +130,8 @@ func TestMayAskFiles(t *testing.T) {
 	}
 }
 
-// FuzzMayAsk compares the search with two readers: ours, and one as the low-level runtime's, which lets
-// pass more. What either finds, the search must have found.
+// FuzzMayAsk compares the search with two readers: ours, and one as the low-level runtime's, which
+// lets pass more. What either finds, the search must have found.
 func FuzzMayAsk(f *testing.F) {
 	for _, text := range []string{
 		`{"process":{"env":["PATH=/bin","NVIDIA_VISIBLE_DEVICES=0"]},"root":{"path":"rootfs"}}`,

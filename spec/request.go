@@ -15,20 +15,21 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
 )
 
-// Policy says which requests of a container are granted. Its fields are keys of config.toml. The zero
-// Policy trusts nobody but privileged containers.
+// Policy says which requests of a container are granted. Its fields are keys of config.toml. The
+// zero Policy trusts nobody but privileged containers.
 type Policy struct {
-	// EnvWhenUnprivileged lets a container without CAP_SYS_ADMIN in its bounding set ask through its
-	// environment: accept-nvidia-visible-devices-envvar-when-unprivileged, true by default.
+	// EnvWhenUnprivileged lets a container without CAP_SYS_ADMIN in its bounding set ask through
+	// its environment: accept-nvidia-visible-devices-envvar-when-unprivileged, true by default.
 	EnvWhenUnprivileged bool
 	// VolumeMounts lets mounts below /var/run/nvidia-container-devices ask:
 	// accept-nvidia-visible-devices-as-volume-mounts.
 	VolumeMounts bool
-	// SwarmResources are variables that replace NVIDIA_VISIBLE_DEVICES where the container has any of
-	// them: swarm-resource. An element may itself be a comma list.
+	// SwarmResources are variables that replace NVIDIA_VISIBLE_DEVICES where the container has any
+	// of them: swarm-resource. An element may itself be a comma list.
 	SwarmResources []string
-	// Supported are the driver capabilities that a container can get: supported-driver-capabilities. An
-	// element may itself be a comma list; "all" is all of them, and so is a nil list.
+	// Supported are the driver capabilities that a container can get:
+	// supported-driver-capabilities. An element may itself be a comma list; "all" is all of them,
+	// and so is a nil list.
 	Supported []string
 	// DisableRequire switches the requirements off: disable-require.
 	DisableRequire bool
@@ -39,7 +40,8 @@ type Policy struct {
 	RefuseUnprivileged bool
 }
 
-// Values of [Request.Source]. For swarm resources it is the name of the variable, or a comma list of them.
+// Values of [Request.Source]. For swarm resources it is the name of the variable, or a comma list
+// of them.
 const (
 	SourceEnvironment  = visibleDevices
 	SourceVolumeMounts = "volume mounts"
@@ -47,19 +49,20 @@ const (
 
 // Request is what a container asks for, after the policy had its say.
 type Request struct {
-	// Devices are ["all"], ["none"] or identifiers in the order asked, trimmed, not empty, each spelling
-	// once. A CDI name nvidia.com/gpu=X or runtime.nvidia.com/gpu=X has become X. What they mean, and
-	// whether they mean anything, only the machine's inventory can tell.
+	// Devices are ["all"], ["none"] or identifiers in the order asked, trimmed, not empty, each
+	// spelling once. A CDI name nvidia.com/gpu=X or runtime.nvidia.com/gpu=X has become X. What
+	// they mean, and whether they mean anything, only the machine's inventory can tell.
 	Devices []string
 	// Source tells who asked for Devices.
 	Source string
-	// Capabilities are the driver capabilities asked for and supported, sorted: of compat32, compute,
-	// display, graphics, ngx, utility and video. Classes that others imply are not added.
+	// Capabilities are the driver capabilities asked for and supported, sorted: of compat32,
+	// compute, display, graphics, ngx, utility and video. Classes that others imply are not added.
 	Capabilities []string
 	// Requirements are what the image asks of the machine, by name of the variable, CUDA_VERSION
 	// of a legacy image last. Nil where checks are disabled.
 	Requirements []requirement.Requirement
-	// MIGConfig and MIGMonitor ask for the right to configure and to monitor MIG on the selected GPUs.
+	// MIGConfig and MIGMonitor ask for the right to configure and to monitor MIG on the selected
+	// GPUs.
 	MIGConfig, MIGMonitor bool
 	// IMEXChannels are sorted and unique. IMEXAll asks for every channel that has a node; only a
 	// mount can ask for that.
@@ -90,7 +93,8 @@ const (
 	acceptMounts = "accept-nvidia-visible-devices-as-volume-mounts"
 )
 
-// NewRequest reads what a container asks for from its environment and, where the policy lets it, its mounts:
+// NewRequest reads what a container asks for from its environment and, where the policy lets it,
+// its mounts:
 //
 //	NVIDIA_VISIBLE_DEVICES=0,GPU-fef8089b-…        the devices; see also Policy.SwarmResources
 //	NVIDIA_DRIVER_CAPABILITIES=compute,utility     classes of driver files
@@ -100,13 +104,13 @@ const (
 //	NVIDIA_IMEX_CHANNELS=0,channel1
 //	NVIDIA_GDS=enabled                             and NVIDIA_MOFED, NVIDIA_GDRCOPY, NVIDIA_NVSWITCH
 //
-// Of several entries of one name the last counts; an entry without "=" is passed over. The rules are
-// those of the classic runtime (nvidia-container-runtime-hook and libnvidia-container).
+// Of several entries of one name the last counts; an entry without "=" is passed over. The rules
+// are those of the classic runtime (nvidia-container-runtime-hook and libnvidia-container).
 //
-// It gives false where nothing is asked or granted: then the container is not ours, and the Request has
-// nothing but Notes. A value that cannot be understood, or that asks for what it must not, is an error
-// that names the variable or mount and quotes its value, shortened. Such values are looked at only where a
-// device is asked for. The time it takes is in proportion to the size of the input.
+// It gives false where nothing is asked or granted: then the container is not ours, and the Request
+// has nothing but Notes. A value that cannot be understood, or that asks for what it must not, is
+// an error that names the variable or mount and quotes its value, shortened. Such values are looked
+// at only where a device is asked for. The time it takes is in proportion to the size of the input.
 func NewRequest(f Facts, p Policy) (Request, bool, error) {
 	r, err := newRequest(f, p)
 	if err != nil {
@@ -212,7 +216,8 @@ func (r *Request) note(text string) {
 }
 
 // mayAsk tells whether the environment may ask for something: a device list in the variable, which
-// stands in the container as origin tells. If not, there is a note for the log or, by policy, an error.
+// stands in the container as origin tells. If not, there is a note for the log or, by policy, an
+// error.
 func mayAsk(what, variable, origin string, f Facts, p Policy) (ok bool, note string, err error) {
 	if p.EnvWhenUnprivileged || f.HasCapability(sysAdmin) {
 		return true, "", nil
@@ -267,8 +272,8 @@ func (env environment) tooLong(name string) error {
 	return nil
 }
 
-// list splits the value of a variable at commas, trims the items and drops empty ones and those that were
-// there before. The items take memory, and there may be very many of few kinds.
+// list splits the value of a variable at commas, trims the items and drops empty ones and those
+// that were there before. The items take memory, and there may be very many of few kinds.
 func (env environment) list(name string) []item {
 	var items []item
 	origin := env.origin(name)
@@ -325,8 +330,8 @@ func (env environment) devices(swarm []string, f Facts, p Policy) (asked []item,
 	return asked, source, "", nil
 }
 
-// keyword gives the word that decides about a list: "void" if it is anywhere in it, else the first of
-// "all" (in any case, as libnvidia-container takes it) and "none", else "".
+// keyword gives the word that decides about a list: "void" if it is anywhere in it, else the first
+// of "all" (in any case, as libnvidia-container takes it) and "none", else "".
 func keyword(items []item) string {
 	word := ""
 	for _, i := range items {
@@ -570,7 +575,8 @@ func (env environment) mig(word string, f Facts, devices []string) (bool, error)
 	return true, nil
 }
 
-// isMIGDevice tells whether a device has the form of a MIG device: g:m, MIG-<uuid>, MIG-GPU-<uuid>/<gi>/<ci>.
+// isMIGDevice tells whether a device has the form of a MIG device: g:m, MIG-<uuid>,
+// MIG-GPU-<uuid>/<gi>/<ci>.
 func isMIGDevice(id string) bool {
 	if len(id) >= 4 && strings.EqualFold(id[:4], "MIG-") {
 		return true

@@ -693,7 +693,8 @@ func TestRequestIMEX(t *testing.T) {
 	})
 }
 
-// TestRequestOtherDevicesPolicy has devices granted by a mount: the environment does not thereby get a say.
+// TestRequestOtherDevicesPolicy has devices granted by a mount: the environment does not thereby
+// get a say.
 func TestRequestOtherDevicesPolicy(t *testing.T) {
 	for _, variable := range []string{"NVIDIA_GDS", "NVIDIA_MOFED", "NVIDIA_GDRCOPY", "NVIDIA_NVSWITCH"} {
 		t.Run(variable, func(t *testing.T) {

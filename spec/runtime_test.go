@@ -70,8 +70,8 @@ func runIn(t *testing.T, low, dir string) string {
 	id := fmt.Sprintf("fence-%d-%s", os.Getpid(), filepath.Base(dir))
 	argv := []string{low, "--root", root, "run", "--bundle", dir, id}
 	if low == "crun" {
-		// crun refuses machines that have both kinds of cgroups. It gets a mount namespace of its own, where
-		// the second kind is not to be seen.
+		// crun refuses machines that have both kinds of cgroups. It gets a mount namespace of its
+		// own, where the second kind is not to be seen.
 		argv = []string{
 			"unshare", "--mount", "--propagation", "private", "sh", "-c",
 			`umount /sys/fs/cgroup/unified 2>/dev/null; exec crun --cgroup-manager=disabled "$@"`, "sh",
@@ -104,12 +104,13 @@ func save(t *testing.T, dir string, s any) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), text, 0o600))
 }
 
-// TestFenceInContainers shows from inside containers what the fence denies and that it denies nothing else.
+// TestFenceInContainers shows from inside containers what the fence denies and that it denies
+// nothing else.
 func TestFenceInContainers(t *testing.T) {
 	parent := t
 	majors := []int64{195, 234, 235, 507, 509, 510}
-	// With the results that are wanted: the device registers of the fenced majors with small and large
-	// minors, with garbage where the kernel does not look, and neighbours of them.
+	// With the results that are wanted: the device registers of the fenced majors with small and
+	// large minors, with garbage where the kernel does not look, and neighbours of them.
 	attempts := map[string]string{
 		"c:0xc307":     "1",  // 195:7
 		"c:0xc3ff":     "1",  // 195:255
@@ -133,8 +134,8 @@ func TestFenceInContainers(t *testing.T) {
 		"f:0":          "ok",
 		"b:0x800":      "ok", // 8:0
 	}
-	// What the runtimes and the Go program itself need to run under a default-deny profile is allowed in
-	// one rule, as in the profiles of the engines.
+	// What the runtimes and the Go program itself need to run under a default-deny profile is
+	// allowed in one rule, as in the profiles of the engines.
 	ordinary := ordinaryCalls
 	eperm, enosys := uint(1), uint(38)
 	arches := []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}

@@ -13,13 +13,15 @@ import (
 // temporaryPrefix begins the name of the file that Save makes in the bundle.
 const temporaryPrefix = ".nvidia-container-runtime-"
 
-// Save replaces the file that the document was read from, if edits changed it. The new text is written to
-// a new file in the same directory, which gets owner and mode of the old one, and takes the old one's name
-// in one step. All goes through the handle that Open got, so nobody can put another directory in between.
-// The file is not replaced when it is no longer the one that was read.
+// Save replaces the file that the document was read from, if edits changed it. The new text is
+// written to a new file in the same directory, which gets owner and mode of the old one, and takes
+// the old one's name in one step. All goes through the handle that Open got, so nobody can put
+// another directory in between. The file is not replaced when it is no longer the one that was
+// read.
 //
-// Nothing is synchronised to disk, as little as when the engine wrote the file: it would cost more than all
-// else (40 ms where the bundle is on ext4), and after a loss of power containers are created anew.
+// Nothing is synchronised to disk, as little as when the engine wrote the file: it would cost more
+// than all else (40 ms where the bundle is on ext4), and after a loss of power containers are
+// created anew.
 //
 // A run that is killed may leave its temporary file behind; the next Save removes it.
 func (d *Document) Save() error {
@@ -75,8 +77,8 @@ func (d *Document) unchangedOnDisk() error {
 	return nil
 }
 
-// temporary makes the new file, locked. A file of that name that nobody has locked is left from a run that ended
-// early, and goes away.
+// temporary makes the new file, locked. A file of that name that nobody has locked is left from a
+// run that ended early, and goes away.
 func (d *Document) temporary(name string) (fd int, made unix.Stat_t, err error) {
 	for range 3 {
 		fd, err = openat(d.dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
@@ -89,8 +91,8 @@ func (d *Document) temporary(name string) (fd int, made unix.Stat_t, err error) 
 		if err != nil {
 			return -1, made, err
 		}
-		// The lock tells others that this is no leftover; one of them may have been faster. A file system
-		// without locks does without.
+		// The lock tells others that this is no leftover; one of them may have been faster. A file
+		// system without locks does without.
 		locked := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		var there unix.Stat_t
 		if !errors.Is(locked, unix.EWOULDBLOCK) && unix.Fstat(fd, &made) == nil &&

@@ -14,28 +14,29 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// The fence: NVIDIA's programs make nodes of all GPUs in /dev, also of those that the container was not
-// given. Such a node is of no use (the device cgroup denies it) but confuses, so the container's seccomp
-// profile denies making them. It is a convenience, not a boundary.
+// The fence: NVIDIA's programs make nodes of all GPUs in /dev, also of those that the container was
+// not given. Such a node is of no use (the device cgroup denies it) but confuses, so the
+// container's seccomp profile denies making them. It is a convenience, not a boundary.
 //
-// What a profile compares is the device argument of mknod(path, mode, dev) and mknodat(dirfd, path, mode,
-// dev) as it comes from the program. The kernel looks at its lower 32 bits (include/linux/kdev_t.h,
-// new_decode_dev):
+// What a profile compares is the device argument of mknod(path, mode, dev) and mknodat(dirfd, path,
+// mode, dev) as it comes from the program. The kernel looks at its lower 32 bits
+// (include/linux/kdev_t.h, new_decode_dev):
 //
 //	bits  0 to  7  lower part of the minor
 //	bits  8 to 19  major
 //	bits 20 to 31  upper part of the minor
 //
-// so an order of majors is not an order of arguments: 195:256 is 0x10c300, which is above 509:0, 0x1fd00.
-// Only comparisons under a mask tell majors apart, and they do whatever the other bits are. In the profile,
-// SCMP_CMP_MASKED_EQ takes the mask as value and the wanted bits as valueTwo (libseccomp's datum_a and
-// datum_b; runc and crun hand them over in this order).
+// so an order of majors is not an order of arguments: 195:256 is 0x10c300, which is above 509:0,
+// 0x1fd00. Only comparisons under a mask tell majors apart, and they do whatever the other bits
+// are. In the profile, SCMP_CMP_MASKED_EQ takes the mask as value and the wanted bits as valueTwo
+// (libseccomp's datum_a and datum_b; runc and crun hand them over in this order).
 //
-// Both runtimes make of a rule whose conditions name an argument twice several rules with one condition
-// each, any of which is enough. So "this major or above, and below that one" cannot be said. "Any major
-// but these" can, without an order between rules that would have to be known: the 4096 majors less the
-// denied ones are covered with blocks of majors that have some bits in common, and one rule allows one block.
-// They are few, because each costs crun 0.08 ms: 16 for majors 195, 236 and 508.
+// Both runtimes make of a rule whose conditions name an argument twice several rules with one
+// condition each, any of which is enough. So "this major or above, and below that one" cannot be
+// said. "Any major but these" can, without an order between rules that would have to be known: the
+// 4096 majors less the denied ones are covered with blocks of majors that have some bits in common,
+// and one rule allows one block. They are few, because each costs crun 0.08 ms: 16 for majors 195,
+// 236 and 508.
 const (
 	majorShift = 8
 	majorBits  = 12
@@ -55,13 +56,13 @@ type block struct {
 	mask, value uint64
 }
 
-// blocksWithout covers the majors that are not among the denied ones, of which there is at least one, with
-// blocks. A major may be in several.
+// blocksWithout covers the majors that are not among the denied ones, of which there is at least
+// one, with blocks. A major may be in several.
 //
-// A bit that all denied majors have alike makes one block: the majors that have it the other way. Two bits that
-// are equal in each of them, or different in each of them, make two: where that is not so. What is left
-// after those agrees with the denied majors in all but one bit of each such group, and these few bits are
-// cut as routes are cut into prefixes.
+// A bit that all denied majors have alike makes one block: the majors that have it the other way.
+// Two bits that are equal in each of them, or different in each of them, make two: where that is
+// not so. What is left after those agrees with the denied majors in all but one bit of each such
+// group, and these few bits are cut as routes are cut into prefixes.
 func blocksWithout(denied []int64) []block {
 	var blocks []block
 	allow := func(mask, value int64) {
@@ -118,8 +119,8 @@ type action struct {
 	errno uint64
 }
 
-// effective reads action and errnoRet as runc and crun do: EPERM if there is no number, and none where
-// the action has no use for one.
+// effective reads action and errnoRet as runc and crun do: EPERM if there is no number, and none
+// where the action has no use for one.
 func effective(name, errnoRet rawjson.Value) (action, error) {
 	a := action{name: specs.LinuxSeccompAction(name.Text())}
 	if a.name != specs.ActErrno && a.name != specs.ActTrace {
@@ -165,8 +166,9 @@ func fence(linux *object, profile rawjson.Value, e Edits, r *Report) error {
 	return nil
 }
 
-// minimalProfile denies making nodes of the majors and nothing else. A profile without architectures
-// would kill programs of the machine's other ones (32-bit programs on amd64), so all are named.
+// minimalProfile denies making nodes of the majors and nothing else. A profile without
+// architectures would kill programs of the machine's other ones (32-bit programs on amd64), so all
+// are named.
 func minimalProfile(majors []int64) specs.LinuxSeccomp {
 	p := specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
 	switch runtime.GOARCH {
@@ -183,8 +185,8 @@ func minimalProfile(majors []int64) specs.LinuxSeccomp {
 	return p
 }
 
-// denial is the rule that denies one call for one major. Without errnoRet the error is EPERM, also for
-// runtimes that do not know that field.
+// denial is the rule that denies one call for one major. Without errnoRet the error is EPERM, also
+// for runtimes that do not know that field.
 func denial(call string, major int64) specs.LinuxSyscall {
 	return specs.LinuxSyscall{
 		Names:  []string{call},
@@ -254,9 +256,9 @@ func (f *fencer) profile(profile rawjson.Value) error {
 	return nil
 }
 
-// denials makes the rules that deny explicitly what no rule allows any more. They are needed unless the
-// profile answers with EPERM by itself; a rule that says the same as the default is an error to libseccomp,
-// and calls that the profile did not allow before are not our concern.
+// denials makes the rules that deny explicitly what no rule allows any more. They are needed unless
+// the profile answers with EPERM by itself; a rule that says the same as the default is an error to
+// libseccomp, and calls that the profile did not allow before are not our concern.
 func (f *fencer) denials() ([][]byte, error) {
 	if f.normal == (action{specs.ActErrno, 1}) {
 		return nil, nil
@@ -335,9 +337,9 @@ func (f *fencer) rule(e rawjson.Value, number int) (rawjson.Change, error) {
 	return replacement(e, names, split, parts)
 }
 
-// note remembers which majors a rule denies, in whatever way: one of ours beside it would be needless, and
-// libseccomp takes no two rules of different actions for the same condition. It is enough to know those that
-// deny a whole major, or everything.
+// note remembers which majors a rule denies, in whatever way: one of ours beside it would be
+// needless, and libseccomp takes no two rules of different actions for the same condition. It is
+// enough to know those that deny a whole major, or everything.
 func (f *fencer) note(calls []string, conditions []condition) {
 	for _, call := range calls {
 		for _, all := range alternatives(conditions) {
@@ -402,8 +404,8 @@ func readConditions(args rawjson.Value) ([]condition, error) {
 	return list, nil
 }
 
-// alternatives gives the conditions as the runtimes understand them: each alternative is enough, all
-// conditions in one must hold.
+// alternatives gives the conditions as the runtimes understand them: each alternative is enough,
+// all conditions in one must hold.
 func alternatives(conditions []condition) [][]condition {
 	seen := map[uint]bool{}
 	for _, c := range conditions {
@@ -419,9 +421,9 @@ func alternatives(conditions []condition) [][]condition {
 	return [][]condition{conditions}
 }
 
-// narrow takes the denied majors, in the argument of the given index, out of what conditions match. It
-// returns alternatives in their place; changed is false if the conditions do not match any of the majors
-// as they are. Not ok are conditions that cannot be narrowed.
+// narrow takes the denied majors, in the argument of the given index, out of what conditions match.
+// It returns alternatives in their place; changed is false if the conditions do not match any of
+// the majors as they are. Not ok are conditions that cannot be narrowed.
 func (f *fencer) narrow(conditions []condition, index uint) (kept [][]condition, changed, ok bool) {
 	for _, all := range alternatives(conditions) {
 		i := slices.IndexFunc(all, func(c condition) bool { return c.Index == index })
@@ -457,7 +459,8 @@ func (f *fencer) narrow(conditions []condition, index uint) (kept [][]condition,
 	return kept, changed, true
 }
 
-// matches tells whether a condition on the device argument is true, or may be, for one of the majors.
+// matches tells whether a condition on the device argument is true, or may be, for one of the
+// majors.
 func (f *fencer) matches(c condition) bool {
 	switch c.Op {
 	case specs.OpEqualTo:
@@ -474,8 +477,8 @@ func (f *fencer) matches(c condition) bool {
 	return true
 }
 
-// replacement makes the rules for e: the rule itself for the names that stay, and one for each call and
-// alternative, all with whatever else e has.
+// replacement makes the rules for e: the rule itself for the names that stay, and one for each call
+// and alternative, all with whatever else e has.
 func replacement(e, names rawjson.Value, split []string, parts map[string][][]condition) (rawjson.Change, error) {
 	var all [][]byte
 	stay := false
@@ -505,8 +508,8 @@ func replacement(e, names rawjson.Value, split []string, parts map[string][][]co
 	return rawjson.Change{Replace: bytes.Join(all, []byte(","))}, nil
 }
 
-// copyRule makes rules like e for one call, each with other conditions. The copies are made of a copy whose names,
-// hundreds perhaps, have already given way to the one.
+// copyRule makes rules like e for one call, each with other conditions. The copies are made of a
+// copy whose names, hundreds perhaps, have already given way to the one.
 func copyRule(e, names rawjson.Value, call string, alternatives [][]condition) ([][]byte, error) {
 	var renamed rawjson.Splices
 	name, err := encode([]string{call})

@@ -65,10 +65,11 @@ func seq(from, to int64) []int64 {
 	return list
 }
 
-// decider returns what libseccomp's filter does with one call, as runc and crun build it: rules that say the
-// same as the default are left out; the conditions of a rule must all hold, unless an argument is there
-// twice: then one is enough; an unconditional rule beats conditional ones; and where conditional rules with
-// different actions match one call, the outcome is not defined: that fails the test.
+// decider returns what libseccomp's filter does with one call, as runc and crun build it: rules
+// that say the same as the default are left out; the conditions of a rule must all hold, unless an
+// argument is there twice: then one is enough; an unconditional rule beats conditional ones; and
+// where conditional rules with different actions match one call, the outcome is not defined: that
+// fails the test.
 func decider(t *testing.T, p specs.LinuxSeccomp, call string) func(args [6]uint64) string {
 	t.Helper()
 	name := func(a specs.LinuxSeccompAction, errno *uint) string {
@@ -146,8 +147,8 @@ func holds(c specs.LinuxSeccompArg, a uint64) bool {
 	panic(c.Op)
 }
 
-// TestFenceDecides compares, for every major and many minors, what the profile decides with and without the
-// fence: EPERM for fenced majors that were allowed before, the same for all else.
+// TestFenceDecides compares, for every major and many minors, what the profile decides with and
+// without the fence: EPERM for fenced majors that were allowed before, the same for all else.
 func TestFenceDecides(t *testing.T) {
 	majors := []int64{195, 234, 509}
 	const allow, errno, masked = specs.ActAllow, specs.ActErrno, specs.OpMaskedEqual

@@ -11,15 +11,16 @@ import (
 	"strings"
 )
 
-// Address is the address of a PCI function, the one identity that every GPU has. Compare addresses, not
-// strings: padding and case differ between the kernel, versions of the driver and NVIDIA's tools.
+// Address is the address of a PCI function, the one identity that every GPU has. Compare addresses,
+// not strings: padding and case differ between the kernel, versions of the driver and NVIDIA's
+// tools.
 type Address struct {
 	Domain                uint32
 	Bus, Device, Function uint8
 }
 
-// ParseAddress parses domain, bus, device and function as hexadecimal numbers in upper or lower case, with any
-// zero padding:
+// ParseAddress parses domain, bus, device and function as hexadecimal numbers in upper or lower
+// case, with any zero padding:
 //
 //	0000:01:00.0
 //	00010000:01:00.0
@@ -62,8 +63,8 @@ func ParseAddress(s string) (Address, error) {
 	}, nil
 }
 
-// String returns the kernel's spelling, the name below /sys/bus/pci/devices: lower case, a domain of at least
-// four digits.
+// String returns the kernel's spelling, the name below /sys/bus/pci/devices: lower case, a domain
+// of at least four digits.
 func (a Address) String() string {
 	return fmt.Sprintf("%04x:%02x:%02x.%x", a.Domain, a.Bus, a.Device, a.Function)
 }

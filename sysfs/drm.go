@@ -12,15 +12,18 @@ import (
 	"strings"
 )
 
-// DRMNodes returns a GPU's nodes for graphics: /dev/dri/cardN and /dev/dri/renderDN. Their names and numbers are in
+// DRMNodes returns a GPU's nodes for graphics: /dev/dri/cardN and /dev/dri/renderDN. Their names
+// and numbers are in
 //
 //	/sys/bus/pci/devices/<address>/drm/card1/dev        226:1
 //	/sys/bus/pci/devices/<address>/drm/renderD129/dev   226:129
 //
-// the only place that relates them to a GPU. Each also appears as /dev/dri/by-path/pci-<address>-card or
+// the only place that relates them to a GPU. Each also appears as
+// /dev/dri/by-path/pci-<address>-card or
 // -render, a link on the host. A GPU without the DRM driver has none.
 //
-// Mode and group are those of the host's nodes below devRoot; by default a card has mode 0660, a render node 0666.
+// Mode and group are those of the host's nodes below devRoot; by default a card has mode 0660, a
+// render node 0666.
 func DRMNodes(root, devRoot Root, gpu GPU) ([]Node, error) {
 	address := gpu.Address.String()
 	dir := sysPCI + "/" + address + "/drm"

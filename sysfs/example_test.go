@@ -13,8 +13,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// The GPUs of a machine, and what a container gets that asks for NVIDIA_VISIBLE_DEVICES=0:1. Where the program runs on the
-// machine itself, the root is "/".
+// The GPUs of a machine, and what a container gets that asks for NVIDIA_VISIBLE_DEVICES=0:1. Where
+// the program runs on the machine itself, the root is "/".
 func Example() {
 	dir, err := os.MkdirTemp("", "example-")
 	if err != nil {

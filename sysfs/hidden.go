@@ -17,16 +17,17 @@ import (
 // procCapabilities has a directory gpuN for each GPU by its device minor.
 const procCapabilities = "proc/driver/nvidia/capabilities"
 
-// HiddenPaths returns the directories below /proc/driver/nvidia about devices outside the selection, sorted: those of
-// [Inventory.HiddenGPUs]; the mig directory of a GPU without selected MIG instances, unless the GPU is selected and has
-// no instances; otherwise the directories of unselected instances:
+// HiddenPaths returns the directories below /proc/driver/nvidia about devices outside the
+// selection, sorted: those of [Inventory.HiddenGPUs]; the mig directory of a GPU without selected
+// MIG instances, unless the GPU is selected and has no instances; otherwise the directories of
+// unselected instances:
 //
 //	/proc/driver/nvidia/capabilities/gpu1/mig
 //	/proc/driver/nvidia/capabilities/gpu0/mig/gi2
 //	/proc/driver/nvidia/capabilities/gpu0/mig/gi1/ci1
 //
-// They are meant to be masked. A container that may change MIG instances must see them: use HiddenGPUs for it. Read
-// errors are not taken for absence.
+// They are meant to be masked. A container that may change MIG instances must see them: use
+// HiddenGPUs for it. Read errors are not taken for absence.
 func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 	hidden := inv.HiddenGPUs(sel)
 	entries, err := root.ReadDir(procCapabilities)
@@ -75,8 +76,8 @@ func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 	return hidden, nil
 }
 
-// hiddenInstances returns the directories of a GPU's unselected instances. A GPU instance includes its
-// compute instances.
+// hiddenInstances returns the directories of a GPU's unselected instances. A GPU instance includes
+// its compute instances.
 func hiddenInstances(root Root, selected SelectedGPU) ([]string, error) {
 	gis, err := mig.GPUInstances(root, selected.GPU.Minor)
 	if err != nil {
@@ -101,8 +102,8 @@ func hiddenInstances(root Root, selected SelectedGPU) ([]string, error) {
 	return hidden, nil
 }
 
-// HiddenGPUs returns the directories of /proc/driver/nvidia/gpus outside the selection, sorted, including those masked
-// here, because a nested container has a /proc of its own.
+// HiddenGPUs returns the directories of /proc/driver/nvidia/gpus outside the selection, sorted,
+// including those masked here, because a nested container has a /proc of its own.
 func (inv Inventory) HiddenGPUs(sel Selection) []string {
 	var hidden []string
 	for _, name := range inv.Masked {

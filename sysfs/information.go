@@ -15,8 +15,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 )
 
-// GPU is one directory of /proc/driver/nvidia/gpus: a GPU that the driver is bound to. Its fields up to Excluded
-// come from the file "information" in there.
+// GPU is one directory of /proc/driver/nvidia/gpus: a GPU that the driver is bound to. Its fields
+// up to Excluded come from the file "information" in there.
 type GPU struct {
 	Address   Address // from the directory's name
 	Name      string  // the directory's name, for paths in /proc
@@ -28,15 +28,16 @@ type GPU struct {
 	Minor     int     // of /dev/nvidiaN; unrelated to the index
 	Excluded  bool    // by the administrator; it cannot be opened
 
-	// Index is the rank in ascending address among the GPUs that are not excluded, as nvidia-smi numbers
-	// them (it leaves out broken ones too, which cannot be seen here). It is -1 for an excluded GPU.
+	// Index is the rank in ascending address among the GPUs that are not excluded, as nvidia-smi
+	// numbers them (it leaves out broken ones too, which cannot be seen here). It is -1 for an
+	// excluded GPU.
 	Index int
 
 	Instances []mig.Instance // MIG devices in the order of n in "g:n"; nil unless read
 	masked    []mig.Instance // others, hidden from this process, by ID
 
-	// Err tells why the GPU is unusable: its files could not be read or parsed. It keeps its place in the list and its
-	// index; Minor is -1.
+	// Err tells why the GPU is unusable: its files could not be read or parsed. It keeps its place
+	// in the list and its index; Minor is -1.
 	Err error
 }
 
@@ -60,8 +61,8 @@ func readInformation(root Root, gpu GPU) (GPU, error) {
 	return read, nil
 }
 
-// parseInformation parses lines of a key, a colon, tabs and blanks, and a value, as nv-procfs.c of NVIDIA's
-// open kernel modules prints them:
+// parseInformation parses lines of a key, a colon, tabs and blanks, and a value, as nv-procfs.c of
+// NVIDIA's open kernel modules prints them:
 //
 //	Model: 		 NVIDIA L4
 //	IRQ:   		 16
@@ -75,8 +76,8 @@ func readInformation(root Root, gpu GPU) (GPU, error) {
 //	GPU Firmware: 	 535.129.03
 //	GPU Excluded:	 No
 //
-// Lines vary with the driver's version; only the minor is always there. Values that the driver does not know yet are
-// missing, or have question marks for digits.
+// Lines vary with the driver's version; only the minor is always there. Values that the driver does
+// not know yet are missing, or have question marks for digits.
 func parseInformation(r io.Reader) (GPU, error) {
 	var gpu GPU
 	seen := map[string]bool{}
@@ -140,8 +141,8 @@ func known(value string) string {
 	return value
 }
 
-// parseUUID checks a UUID; it returns "" for the question marks of an unknown one. The digits follow no version of RFC
-// 9562.
+// parseUUID checks a UUID; it returns "" for the question marks of an unknown one. The digits
+// follow no version of RFC 9562.
 func parseUUID(value string) (string, error) {
 	const unknown = "GPU-????????-????-????-????-????????????"
 	if value == unknown {

@@ -20,19 +20,21 @@ type Inventory struct {
 	Params Params  // from /proc/driver/nvidia/params, or the driver's defaults
 	GPUs   []GPU   // of /proc/driver/nvidia/gpus, in ascending address
 
-	// Masked are the names of empty directories of /proc/driver/nvidia/gpus, sorted: this process is in a
-	// container whose runtime hides those GPUs, as this one does. They are not in GPUs and have no index, as
-	// NVIDIA's tools do not count what they cannot open.
+	// Masked are the names of empty directories of /proc/driver/nvidia/gpus, sorted: this process
+	// is in a container whose runtime hides those GPUs, as this one does. They are not in GPUs and
+	// have no index, as NVIDIA's tools do not count what they cannot open.
 	Masked []string
 
-	// Odd are other names in /proc/driver/nvidia/gpus, which are not PCI addresses as the driver spells them, sorted.
+	// Odd are other names in /proc/driver/nvidia/gpus, which are not PCI addresses as the driver
+	// spells them, sorted.
 	Odd []string
 }
 
-// Read reads the inventory of a machine, each file once; with instances also the MIG devices of every GPU.
+// Read reads the inventory of a machine, each file once; with instances also the MIG devices of
+// every GPU.
 //
-// Without a driver, Inventory.Driver is nil, which is not an error. A GPU whose files cannot be read or parsed has its
-// Err set. A malformed file that all GPUs share is an error.
+// Without a driver, Inventory.Driver is nil, which is not an error. A GPU whose files cannot be
+// read or parsed has its Err set. A malformed file that all GPUs share is an error.
 func Read(root Root, instances bool) (Inventory, error) {
 	driver, err := readDriver(root)
 	if err != nil {
@@ -112,7 +114,8 @@ func (inv *Inventory) readGPUs(root Root, instances bool) error {
 	}
 	slices.SortStableFunc(gpus, func(a, b GPU) int { return a.Address.Compare(b.Address) })
 
-	// The minor decides which GPU a container gets: do not trust GPUs with equal minors or addresses.
+	// The minor decides which GPU a container gets: do not trust GPUs with equal minors or
+	// addresses.
 	index := 0
 	byMinor := map[int]*GPU{}
 	for i := range gpus {
@@ -172,8 +175,8 @@ func (gpu *GPU) readInstances(root Root) {
 	gpu.Instances, gpu.masked = instances, masked
 }
 
-// parseDirectory parses the name of a directory of /proc/driver/nvidia/gpus. The driver pads the domain to four digits;
-// some older ones use eight.
+// parseDirectory parses the name of a directory of /proc/driver/nvidia/gpus. The driver pads the
+// domain to four digits; some older ones use eight.
 func parseDirectory(name string) (Address, error) {
 	address, err := ParseAddress(name)
 	if err != nil {

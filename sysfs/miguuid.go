@@ -14,7 +14,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig/learnt"
 )
 
-// MIGUUIDs are the recorded UUIDs of a machine's MIG devices. The zero value means that none were read.
+// MIGUUIDs are the recorded UUIDs of a machine's MIG devices. The zero value means that none were
+// read.
 type MIGUUIDs struct {
 	// Err is why the file of recorded UUIDs is unusable: [fs.ErrNotExist] if there is none.
 	Err  error
@@ -31,15 +32,16 @@ type learntGPU struct {
 	known []bool     // uuids has it
 }
 
-// ReadMIGUUIDs reads [learnt.Path] and compares it with the MIG devices of the inventory, which must have been read
-// with instances. The file must be owned by one of owners.
+// ReadMIGUUIDs reads [learnt.Path] and compares it with the MIG devices of the inventory, which
+// must have been read with instances. The file must be owned by one of owners.
 func ReadMIGUUIDs(root Root, inv Inventory, owners ...int) MIGUUIDs {
 	store, err := ReadLearnt(root, learnt.Path, owners...)
 	return compare(root, inv, store, err)
 }
 
-// ReadForMIGUUIDs combines [ReadFor] and ReadMIGUUIDs for a query that [Query.NeedsMIGUUIDs], and returns the query
-// with the recorded UUIDs. It reads the MIG devices of only the GPUs that the query means, if the record is current.
+// ReadForMIGUUIDs combines [ReadFor] and ReadMIGUUIDs for a query that [Query.NeedsMIGUUIDs], and
+// returns the query with the recorded UUIDs. It reads the MIG devices of only the GPUs that the
+// query means, if the record is current.
 func ReadForMIGUUIDs(root Root, q Query, owners ...int) (Inventory, Query, error) {
 	store, storeErr := ReadLearnt(root, learnt.Path, owners...)
 	if of, ok := q.learntGPUs(store); ok && storeErr == nil {
@@ -65,7 +67,8 @@ func ReadForMIGUUIDs(root Root, q Query, owners ...int) (Inventory, Query, error
 	return inv, q, nil
 }
 
-// learntGPUs returns the UUIDs of the GPUs that have the requested MIG devices on record; not ok if one is unknown.
+// learntGPUs returns the UUIDs of the GPUs that have the requested MIG devices on record; not ok if
+// one is unknown.
 func (q Query) learntGPUs(store learnt.Store) (of map[string]bool, ok bool) {
 	owner := map[mig.UUID]string{}
 	for _, gpu := range store.GPUs {
@@ -156,7 +159,8 @@ func (l learntGPU) find(instance mig.Instance, mark string) (mig.UUID, bool) {
 	return mig.UUID{}, false
 }
 
-// Of returns the UUID of the GPU's n-th instance if it was recorded and the instance has not been recreated since.
+// Of returns the UUID of the GPU's n-th instance if it was recorded and the instance has not been
+// recreated since.
 func (m MIGUUIDs) Of(gpu GPU, n int) (mig.UUID, bool) {
 	l, ok := m.gpus[gpu.Address]
 	if !ok || n >= len(l.known) || !l.known[n] {
@@ -168,11 +172,13 @@ func (m MIGUUIDs) Of(gpu GPU, n int) (mig.UUID, bool) {
 // learnAdvice is the remedy for missing or stale records.
 const learnAdvice = "run 'nvsysfs learn' as root on the host"
 
-// resolve returns the places of the GPU and the instance with the UUID, or the reason why there is none.
+// resolve returns the places of the GPU and the instance with the UUID, or the reason why there is
+// none.
 //
-// For an instance that still exists, the record is certain. For one created since, the PDI tells the GPU instance that
-// the UUID belongs to, which suffices if it has one compute instance. A UUID that another instance had before is
-// refused: a recreated GPU instance has the same id, but perhaps another engine and UUID.
+// For an instance that still exists, the record is certain. For one created since, the PDI tells
+// the GPU instance that the UUID belongs to, which suffices if it has one compute instance. A UUID
+// that another instance had before is refused: a recreated GPU instance has the same id, but
+// perhaps another engine and UUID.
 func (m MIGUUIDs) resolve(gpus []GPU, uuid mig.UUID) (at, instance int, reason string) {
 	var stale, ambiguous, unlearnt []string
 	devices := 0

@@ -18,7 +18,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig/learnt"
 )
 
-// learn makes what would have been learnt of the GPU now. Its n-th instance has the graphics engine n.
+// learn makes what would have been learnt of the GPU now. Its n-th instance has the graphics engine
+// n.
 func learn(t testing.TB, root Root, gpu GPU, die mig.Die) learnt.GPU {
 	t.Helper()
 	epoch, err := mig.ReadEpoch(root, "550.54.15")
@@ -40,7 +41,8 @@ func keep(t testing.TB, root Root, gpus ...learnt.GPU) {
 	require.NoError(t, os.WriteFile(file, learnt.Store{GPUs: gpus}.Encode(), 0o644))
 }
 
-// remake gives an instance's directory another inode, as if the instance had been destroyed and made again.
+// remake gives an instance's directory another inode, as if the instance had been destroyed and
+// made again.
 func remake(t testing.TB, root Root, minor, gi int) {
 	t.Helper()
 	dir := root.Path(fmt.Sprintf("proc/driver/nvidia/capabilities/gpu%d/mig/gi%d", minor, gi))
@@ -62,7 +64,8 @@ func TestSelectMIGUUID(t *testing.T) {
 		g.Source, g.PDI, g.Chip = learnt.FromSMI, die.PDI, die.Chip
 		return g
 	}
-	// A has the instances 1/0 and 9/0, with the engines 0 and 1, B 2/0 and 2/1 and 5/0, with 0, 1 and 2.
+	// A has the instances 1/0 and 9/0, with the engines 0 and 1, B 2/0 and 2/1 and 5/0, with 0, 1
+	// and 2.
 	for _, tt := range []struct {
 		name    string
 		prepare func(t *testing.T, root Root, a, b GPU)
@@ -254,7 +257,8 @@ func TestSelectMIGUUID(t *testing.T) {
 	}
 }
 
-// The MIG devices that are read are those of the GPUs that were learnt to have the UUIDs, and of those that other names mean.
+// The MIG devices that are read are those of the GPUs that were learnt to have the UUIDs, and of
+// those that other names mean.
 func TestReadForMIGUUIDs(t *testing.T) {
 	root := tree(t, base(gpu("0000:01:00.0", 3, uuidA, ""), gpu("0000:02:00.0", 0, uuidB, ""), gpu("0000:03:00.0", 1, uuidC, ""),
 		instance(3, 1, 0), instance(0, 2, 0), instance(1, 5, 0)))
@@ -279,7 +283,8 @@ func TestReadForMIGUUIDs(t *testing.T) {
 	require.Error(t, err)
 }
 
-// Without ReadMIGUUIDs the answer is an error, and the list of what there is has the UUIDs that are known.
+// Without ReadMIGUUIDs the answer is an error, and the list of what there is has the UUIDs that are
+// known.
 func TestSelectMIGUUIDHave(t *testing.T) {
 	root := tree(t, base(gpu("0000:01:00.0", 3, uuidA, ""), instance(3, 1, 0), instance(3, 9, 0)))
 	inv, err := Read(root, true)
@@ -319,7 +324,8 @@ func TestReadMIGUUIDsOwner(t *testing.T) {
 	assert.ErrorContains(t, ReadMIGUUIDs(root, inv, os.Geteuid()+1).Err, "it belongs to user ")
 }
 
-// A hostile list of many UUIDs is answered soon: the first one that is not there ends it, and others are looked up once.
+// A hostile list of many UUIDs is answered soon: the first one that is not there ends it, and
+// others are looked up once.
 func TestSelectManyMIGUUIDs(t *testing.T) {
 	files := []map[string]string{}
 	for n := range 16 {

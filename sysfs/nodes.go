@@ -24,7 +24,8 @@ type Node struct {
 
 	// OnHost tells that the host has this character device at Path, below the root of its devices.
 	OnHost bool
-	// Instead is what the host has at Path instead, if anything: "character device 510:0", "directory".
+	// Instead is what the host has at Path instead, if anything: "character device 510:0",
+	// "directory".
 	Instead string
 }
 
@@ -72,12 +73,12 @@ const (
 	uvmToolsMinor = 1
 )
 
-// ControlNodes returns the nodes that belong to no GPU: /dev/nvidiactl; with uvm also /dev/nvidia-uvm and
-// /dev/nvidia-uvm-tools, or a [*ModuleError] if their module is not loaded; with modeset also /dev/nvidia-modeset if
-// its module is loaded.
+// ControlNodes returns the nodes that belong to no GPU: /dev/nvidiactl; with uvm also
+// /dev/nvidia-uvm and /dev/nvidia-uvm-tools, or a [*ModuleError] if their module is not loaded;
+// with modeset also /dev/nvidia-modeset if its module is loaded.
 //
-// Mode and group are those of the host's node below devRoot, else from the driver's parameters, except that UVM's nodes
-// have mode 0666.
+// Mode and group are those of the host's node below devRoot, else from the driver's parameters,
+// except that UVM's nodes have mode 0666.
 func (inv Inventory) ControlNodes(devRoot Root, uvm, modeset bool) ([]Node, error) {
 	if inv.Majors.Ctl < 0 {
 		return nil, &ModuleError{Module: "nvidia", Name: "nvidia", Command: "modprobe nvidia"}
@@ -99,10 +100,12 @@ func (inv Inventory) ControlNodes(devRoot Root, uvm, modeset bool) ([]Node, erro
 	return nodes, nil
 }
 
-// SelectionNodes returns the nodes of the selected devices: /dev/nvidiaN for each GPU, and for each MIG device the
-// /dev/nvidia-caps/nvidia-capN of its GPU instance and compute instance, with the modes of their capability files.
+// SelectionNodes returns the nodes of the selected devices: /dev/nvidiaN for each GPU, and for each
+// MIG device the /dev/nvidia-caps/nvidia-capN of its GPU instance and compute instance, with the
+// modes of their capability files.
 //
-// Drivers of the 450 branch without capability nodes get none: they check the permissions of the files in /proc.
+// Drivers of the 450 branch without capability nodes get none: they check the permissions of the
+// files in /proc.
 func (inv Inventory) SelectionNodes(devRoot Root, sel Selection) ([]Node, error) {
 	var nodes []Node
 	done := map[int]bool{}
@@ -136,9 +139,9 @@ func (inv Inventory) SelectionNodes(devRoot Root, sel Selection) ([]Node, error)
 	return nodes, nil
 }
 
-// MIGControlNodes returns the nodes for changing MIG instances (config) or monitoring all of them (monitor),
-// and those of every instance that the selected GPUs can ever have, except the selected ones. A GPU whose
-// chip is known not to support MIG adds none.
+// MIGControlNodes returns the nodes for changing MIG instances (config) or monitoring all of them
+// (monitor), and those of every instance that the selected GPUs can ever have, except the selected
+// ones. A GPU whose chip is known not to support MIG adds none.
 func (inv Inventory) MIGControlNodes(root, devRoot Root, config, monitor bool, sel Selection) ([]Node, error) {
 	if !config && !monitor {
 		return nil, nil
@@ -219,8 +222,8 @@ func migCapable(root Root, gpu GPU) bool {
 	return false
 }
 
-// MIGGraphics tells whether MIG devices of a GPU can support graphics: those with "+gfx" profiles on Blackwell RTX PRO
-// boards. No file tells the profile of a MIG device.
+// MIGGraphics tells whether MIG devices of a GPU can support graphics: those with "+gfx" profiles
+// on Blackwell RTX PRO boards. No file tells the profile of a MIG device.
 func MIGGraphics(root Root, gpu GPU) bool {
 	function, err := ReadPCI(root, gpu.Address)
 	if err != nil {
@@ -230,8 +233,8 @@ func MIGGraphics(root Root, gpu GPU) bool {
 	return capability == "12.0"
 }
 
-// StrayNodes returns the /dev/nvidiaN below devRoot that have no entry in /proc/driver/nvidia/gpus: in a
-// container whose runtime hides the entries.
+// StrayNodes returns the /dev/nvidiaN below devRoot that have no entry in /proc/driver/nvidia/gpus:
+// in a container whose runtime hides the entries.
 func (inv Inventory) StrayNodes(devRoot Root) []string {
 	if len(inv.GPUs) > 0 || inv.Majors.Nvidia < 0 {
 		return nil
@@ -292,8 +295,8 @@ func adopt(devRoot Root, node Node) Node {
 	return node
 }
 
-// HostNode describes a character device of the host, without its owner. For anything else the error is what it is:
-// "regular file".
+// HostNode describes a character device of the host, without its owner. For anything else the error
+// is what it is: "regular file".
 func HostNode(devRoot Root, path string) (Node, error) {
 	info, err := devRoot.Stat(path[1:])
 	if err != nil {

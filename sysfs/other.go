@@ -13,9 +13,9 @@ import (
 // MaxIMEXChannels is the maximum number of IMEX channels, which are numbered from 0.
 const MaxIMEXChannels = 1 << 20
 
-// IMEXNodes returns the nodes /dev/nvidia-caps-imex-channels/channelN of the given channels. Their numbers follow from
-// /proc/devices, but a channel exists only if the administrator created its node: without one below devRoot, it is an
-// error.
+// IMEXNodes returns the nodes /dev/nvidia-caps-imex-channels/channelN of the given channels. Their
+// numbers follow from /proc/devices, but a channel exists only if the administrator created its
+// node: without one below devRoot, it is an error.
 func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 	var nodes []Node
 	for _, channel := range channels {
@@ -51,9 +51,9 @@ func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 //	gdrcopy  /dev/gdrdrv
 //	nvswitch /dev/nvidia-nvswitchctl, /dev/nvidia-nvswitch*
 //
-// They are the host's nodes below devRoot; gdrdrv and nvswitchctl need none, as /proc/devices tells their
-// numbers. A node with another major than /proc/devices is stale and left out. The second result describes
-// what is missing, one line each.
+// They are the host's nodes below devRoot; gdrdrv and nvswitchctl need none, as /proc/devices tells
+// their numbers. A node with another major than /proc/devices is stale and left out. The second
+// result describes what is missing, one line each.
 func (inv Inventory) OtherNodes(devRoot Root, gds, mofed, gdrcopy, nvswitch bool) ([]Node, []string, error) {
 	var (
 		nodes    []Node
@@ -130,8 +130,8 @@ func (inv Inventory) OtherNodes(devRoot Root, gds, mofed, gdrcopy, nvswitch bool
 	return nodes, warnings, nil
 }
 
-// GDSFiles returns the files that GPUDirect Storage needs, if they exist: the directory /run/udev and the file
-// /etc/cufile.json, as absolute names in the root.
+// GDSFiles returns the files that GPUDirect Storage needs, if they exist: the directory /run/udev
+// and the file /etc/cufile.json, as absolute names in the root.
 func GDSFiles(root Root) []string {
 	var files []string
 	for _, file := range []struct {

@@ -15,8 +15,8 @@ import (
 	"strings"
 )
 
-// Params are the module's parameters for device nodes, from /proc/driver/nvidia/params. They apply to /dev/nvidiaN,
-// nvidiactl and nvidia-modeset.
+// Params are the module's parameters for device nodes, from /proc/driver/nvidia/params. They apply
+// to /dev/nvidiaN, nvidiactl and nvidia-modeset.
 type Params struct {
 	ModifyDeviceFiles bool        // NVIDIA's user-mode tools may create and change nodes
 	DeviceFileUID     uint32      // owner
@@ -27,8 +27,8 @@ type Params struct {
 // defaultParams are NVIDIA's tools' defaults for a missing file or line.
 var defaultParams = Params{ModifyDeviceFiles: true, DeviceFileMode: 0o666}
 
-// MayMake tells whether the driver's parameters let programs make a node: they count for those of the modules nvidia
-// and nvidia-modeset.
+// MayMake tells whether the driver's parameters let programs make a node: they count for those of
+// the modules nvidia and nvidia-modeset.
 func (inv Inventory) MayMake(n Node) bool {
 	m := inv.Majors
 	return inv.Params.ModifyDeviceFiles || !slices.Contains([]int{m.Nvidia, m.Ctl, m.Modeset, m.Caps}, n.Major)

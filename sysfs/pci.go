@@ -30,8 +30,8 @@ const (
 	class3D      = 0x0302
 )
 
-// ReadPCI reads one function from /sys/bus/pci/devices/<address>. The kernel's spelling of the address may differ from
-// that of the driver's directories.
+// ReadPCI reads one function from /sys/bus/pci/devices/<address>. The kernel's spelling of the
+// address may differ from that of the driver's directories.
 func ReadPCI(root Root, address Address) (PCIFunction, error) {
 	name := address.String()
 	function := PCIFunction{Address: address, Name: name, NUMANode: -1}
@@ -72,11 +72,12 @@ func ReadPCI(root Root, address Address) (PCIFunction, error) {
 	return function, nil
 }
 
-// UnboundGPUs finds NVIDIA GPUs that the driver does not list in /proc: bound to another driver such as vfio-pci, or to
-// none. Virtual functions (those with a link physfn) and the masked ones of inv are left out.
+// UnboundGPUs finds NVIDIA GPUs that the driver does not list in /proc: bound to another driver
+// such as vfio-pci, or to none. Virtual functions (those with a link physfn) and the masked ones of
+// inv are left out.
 //
-// It reads a file of every PCI function, so use it only to explain an error and for listing. Functions that cannot be
-// read are left out, with their errors in the second result.
+// It reads a file of every PCI function, so use it only to explain an error and for listing.
+// Functions that cannot be read are left out, with their errors in the second result.
 func UnboundGPUs(root Root, inv Inventory) ([]PCIFunction, error) {
 	entries, err := root.ReadDir(sysPCI)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// PlatformError reports a machine whose NVIDIA GPU does not use the ordinary driver: a Tegra board, or a WSL2 guest.
+// PlatformError reports a machine whose NVIDIA GPU does not use the ordinary driver: a Tegra board,
+// or a WSL2 guest.
 type PlatformError struct {
 	Machine string // "a Tegra board (NVIDIA Jetson Orin Nano)"
 	Sign    string // the evidence: "/etc/nv_tegra_release exists"
@@ -19,8 +20,8 @@ func (e *PlatformError) Error() string {
 	return fmt.Sprintf("this machine is %s (%s): %s", e.Machine, e.Sign, e.Advice)
 }
 
-// CheckPlatform returns a [*PlatformError] for unsupported machines, even those with /proc/driver/nvidia: Orin has one,
-// only for its display. driver is that of the inventory, or nil.
+// CheckPlatform returns a [*PlatformError] for unsupported machines, even those with
+// /proc/driver/nvidia: Orin has one, only for its display. driver is that of the inventory, or nil.
 func CheckPlatform(root Root, driver *Driver) error {
 	if driver == nil || driver.Arch != "x86_64" {
 		if err := checkTegra(root); err != nil {

@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// Majors are the major numbers of character devices, from /proc/devices. -1 means a missing name: its module is not
-// loaded, or too old. All but Nvidia may change when modules are loaded again.
+// Majors are the major numbers of character devices, from /proc/devices. -1 means a missing name:
+// its module is not loaded, or too old. All but Nvidia may change when modules are loaded again.
 type Majors struct {
 	Nvidia       int // of /dev/nvidiaN: "nvidia", or "nvidia-frontend" with drivers before about 550.40
 	Ctl          int // of /dev/nvidiactl: "nvidiactl", else that of Nvidia
@@ -61,7 +61,8 @@ func readMajors(root Root) (Majors, error) {
 		return noMajors, fmt.Errorf("%s: %w", root.Path(procDevices), err)
 	}
 	if _, frontend := majors.Lookup("nvidia-frontend"); frontend && majors.Modeset < 0 {
-		// Old drivers have one line for all of major 195; /sys tells whether nvidia_modeset is loaded.
+		// Old drivers have one line for all of major 195; /sys tells whether nvidia_modeset is
+		// loaded.
 		_, nvidia := root.Stat("sys/module/nvidia")
 		_, modeset := root.Stat("sys/module/nvidia_modeset")
 		if nvidia != nil || !errors.Is(modeset, fs.ErrNotExist) {

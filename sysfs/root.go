@@ -21,15 +21,16 @@ import (
 // Root is the directory that stands for "/": "/" itself for the machine we run on, the directory a
 // fixture was unpacked to, or the root of a driver container.
 //
-// Everything on a machine is read through its Root. Links are resolved inside it: absolute links start at the root, and
-// ".." stops there. Content below a root is trusted, its shape is not: only regular files are opened, and reads are
-// limited.
+// Everything on a machine is read through its Root. Links are resolved inside it: absolute links
+// start at the root, and ".." stops there. Content below a root is trusted, its shape is not: only
+// regular files are opened, and reads are limited.
 //
-// A Root is an [fs.FS] whose names are those of io/fs ("proc/devices", without a leading slash). [Root.Path],
-// [Root.Resolve] and [Root.ReadFileMax] also take names with the slash.
+// A Root is an [fs.FS] whose names are those of io/fs ("proc/devices", without a leading slash).
+// [Root.Path], [Root.Resolve] and [Root.ReadFileMax] also take names with the slash.
 type Root string
 
-// MaxFile limits [Root.ReadFile], in bytes. The longest file that it reads, mig-minors, has 150 KiB.
+// MaxFile limits [Root.ReadFile], in bytes. The longest file that it reads, mig-minors, has 150
+// KiB.
 const MaxFile = 4 << 20
 
 // maxLinks is the kernel's limit of symbolic links in one name.
@@ -61,8 +62,8 @@ func NewRoot(dir string) (Root, error) {
 	return Root(dir), nil
 }
 
-// Path returns the host's name for a name below the root, without reading the disk. Links in it may lead out
-// of the root: resolve the name first where that matters.
+// Path returns the host's name for a name below the root, without reading the disk. Links in it may
+// lead out of the root: resolve the name first where that matters.
 func (r Root) Path(name string) string {
 	name = path.Clean("/" + name)
 	if r.host() {
@@ -74,8 +75,9 @@ func (r Root) Path(name string) string {
 	return string(r) + name
 }
 
-// Resolve follows every link of name inside the root and returns the absolute name inside the root. The
-// result exists and has no links, so its Path is safe to use as long as the root does not change.
+// Resolve follows every link of name inside the root and returns the absolute name inside the root.
+// The result exists and has no links, so its Path is safe to use as long as the root does not
+// change.
 func (r Root) Resolve(name string) (string, error) {
 	resolved, err := r.walk(name, true)
 	if err != nil {
@@ -84,8 +86,8 @@ func (r Root) Resolve(name string) (string, error) {
 	return resolved, nil
 }
 
-// ReadFileMax reads a regular file of at most limit bytes. Longer files are errors, and so are special files, which are
-// not opened.
+// ReadFileMax reads a regular file of at most limit bytes. Longer files are errors, and so are
+// special files, which are not opened.
 func (r Root) ReadFileMax(name string, limit int64) ([]byte, error) {
 	data, err := r.read(name, limit)
 	if err != nil {
@@ -159,7 +161,8 @@ func (r Root) Stat(name string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// Lstat describes name itself, which may be a link; links in the directories before it are followed.
+// Lstat describes name itself, which may be a link; links in the directories before it are
+// followed.
 func (r Root) Lstat(name string) (fs.FileInfo, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: "lstat", Path: name, Err: fs.ErrInvalid}
@@ -194,8 +197,8 @@ func (r Root) ReadLink(name string) (string, error) {
 // host reports whether the root is "/", where the kernel resolves links correctly.
 func (r Root) host() bool { return r == "/" || r == "" }
 
-// openat opens name inside the root. On roots other than "/" the kernel resolves links (openat2, Linux 5.6),
-// or walk does.
+// openat opens name inside the root. On roots other than "/" the kernel resolves links (openat2,
+// Linux 5.6), or walk does.
 func (r Root) openat(name string, flags int) (int, error) {
 	flags |= unix.O_CLOEXEC
 	if strings.IndexByte(name, 0) >= 0 {
@@ -232,7 +235,8 @@ func (r Root) openat(name string, flags int) (int, error) {
 	return retry(func() (int, error) { return unix.Open(r.Path(resolved), flags|unix.O_NOFOLLOW, 0) })
 }
 
-// retry repeats a system call that a signal interrupted, and one that lost against a rename (openat2).
+// retry repeats a system call that a signal interrupted, and one that lost against a rename
+// (openat2).
 func retry(call func() (int, error)) (int, error) {
 	const most = 100
 	for tries := 0; ; tries++ {
@@ -246,7 +250,8 @@ func retry(call func() (int, error)) (int, error) {
 // selfFD is a name for an open descriptor.
 func selfFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// parent returns a host name for name whose directories are resolved in the root, while its last component is not.
+// parent returns a host name for name whose directories are resolved in the root, while its last
+// component is not.
 func (r Root) parent(name string) (string, error) {
 	if r.host() {
 		return "/" + name, nil
@@ -318,7 +323,8 @@ func (r Root) walk(name string, last bool) (string, error) {
 	return resolved, nil
 }
 
-// open opens name if its mode is accepted, and returns its size. It uses O_PATH to check the file before it opens it.
+// open opens name if its mode is accepted, and returns its size. It uses O_PATH to check the file
+// before it opens it.
 func (r Root) open(name string, accept func(mode uint32) bool) (fd int, size int64, err error) {
 	handle, err := r.openat(name, unix.O_PATH)
 	if err != nil {
@@ -347,8 +353,8 @@ func (r Root) read(name string, limit int64) ([]byte, error) {
 	if size > limit {
 		return nil, fmt.Errorf("%d bytes, more than %d", size, limit)
 	}
-	// Files of procfs and sysfs have a size of 0 or a page, so the size is only a hint. One byte more lets
-	// the second read find the end of the file.
+	// Files of procfs and sysfs have a size of 0 or a page, so the size is only a hint. One byte
+	// more lets the second read find the end of the file.
 	data := make([]byte, 0, max(size+1, min(limit+1, 4096)))
 	for {
 		if int64(len(data)) > limit {

@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// tree makes a root of the given files. A value that begins with "->" is the target of a link, one that is "/" makes a directory.
+// tree makes a root of the given files. A value that begins with "->" is the target of a link, one
+// that is "/" makes a directory.
 func tree(t testing.TB, files map[string]string) Root {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "root")

@@ -115,9 +115,9 @@ func (q Query) NeedsInstances() bool {
 	})
 }
 
-// NeedsMIGUUIDs tells whether the query asks for a MIG device by its UUID, MIG-<uuid>. This is a hash of
-// numbers that procfs and sysfs do not have (the die's identifier and the instance's place on it), so the
-// query needs the MIG devices of all GPUs and the UUIDs that [ReadMIGUUIDs] reads.
+// NeedsMIGUUIDs tells whether the query asks for a MIG device by its UUID, MIG-<uuid>. This is a
+// hash of numbers that procfs and sysfs do not have (the die's identifier and the instance's place
+// on it), so the query needs the MIG devices of all GPUs and the UUIDs that [ReadMIGUUIDs] reads.
 func (q Query) NeedsMIGUUIDs() bool {
 	return !q.All && slices.ContainsFunc(q.ids, func(id id) bool { return id.form == byMIGUUID })
 }
@@ -166,10 +166,11 @@ func parseDecimal(s string) (int, bool) {
 	return number, err == nil
 }
 
-// Select finds the devices of a query. A name without exactly one usable device is a [*DeviceError].
+// Select finds the devices of a query. A name without exactly one usable device is a
+// [*DeviceError].
 //
-// An instance implies its GPU. A GPU does not imply its instances, but "all" selects every GPU with every instance,
-// skipping unusable GPUs unless none is left.
+// An instance implies its GPU. A GPU does not imply its instances, but "all" selects every GPU with
+// every instance, skipping unusable GPUs unless none is left.
 func (inv Inventory) Select(q Query) (Selection, error) {
 	if q.All {
 		return inv.selectAll()
@@ -221,8 +222,8 @@ func (inv Inventory) selectAll() (Selection, error) {
 	return Selection{}, &DeviceError{ID: "all", Reason: reason, Have: inv.have(MIGUUIDs{})}
 }
 
-// Partitioned returns the selected GPUs that have MIG devices of which none is selected, with their Instances: such a
-// container gets the GPU's node but no device that programs can use.
+// Partitioned returns the selected GPUs that have MIG devices of which none is selected, with their
+// Instances: such a container gets the GPU's node but no device that programs can use.
 func (sel Selection) Partitioned(root Root) []GPU {
 	var gpus []GPU
 	for _, selected := range sel.GPUs {
@@ -276,7 +277,8 @@ func newSelector(inv Inventory) *selector {
 	return s
 }
 
-// find returns the places of a GPU and of its instance, -1 for the GPU itself, or why there is none.
+// find returns the places of a GPU and of its instance, -1 for the GPU itself, or why there is
+// none.
 func (s *selector) find(id id, uuids MIGUUIDs) (at, instance int, reason string) {
 	switch id.form {
 	case byIndex, byRank:

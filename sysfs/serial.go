@@ -10,8 +10,9 @@ import (
 )
 
 // PCISerial reads the device serial number of a PCI function from its configuration space,
-// /sys/bus/pci/devices/<name>/config: 8 bytes after the header of the extended capability 0x0003. ok is false without
-// one: few boards have it, and only root may read more than 64 bytes of the file.
+// /sys/bus/pci/devices/<name>/config: 8 bytes after the header of the extended capability 0x0003.
+// ok is false without one: few boards have it, and only root may read more than 64 bytes of the
+// file.
 func PCISerial(root Root, name string) (serial [8]byte, ok bool, err error) {
 	const maxConfig = 4096 // of PCI Express
 	config, err := root.ReadFileMax(sysPCI+"/"+name+"/config", maxConfig)
@@ -25,9 +26,9 @@ func PCISerial(root Root, name string) (serial [8]byte, ok bool, err error) {
 	return serial, ok, nil
 }
 
-// parseSerial follows the list of extended capabilities: each begins with 32 bits, little endian, with its ID
-// in the lower 16 and the offset of the next one in the upper 12, 0 at the end. A function that has fallen
-// off the bus reads as ones.
+// parseSerial follows the list of extended capabilities: each begins with 32 bits, little endian,
+// with its ID in the lower 16 and the offset of the next one in the upper 12, 0 at the end. A
+// function that has fallen off the bus reads as ones.
 func parseSerial(config []byte) (serial [8]byte, ok bool) {
 	const (
 		first    = 0x100

@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// chips are ranges of PCI device IDs and the compute capability of their chip. Sources: the public PCI ID database
-// (pci.ids, vendor 10de) and NVIDIA's list "CUDA GPU Compute Capability". IDs between the ranges are unknown.
+// chips are ranges of PCI device IDs and the compute capability of their chip. Sources: the public
+// PCI ID database (pci.ids, vendor 10de) and NVIDIA's list "CUDA GPU Compute Capability". IDs
+// between the ranges are unknown.
 var chips = []struct {
 	first, last uint16
 	capability  string
@@ -48,8 +49,8 @@ var chips = []struct {
 	{0x3180, 0x31ff, "10.3"}, // GB110
 }
 
-// ComputeCapability returns the compute capability of an NVIDIA GPU by its PCI device ID: "7.5" for 0x1eb8, a Tesla T4.
-// It is the "arch" of NVIDIA_REQUIRE_* conditions.
+// ComputeCapability returns the compute capability of an NVIDIA GPU by its PCI device ID: "7.5" for
+// 0x1eb8, a Tesla T4. It is the "arch" of NVIDIA_REQUIRE_* conditions.
 func ComputeCapability(device uint16) (string, bool) {
 	for _, chip := range chips {
 		if chip.first <= device && device <= chip.last {
@@ -59,9 +60,9 @@ func ComputeCapability(device uint16) (string, bool) {
 	return "", false
 }
 
-// brands are prefixes of model names, without "NVIDIA ", and NVML's brands: nvmlBrandType_t of nvml.h in lower case
-// without separators, as CUDA images spell them ("brand=quadrortx"). The first match wins. nvml.h marks GEFORCE_RTX and
-// TITAN_RTX as unused.
+// brands are prefixes of model names, without "NVIDIA ", and NVML's brands: nvmlBrandType_t of
+// nvml.h in lower case without separators, as CUDA images spell them ("brand=quadrortx"). The first
+// match wins. nvml.h marks GEFORCE_RTX and TITAN_RTX as unused.
 var brands = []struct{ prefix, brand string }{
 	{"Tesla ", "tesla"},
 	{"GeForce ", "geforce"},
@@ -78,9 +79,9 @@ var dataCenter = []string{
 	"H20", "H100", "H200", "H800", "GH200", "B200", "B300", "GB200", "GB300",
 }
 
-// Brand returns the brand of a GPU by its model, as NVIDIA_REQUIRE_* conditions spell it: "geforce" for
-// "NVIDIA GeForce RTX 3090". The brand of a virtual GPU is that of its license, which the model does not
-// tell. Since R530 at the latest, a Tesla T4 is no longer a Tesla.
+// Brand returns the brand of a GPU by its model, as NVIDIA_REQUIRE_* conditions spell it: "geforce"
+// for "NVIDIA GeForce RTX 3090". The brand of a virtual GPU is that of its license, which the model
+// does not tell. Since R530 at the latest, a Tesla T4 is no longer a Tesla.
 func Brand(model, driverVersion string) (string, bool) {
 	name, renamed := strings.CutPrefix(model, "NVIDIA ")
 	if name == "Tesla T4" {
@@ -106,15 +107,17 @@ func Brand(model, driverVersion string) (string, bool) {
 	return "", false
 }
 
-// isVirtual recognizes the last word of a vGPU's model, memory in GB and the series: "GRID P40-24Q", "A100-2-10C".
+// isVirtual recognizes the last word of a vGPU's model, memory in GB and the series: "GRID
+// P40-24Q", "A100-2-10C".
 func isVirtual(word string) bool {
 	digits := strings.TrimRight(word, "ABCQ")
 	return len(digits) == len(word)-1 && isNumber(digits)
 }
 
-// branches are driver branches, the number before the first dot of a version, and the CUDA version of their libcuda,
-// ascending. Source: the table "CUDA Toolkit and Corresponding Driver Versions" in NVIDIA's CUDA Toolkit Release Notes.
-// Branches between two rows have the CUDA version of the lower one. 418 and 430 have two, of which this is the lower.
+// branches are driver branches, the number before the first dot of a version, and the CUDA version
+// of their libcuda, ascending. Source: the table "CUDA Toolkit and Corresponding Driver Versions"
+// in NVIDIA's CUDA Toolkit Release Notes. Branches between two rows have the CUDA version of the
+// lower one. 418 and 430 have two, of which this is the lower.
 var branches = []struct {
 	branch int
 	cuda   string
@@ -154,8 +157,9 @@ var branches = []struct {
 	{615, "13.4"},
 }
 
-// CUDAVersion returns the newest CUDA version that a driver is known to support: "12.4" for "550.54.15". It is unknown
-// for drivers older than the table. Newer ones support at least the version of the last row.
+// CUDAVersion returns the newest CUDA version that a driver is known to support: "12.4" for
+// "550.54.15". It is unknown for drivers older than the table. Newer ones support at least the
+// version of the last row.
 func CUDAVersion(driverVersion string) (string, bool) {
 	first, _, _ := strings.Cut(driverVersion, ".")
 	branch, err := strconv.ParseUint(first, 10, 16)

@@ -22,8 +22,8 @@ const (
 	sysVersion  = "sys/module/nvidia/version"
 )
 
-// readDriver reads /proc/driver/nvidia/version or, if absent, /sys/module/nvidia/version. It returns nil
-// without either: no NVIDIA driver is loaded.
+// readDriver reads /proc/driver/nvidia/version or, if absent, /sys/module/nvidia/version. It
+// returns nil without either: no NVIDIA driver is loaded.
 func readDriver(root Root) (*Driver, error) {
 	data, err := root.ReadFile(procVersion)
 	if err == nil {

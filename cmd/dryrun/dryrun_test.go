@@ -84,7 +84,8 @@ func unpack(t *testing.T, name string, o fixtures.UnpackOptions) string {
 	return dir
 }
 
-// Every machine gives a container that asks for all what a survey of it has, or refuses it with the same words.
+// Every machine gives a container that asks for all what a survey of it has, or refuses it with the
+// same words.
 func TestEveryMachine(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {

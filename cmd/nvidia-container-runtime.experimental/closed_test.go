@@ -16,9 +16,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// The numbers of another machine's nodes may be those of a real device here. The machine of this test says that GPUs
-// have major 1 and one of them minor 5, which is /dev/zero everywhere. What a container is given must not open it:
-// not with every privilege, and not in a user namespace, where this machine's own node would be bound.
+// The numbers of another machine's nodes may be those of a real device here. The machine of this
+// test says that GPUs have major 1 and one of them minor 5, which is /dev/zero everywhere. What a
+// container is given must not open it: not with every privilege, and not in a user namespace, where
+// this machine's own node would be bound.
 func TestClosedNodes(t *testing.T) {
 	privileged := func(s *specs.Spec) {
 		s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}

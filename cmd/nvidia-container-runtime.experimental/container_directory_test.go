@@ -40,9 +40,9 @@ func (w *world) log() string {
 	return string(text)
 }
 
-// A container finds the libraries of the driver capabilities that it got, and no others, by name and where programs
-// look by path, before and after an ldconfig of its own, with the LD_LIBRARY_PATH of images for CUDA. It sees no
-// difference between the two ways.
+// A container finds the libraries of the driver capabilities that it got, and no others, by name
+// and where programs look by path, before and after an ldconfig of its own, with the
+// LD_LIBRARY_PATH of images for CUDA. It sees no difference between the two ways.
 func TestContainerDirectory(t *testing.T) {
 	const script = `
 		probe libcuda.so.1 libnvidia-ml.so.1 libGLX_nvidia.so.0 libnvidia-eglcore.so.550.54.15
@@ -98,8 +98,8 @@ func (w *world) mounts() []string {
 	return destinations
 }
 
-// Each way follows upon the other, and one driver upon another, in the same root filesystem and, as the last step of
-// each, with the same config.json.
+// Each way follows upon the other, and one driver upon another, in the same root filesystem and, as
+// the last step of each, with the same config.json.
 func TestContainerChangesItsDriver(t *testing.T) {
 	const script = `
 		probe libcuda.so.1 libnvidia-ml.so.1
@@ -131,8 +131,8 @@ libcuda.so.1 => DIR/libcuda.so.1
 	}
 }
 
-// An image that the version before this one has written, in either of its ways: links beside empty files, or links
-// to a directory below ours, and a loader's cache that leads there.
+// An image that the version before this one has written, in either of its ways: links beside empty
+// files, or links to a directory below ours, and a loader's cache that leads there.
 func TestContainerOfAnEarlierVersion(t *testing.T) {
 	const lib = "usr/lib/x86_64-linux-gnu/"
 	for _, r := range lowLevels(t)[:1] {
@@ -159,7 +159,8 @@ nvidia-smi 550.54.15 (a stub without function)
 	}
 }
 
-// Containers that share a root filesystem do not disturb each other, whatever driver capabilities each has got.
+// Containers that share a root filesystem do not disturb each other, whatever driver capabilities
+// each has got.
 func TestContainersOnOneRootFilesystem(t *testing.T) {
 	const script = "probe libcuda.so.1 libGLX_nvidia.so.0 libnvidia-encode.so.1"
 	want := strings.ReplaceAll("libcuda.so.1 => DIR/libcuda.so.1\nlibGLX_nvidia.so.0 => DIR/libGLX_nvidia.so.0\nlibnvidia-encode.so.1 => DIR/libnvidia-encode.so.1\n", "DIR", plan.Dir)
@@ -189,8 +190,9 @@ func TestContainersOnOneRootFilesystem(t *testing.T) {
 // onRootfs names the root filesystem by its absolute path.
 func (w *world) onRootfs(s *specs.Spec) { s.Root.Path = w.rootfs }
 
-// A volume over one of the places that the driver is found by hides nothing; what the container mounts itself stays
-// visible under whatever alias; and a hint of the image's cache makes nothing in a volume.
+// A volume over one of the places that the driver is found by hides nothing; what the container
+// mounts itself stays visible under whatever alias; and a hint of the image's cache makes nothing
+// in a volume.
 func TestContainerVolumes(t *testing.T) {
 	for _, r := range lowLevels(t) {
 		for _, place := range []string{"/usr", "/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/etc", "/usr/lib"} {
@@ -219,9 +221,9 @@ func TestContainerVolumes(t *testing.T) {
 	}
 }
 
-// Programs are built in a container, this machine's own system: with -lcuda as a compiler finds it, and in the directory
-// in which Triton's JIT looks, which is where "ldconfig -p" has libcuda.so.1. What was built is loaded, also after an
-// ldconfig.
+// Programs are built in a container, this machine's own system: with -lcuda as a compiler finds it,
+// and in the directory in which Triton's JIT looks, which is where "ldconfig -p" has libcuda.so.1.
+// What was built is loaded, also after an ldconfig.
 func TestContainerBuilds(t *testing.T) {
 	need.Program(t, "gcc")
 	for _, r := range lowLevels(t) {

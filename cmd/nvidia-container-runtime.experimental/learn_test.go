@@ -19,7 +19,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// nvsysfsCommand runs the operator's tool with the script's environment, in its directory. The first time in a script it is built.
+// nvsysfsCommand runs the operator's tool with the script's environment, in its directory. The
+// first time in a script it is built.
 func nvsysfsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	tool := ts.MkAbs("bin/nvsysfs")
 	if _, err := os.Stat(tool); err != nil {
@@ -34,7 +35,8 @@ func nvsysfsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// learnLarge learns one MIG device of each GPU of a large machine, and returns their UUIDs, which are made up.
+// learnLarge learns one MIG device of each GPU of a large machine, and returns their UUIDs, which
+// are made up.
 func learnLarge(t testing.TB, machine string) []string {
 	t.Helper()
 	root := sysfs.Root(machine)
@@ -58,7 +60,8 @@ func learnLarge(t testing.TB, machine string) []string {
 	return names
 }
 
-// A container that asks for a MIG device by UUID costs one file more, read once; one that does not costs nothing.
+// A container that asks for a MIG device by UUID costs one file more, read once; one that does not
+// costs nothing.
 func TestCreateMIGUUIDReadsNothingTwice(t *testing.T) {
 	machine, bundle := largeMachine(t)
 	names := learnLarge(t, machine)

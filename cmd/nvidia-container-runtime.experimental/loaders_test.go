@@ -23,10 +23,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/elfstub"
 )
 
-// The loaders of other releases, in root trees of them (ldcache/testdata/glibc-trees.sh), find each library of the driver
-// by its SONAME: at once and after an ldconfig of their own, with the LD_LIBRARY_PATH of images for CUDA, with and
-// without a cache and an include line of ld.so.conf. When the driver is gone, as in an image that is made of the
-// container, they find everything else.
+// The loaders of other releases, in root trees of them (ldcache/testdata/glibc-trees.sh), find each
+// library of the driver by its SONAME: at once and after an ldconfig of their own, with the
+// LD_LIBRARY_PATH of images for CUDA, with and without a cache and an include line of ld.so.conf.
+// When the driver is gone, as in an image that is made of the container, they find everything else.
 func TestLoadersFindTheDriver(t *testing.T) {
 	need.Root(t)
 	trees := os.Getenv("GLIBC_TREES")
@@ -81,7 +81,8 @@ func TestLoadersFindTheDriver(t *testing.T) {
 				require.NoError(t, err)
 				needed, want := []string{"libc.so.6"}, map[string]string{}
 				for _, e := range entries {
-					// libGLX_indirect.so.0 is libGLX_nvidia.so.0 under another name, and loaded once.
+					// libGLX_indirect.so.0 is libGLX_nvidia.so.0 under another name, and loaded
+					// once.
 					if soname := e.Name(); strings.HasPrefix(soname, "lib") && soname != "libGLX_indirect.so.0" && strings.Contains(soname, ".so.") && (!e.Type().IsRegular() || strings.HasSuffix(soname, "eglcore.so.550.54.15")) {
 						needed = append(needed, soname)
 						want[soname] = filepath.Join(plan.Dir, soname)

@@ -15,9 +15,9 @@ import (
 	"runtime"
 )
 
-// The parent-death signal, which containerd sets for its runtime, belongs to a thread, and the kernel clears
-// it in each new one: the exec must be made by the thread that the engine started. What else belongs to a
-// thread (signal mask, capabilities, namespaces, priority) new ones inherit.
+// The parent-death signal, which containerd sets for its runtime, belongs to a thread, and the
+// kernel clears it in each new one: the exec must be made by the thread that the engine started.
+// What else belongs to a thread (signal mask, capabilities, namespaces, priority) new ones inherit.
 func init() {
 	runtime.LockOSThread()
 }

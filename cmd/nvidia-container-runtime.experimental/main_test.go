@@ -28,8 +28,8 @@ func printParentDeathSignal() {
 	fmt.Println(signal)
 }
 
-// TestParentDeathSignal has many creates at a time, so that threads have to wait for a processor: then Go
-// moves what it runs to others.
+// TestParentDeathSignal has many creates at a time, so that threads have to wait for a processor:
+// then Go moves what it runs to others.
 func TestParentDeathSignal(t *testing.T) {
 	machine, bundle := largeMachine(t)
 	writeLargeConfig(t, bundle, "all")

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestRegistration: a link named program@NAME is a runtime with settings of its own, whatever the environment of a
-// command is.
+// TestRegistration: a link named program@NAME is a runtime with settings of its own, whatever the
+// environment of a command is.
 func TestRegistration(t *testing.T) {
 	shim, err := built()
 	require.NoError(t, err)

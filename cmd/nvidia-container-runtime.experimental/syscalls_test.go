@@ -124,8 +124,9 @@ func traced(t testing.TB, machine string, args ...string) trace {
 	return tr
 }
 
-// mostReads is how often a create may read a file: once, but for config.json, which is searched up to the first hint of a
-// request and then read, and files of the image that are changed, which are read again while they are locked.
+// mostReads is how often a create may read a file: once, but for config.json, which is searched up
+// to the first hint of a request and then read, and files of the image that are changed, which are
+// read again while they are locked.
 func mostReads(bundle, file string) int {
 	if file == filepath.Join(bundle, "config.json") || strings.HasPrefix(file, filepath.Join(bundle, "rootfs/etc/ld.so.c")) {
 		return 2
@@ -168,8 +169,9 @@ func TestPassThroughReadsNothing(t *testing.T) {
 			regexp.MustCompile(`^/proc/\d+/(cgroup|mountinfo)$`).MatchString(file) || file == tr.execs[0]
 		assert.True(t, ok, "%s is read", file)
 	}
-	// config.toml is not there; what we are; what the low-level runtime is, and
-	// whether it may be executed; whether it has a container of that name, or, as none has one here, another runtime has.
+	// config.toml is not there; what we are; what the low-level runtime is, and whether it may be
+	// executed; whether it has a container of that name, or, as none has one here, another runtime
+	// has.
 	want := []string{"openat", "newfstatat", "newfstatat", "faccessat", "faccessat", "faccessat"}
 	if runtime.GOARCH == "arm64" {
 		want = []string{"openat", "fstatat", "fstatat", "faccessat", "faccessat", "faccessat"}

@@ -18,15 +18,16 @@ import (
 // containerd have a few KiB.
 const maxResources = 16 << 20
 
-// keepDevices makes of crun's "update --resources FILE ID" an update that does not speak of devices. It returns the
-// arguments for crun, which finds the resources on its standard input.
+// keepDevices makes of crun's "update --resources FILE ID" an update that does not speak of
+// devices. It returns the arguments for crun, which finds the resources on its standard input.
 //
-// An engine that knows nothing of our devices sends the container's resources as it knows them when processors or
-// memory are changed: containerd's CRI plugin on standard input, podman in a file. runc leaves device rules alone in
-// an update. crun applies them, and the container would lose its GPU; from 1.23 on, with systemd, it refuses them
-// ("updating device access list not supported when using BPFProgram"). crun 1.19 and later leave the devices as they
-// are if there is no list (append_resources in crun's cgroup-systemd.c); an empty one is for 1.19 to 1.22 a list
-// as any other.
+// An engine that knows nothing of our devices sends the container's resources as it knows them when
+// processors or memory are changed: containerd's CRI plugin on standard input, podman in a file.
+// runc leaves device rules alone in an update. crun applies them, and the container would lose its
+// GPU; from 1.23 on, with systemd, it refuses them ("updating device access list not supported when
+// using BPFProgram"). crun 1.19 and later leave the devices as they are if there is no list
+// (append_resources in crun's cgroup-systemd.c); an empty one is for 1.19 to 1.22 a list as any
+// other.
 func keepDevices(inv invocation, args []string) ([]string, error) {
 	in := os.Stdin
 	if inv.resources != "-" {
@@ -72,8 +73,8 @@ func setStdin(data []byte) error {
 	return unix.Dup3(fd, 0, 0)
 }
 
-// withoutDevices takes the list of device rules out of a runtime-spec linux.resources. What is none is left for crun
-// to refuse.
+// withoutDevices takes the list of device rules out of a runtime-spec linux.resources. What is none
+// is left for crun to refuse.
 func withoutDevices(resources []byte) []byte {
 	top, err := rawjson.Parse(resources)
 	if err != nil || top.Kind() != rawjson.Object {

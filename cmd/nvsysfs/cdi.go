@@ -402,7 +402,8 @@ func runCDICheck(i invocation, files []string, dir string, as outputFormat) erro
 	return nil
 }
 
-// cannotTell makes the exit status 2, as cmp and diff have it: 1 is kept for a file that has drifted.
+// cannotTell makes the exit status 2, as cmp and diff have it: 1 is kept for a file that has
+// drifted.
 func cannotTell(err error) error { return &usageError{"cdi check: " + err.Error()} }
 
 func (i invocation) printChecked(checked []cdi.Checked, aside []leftAside, as outputFormat) error {

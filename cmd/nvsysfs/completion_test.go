@@ -30,7 +30,8 @@ func completionScript(t *testing.T, shell string) string {
 	return out.String()
 }
 
-// TestComplete asks the command that all scripts ask. What it leaves to the shell, which are files, shows as a directive.
+// TestComplete asks the command that all scripts ask. What it leaves to the shell, which are files,
+// shows as a directive.
 func TestComplete(t *testing.T) {
 	all := strings.Join(fixtures.Names(), "\n") + "\n" // shells choose those that begin as the word does
 	for _, tt := range []struct {
@@ -69,7 +70,8 @@ func TestShellsReadCompletion(t *testing.T) {
 	}
 }
 
-// TestHelp: each command tells what it does, with two examples, in lines that a terminal of 80 columns holds.
+// TestHelp: each command tells what it does, with two examples, in lines that a terminal of 80
+// columns holds.
 func TestHelp(t *testing.T) {
 	forEach(newRoot(invocation{}), func(cmd *cobra.Command) {
 		if cmd.Hidden || slices.Contains([]string{"completion", "help", "version"}, strings.Fields(cmd.CommandPath() + " x x")[1]) {
@@ -90,7 +92,8 @@ func TestHelp(t *testing.T) {
 	})
 }
 
-// TestEmptyRoot: no command takes an empty --root, as an unset variable of a script gives it, for this machine.
+// TestEmptyRoot: no command takes an empty --root, as an unset variable of a script gives it, for
+// this machine.
 func TestEmptyRoot(t *testing.T) {
 	tried := 0
 	forEach(newRoot(invocation{}), func(cmd *cobra.Command) {

@@ -35,8 +35,8 @@ func newBundle(t *testing.T) string {
 	return dir
 }
 
-// TestExplainChangesNothing compares bundle, root filesystem and machine before and after, to the nanosecond,
-// on every machine and with each way to give the libraries.
+// TestExplainChangesNothing compares bundle, root filesystem and machine before and after, to the
+// nanosecond, on every machine and with each way to give the libraries.
 func TestExplainChangesNothing(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {

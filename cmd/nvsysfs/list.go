@@ -63,7 +63,8 @@ func runList(i invocation, dir string, as outputFormat) error {
 	return err
 }
 
-// machine is the root of the machine to look at: that of the flag, else what config.toml says, if it can be read.
+// machine is the root of the machine to look at: that of the flag, else what config.toml says, if
+// it can be read.
 func (i invocation) machine(dir string) (sysfs.Root, error) {
 	if dir == "" {
 		dir = "/"

@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command nvsysfs is the operator's tool beside nvidia-container-runtime.experimental: it shows what the runtime
-// sees of a machine, and keeps machines as text archives.
+// Command nvsysfs is the operator's tool beside nvidia-container-runtime.experimental: it shows
+// what the runtime sees of a machine, and keeps machines as text archives.
 //
-// Like the runtime it only reads files. Each command has a file of its own; newRoot in run.go has them all.
+// Like the runtime it only reads files. Each command has a file of its own; newRoot in run.go has
+// them all.
 package main
 
 import (

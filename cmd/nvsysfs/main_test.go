@@ -64,7 +64,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// snapshot describes a tree so that any change shows, one of times included; those of reading do not count.
+// snapshot describes a tree so that any change shows, one of times included; those of reading do
+// not count.
 func snapshot(dir string) (string, error) {
 	var b strings.Builder
 	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {

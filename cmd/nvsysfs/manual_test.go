@@ -30,7 +30,8 @@ var tail string
 // option is a flag as cobra writes it: its name, what may follow, and a tab before the text.
 var option = regexp.MustCompile(`(?m)(?:^\.PP\n)?^(\\fB-.*\\fP)="?(.*?)"?\n\t`)
 
-// TestManualPages: there is a page for each command, made of what --help prints. -update writes them.
+// TestManualPages: there is a page for each command, made of what --help prints. -update writes
+// them.
 func TestManualPages(t *testing.T) {
 	root := newRoot(invocation{})
 	escape := strings.NewReplacer("<", `\<`, "*", `\*`)

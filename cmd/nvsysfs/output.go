@@ -26,7 +26,8 @@ const (
 	asYAML  outputFormat = "yaml"
 )
 
-// outputFlag defines --output, and --json, which is older. Formats beside table, json and yaml are named.
+// outputFlag defines --output, and --json, which is older. Formats beside table, json and yaml are
+// named.
 func outputFlag(cmd *cobra.Command, more ...outputFormat) *outputFormat {
 	formats := append([]outputFormat{asTable, asJSON, asYAML}, more...)
 	names := make([]string, len(formats))
@@ -85,8 +86,8 @@ func (f outputFormat) write(w io.Writer, v any) error {
 	return err
 }
 
-// plainStyle drops braces, brackets and the quotes that a string does not need: "0:1" is a number of base 60 to
-// some readers.
+// plainStyle drops braces, brackets and the quotes that a string does not need: "0:1" is a number
+// of base 60 to some readers.
 func plainStyle(n *yaml.Node) {
 	if n.Tag != "!!str" || !strings.Contains(n.Value, ":") {
 		n.Style = 0

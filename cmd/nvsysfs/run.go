@@ -148,7 +148,8 @@ func forEach(cmd *cobra.Command, visit func(*cobra.Command)) {
 	}
 }
 
-// demandSubcommand makes a command of nothing but subcommands fail without one of them, and with any other word.
+// demandSubcommand makes a command of nothing but subcommands fail without one of them, and with
+// any other word.
 func demandSubcommand(cmd *cobra.Command) {
 	cmd.RunE = func(*cobra.Command, []string) error { return nil } // Args never lets it run
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
@@ -247,8 +248,8 @@ func completeFixture(_ *cobra.Command, args []string, word string) ([]string, co
 	return fixtures.Names(), cobra.ShellCompDirectiveDefault
 }
 
-// exitCode prints an error and returns what the process exits with: 2 for a command line that was not understood, 1 for
-// everything else that failed.
+// exitCode prints an error and returns what the process exits with: 2 for a command line that was
+// not understood, 1 for everything else that failed.
 func exitCode(err error, stderr io.Writer) int {
 	if err == nil {
 		return 0

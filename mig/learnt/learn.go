@@ -32,12 +32,12 @@ type Candidate struct {
 	Source string
 }
 
-// Learn returns the store with what nvidia-smi said of one GPU, at a time at which the driver's files showed it as
-// seen. It is an error if the two contradict each other: then the MIG devices were changed meanwhile, or the text
-// is of another time or machine.
+// Learn returns the store with what nvidia-smi said of one GPU, at a time at which the driver's
+// files showed it as seen. It is an error if the two contradict each other: then the MIG devices
+// were changed meanwhile, or the text is of another time or machine.
 //
-// What is known stays: a PDI that the text lacks, the devices of a GPU whose list the text lacks, other GPUs. The
-// second result says in words what could not be learnt, "" if nothing is missing.
+// What is known stays: a PDI that the text lacks, the devices of a GPU whose list the text lacks,
+// other GPUs. The second result says in words what could not be learnt, "" if nothing is missing.
 func (s Store) Learn(seen Seen, said smi.GPU) (Store, string, error) {
 	known, _ := s.Find(seen.UUID)
 	gpu := known
@@ -60,8 +60,8 @@ func (s Store) Learn(seen Seen, said smi.GPU) (Store, string, error) {
 	return s, missing, nil
 }
 
-// devices are the MIG devices that the GPU has, as far as that is proved; nil if it is not known. It proves the PDI
-// of gpu on the way.
+// devices are the MIG devices that the GPU has, as far as that is proved; nil if it is not known.
+// It proves the PDI of gpu on the way.
 func (seen Seen) devices(gpu *GPU, said smi.GPU) (devices []Device, missing string, err error) {
 	if !said.Listed {
 		if said.Queried && len(seen.Instances) > 0 && gpu.Source == "" {
@@ -121,8 +121,8 @@ func (seen Seen) device(uuid mig.UUID, gi, ci int) (Device, error) {
 	return Device{uuid, gi, ci, seen.Marks[at]}, nil
 }
 
-// derive finds the ids of listed devices by the PDI alone. It returns nil if the PDI does not explain every one of
-// them, or leaves a choice between compute instances.
+// derive finds the ids of listed devices by the PDI alone. It returns nil if the PDI does not
+// explain every one of them, or leaves a choice between compute instances.
 func (seen Seen) derive(gpu *GPU, said smi.GPU) ([]Device, error) {
 	devices := []Device{}
 	for _, d := range said.Devices {
@@ -151,8 +151,8 @@ func (seen Seen) derive(gpu *GPU, said smi.GPU) ([]Device, error) {
 
 const again = "they come from the list only, so run 'nvsysfs learn' after each change of MIG devices"
 
-// prove finds a PDI that explains one of the devices, unless it is already proved, or returns what is missing. A proved
-// PDI that no longer explains any of them is dropped.
+// prove finds a PDI that explains one of the devices, unless it is already proved, or returns what
+// is missing. A proved PDI that no longer explains any of them is dropped.
 func (seen Seen) prove(gpu *GPU, devices []Device) (missing string) {
 	for _, d := range devices {
 		// Not only by the GPU instance that the text has: that may be wrong.
@@ -174,8 +174,8 @@ func (seen Seen) prove(gpu *GPU, devices []Device) (missing string) {
 	return "its PDI is not known (R575 and later print it): " + again
 }
 
-// explains tells whether the UUID is that of an instance in the GPU instance, by the PDI of gpu, which is proved
-// thereby, or by one of the candidates, which becomes its PDI.
+// explains tells whether the UUID is that of an instance in the GPU instance, by the PDI of gpu,
+// which is proved thereby, or by one of the candidates, which becomes its PDI.
 func (seen Seen) explains(gpu *GPU, uuid mig.UUID, gi int) bool {
 	if gpu.Chip != 0 {
 		return mig.Die{PDI: gpu.PDI, Chip: gpu.Chip}.Made(uuid, gi)
@@ -193,8 +193,8 @@ func (seen Seen) explains(gpu *GPU, uuid mig.UUID, gi int) bool {
 	return false
 }
 
-// contradiction is an error if a PDI that is proved explains a UUID by another GPU instance than the one the text
-// gives it.
+// contradiction is an error if a PDI that is proved explains a UUID by another GPU instance than
+// the one the text gives it.
 func (seen Seen) contradiction(gpu GPU, devices []Device) error {
 	if gpu.Chip == 0 {
 		return nil

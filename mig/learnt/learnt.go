@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package learnt records what procfs does not tell about the UUIDs of MIG devices, MIG-<uuid>: the identifier of each
-// GPU's die, and the last known UUID of each MIG device. [Read] reads the file, [Store.Learn] adds to it.
+// Package learnt records what procfs does not tell about the UUIDs of MIG devices, MIG-<uuid>: the
+// identifier of each GPU's die, and the last known UUID of each MIG device. [Read] reads the file,
+// [Store.Learn] adds to it.
 //
 // A GPU is identified by its UUID, as text.
 package learnt
@@ -24,8 +25,8 @@ import (
 // Path is where the file is on a machine.
 const Path = "var/lib/nvidia-container-runtime/mig.learnt"
 
-// Limits of what is believed to be such a file. A GPU has 120 UUIDs at most, 15 GPU instances with one of 8 engines
-// each.
+// Limits of what is believed to be such a file. A GPU has 120 UUIDs at most, 15 GPU instances with
+// one of 8 engines each.
 const (
 	maxSize   = 1 << 20
 	maxGPUs   = 256
@@ -84,8 +85,9 @@ func (s Store) Find(uuid string) (GPU, bool) {
 	return s.GPUs[at], true
 }
 
-// Read reads the file name of fsys. As it decides which device a container gets, it must be a regular file,
-// owned by one of the owners, and writable only by its owner. A missing file is [fs.ErrNotExist].
+// Read reads the file name of fsys. As it decides which device a container gets, it must be a
+// regular file, owned by one of the owners, and writable only by its owner. A missing file is
+// [fs.ErrNotExist].
 func Read(fsys fs.FS, name string, owners ...int) (Store, error) {
 	file, err := fsys.Open(name)
 	if err != nil {
@@ -124,7 +126,8 @@ func trusted(info fs.FileInfo, owners []int) error {
 	return nil
 }
 
-// Parse parses the file: lines of a key and its values with blanks between them, below a line "gpu" those of this GPU:
+// Parse parses the file: lines of a key and its values with blanks between them, below a line "gpu"
+// those of this GPU:
 //
 //	version 1
 //	gpu GPU-7fdaf0a5-179b-f636-d15d-daf243e3ff16
@@ -135,7 +138,8 @@ func trusted(info fs.FileInfo, owners []int) error {
 //	former MIG-a25704ba-3a06-5299-a795-fd7cf4d13973
 //	end
 //
-// Empty lines and those that begin with # are ignored. Unknown keys below "gpu" are kept for later versions.
+// Empty lines and those that begin with # are ignored. Unknown keys below "gpu" are kept for later
+// versions.
 func Parse(data []byte) (Store, error) {
 	if len(data) > maxSize {
 		return Store{}, fmt.Errorf("more than %d bytes", maxSize)

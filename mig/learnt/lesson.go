@@ -26,8 +26,8 @@ type Lesson struct {
 	heard []Seen   // GPUs that the texts speak of, in their order
 }
 
-// Take returns the store with what texts of nvidia-smi say of a machine's GPUs, which are seen by their UUID. It is
-// an error if the texts contradict the machine or each other.
+// Take returns the store with what texts of nvidia-smi say of a machine's GPUs, which are seen by
+// their UUID. It is an error if the texts contradict the machine or each other.
 func (s Store) Take(seen map[string]Seen, reports []Report) (Lesson, error) {
 	l := Lesson{Store: s}
 	gpus, err := l.merge(seen, reports)

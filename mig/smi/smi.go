@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package smi parses what nvidia-smi prints about MIG devices. [Parse] takes the output of "nvidia-smi -L", of
-// "nvidia-smi -q", or of several of these one after the other.
+// Package smi parses what nvidia-smi prints about MIG devices. [Parse] takes the output of
+// "nvidia-smi -L", of "nvidia-smi -q", or of several of these one after the other.
 package smi
 
 import (
@@ -15,7 +15,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 )
 
-// MaxSize is how much text is looked at. A machine of 16 GPUs with 7 MIG devices each has less than 1 MiB.
+// MaxSize is how much text is looked at. A machine of 16 GPUs with 7 MIG devices each has less than
+// 1 MiB.
 const MaxSize = 16 << 20
 
 // Limits of what is believed to be such text.
@@ -110,8 +111,8 @@ var complaints = []string{"WARNING:", "Unable to determine the device handle"}
 //	    GPU UUID                                           : GPU-41255406-c9af-f94b-4ebf-9d57ad1853da
 //	    GPU PDI                                            : 0x145c8e416b389d3e
 //
-// Of -q all other keys are passed over; every line of -L has to be understood. Text that ends within a line, or before
-// the last GPU that it announces, is an error.
+// Of -q all other keys are passed over; every line of -L has to be understood. Text that ends
+// within a line, or before the last GPU that it announces, is an error.
 func Parse(text []byte) (Report, error) {
 	if len(text) > MaxSize {
 		return Report{}, fmt.Errorf("more than %d bytes", MaxSize)
@@ -186,7 +187,8 @@ func (p *parser) takeGPU(line string) error {
 	return nil
 }
 
-// takeDevice parses "  MIG 2g.20gb     Device  0: (UUID: MIG-a65afc88-50b5-5ccf-b0a8-f93b3247ae9e)".
+// takeDevice parses "  MIG 2g.20gb     Device  0: (UUID:
+// MIG-a65afc88-50b5-5ccf-b0a8-f93b3247ae9e)".
 func (p *parser) takeDevice(line string) error {
 	words := strings.Fields(line)
 	text, ok := uuidOf(line)

@@ -4,13 +4,13 @@
 // Package rawjson reads JSON as ranges of bytes, so that a document can be edited in a few places
 // while everything else stays as it was written: order, blanks, number spellings, unknown fields.
 //
-// [Parse] checks the whole text once, and remembers where each array and object of some length ends;
-// after that a [Value] is no more than a range of the text, looking into objects and arrays neither copies
-// nor allocates, and what is not looked into is not read again. [Splices] collects replacements and makes
-// the new text in one go.
+// [Parse] checks the whole text once, and remembers where each array and object of some length
+// ends; after that a [Value] is no more than a range of the text, looking into objects and arrays
+// neither copies nor allocates, and what is not looked into is not read again. [Splices] collects
+// replacements and makes the new text in one go.
 //
-// The accepted language is exactly that of encoding/json's Valid, except that values nested deeper than
-// [MaxDepth] are refused. A byte order mark is refused by both, here with words that say so.
+// The accepted language is exactly that of encoding/json's Valid, except that values nested deeper
+// than [MaxDepth] are refused. A byte order mark is refused by both, here with words that say so.
 package rawjson
 
 import (
@@ -60,8 +60,9 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("line %d, column %d (byte %d): %s", e.Line, e.Column, e.Offset, e.Reason)
 }
 
-// Value is one value of a text that [Parse] accepted. The zero Value stands for "not there".
-// It stays valid as long as nobody changes the bytes. Values of one text are not safe for concurrent use.
+// Value is one value of a text that [Parse] accepted. The zero Value stands for "not there". It
+// stays valid as long as nobody changes the bytes. Values of one text are not safe for concurrent
+// use.
 type Value struct {
 	source     *source
 	start, end int
@@ -91,8 +92,8 @@ type Member struct {
 	Value Value
 }
 
-// Parse checks that data is one JSON value with nothing but blanks around it, and returns that value.
-// The error, if any, is an [*Error].
+// Parse checks that data is one JSON value with nothing but blanks around it, and returns that
+// value. The error, if any, is an [*Error].
 func Parse(data []byte) (Value, error) {
 	s := scanner{text: data}
 	if len(data) > math.MaxInt32 {
@@ -169,8 +170,8 @@ func (v Value) Want(k Kind) error {
 	return nil
 }
 
-// Text returns the string that v, a [String], stands for. Bytes that are not UTF-8 and lone surrogates
-// become U+FFFD, as in encoding/json. For other kinds it returns "".
+// Text returns the string that v, a [String], stands for. Bytes that are not UTF-8 and lone
+// surrogates become U+FFFD, as in encoding/json. For other kinds it returns "".
 func (v Value) Text() string {
 	if v.Kind() != String {
 		return ""
@@ -255,13 +256,13 @@ func (v Value) member(i int) (Member, int) {
 	return Member{key, value}, v.next(value.end)
 }
 
-// Fields stores the values of the named members of the object v into the pointers of the same places;
-// those that v lacks become the zero Value. Other members are not looked at.
+// Fields stores the values of the named members of the object v into the pointers of the same
+// places; those that v lacks become the zero Value. Other members are not looked at.
 //
 // Two readers of one file must not understand it differently: Go's decoder (runc) takes the last of
 // equal keys and does not mind upper and lower case, a C reader (crun) takes the first, minds case,
-// and ends a key at U+0000. So a named member that is there twice, or is spelled in another case, or
-// continues after a U+0000, is an error.
+// and ends a key at U+0000. So a named member that is there twice, or is spelled in another case,
+// or continues after a U+0000, is an error.
 func (v Value) Fields(names []string, into ...*Value) error {
 	if err := v.Want(Object); err != nil {
 		return err
@@ -269,8 +270,8 @@ func (v Value) Fields(names []string, into ...*Value) error {
 	for i := range into {
 		*into[i] = Value{}
 	}
-	// No range over Members here: a closure would move what into points to onto the heap. So would a name in
-	// an error, but for its being cloned.
+	// No range over Members here: a closure would move what into points to onto the heap. So would
+	// a name in an error, but for its being cloned.
 	for at := v.first(Object); at >= 0; {
 		var m Member
 		m, at = v.member(at)

@@ -11,8 +11,8 @@ import (
 	"slices"
 )
 
-// scanner checks a text against the grammar of RFC 8259. Its methods take the offset at which a thing
-// begins and return the offset behind it, or -1 after fail.
+// scanner checks a text against the grammar of RFC 8259. Its methods take the offset at which a
+// thing begins and return the offset behind it, or -1 after fail.
 type scanner struct {
 	text   []byte
 	spans  []span
@@ -23,7 +23,8 @@ type scanner struct {
 // shortSpan is the length up to which an array or object is rather read again than remembered.
 const shortSpan = 64
 
-// remember keeps the range of an array or object that has ended, whose place in spans was taken when it began.
+// remember keeps the range of an array or object that has ended, whose place in spans was taken
+// when it began.
 func (s *scanner) remember(place, end int) int {
 	if end < 0 {
 		return -1
@@ -230,9 +231,9 @@ func blanks(text []byte, i int) int {
 }
 
 // ordinary returns the offset of the first byte from i on that is not plain in a string: a quote, a
-// backslash or a control character. It looks at eight bytes at a time: in (x-low)&^x the top bit of a byte
-// is set where that byte of x is below the one of low. A borrow can set it wrongly, but only behind (above)
-// a byte where it is set rightly, so the lowest one is right.
+// backslash or a control character. It looks at eight bytes at a time: in (x-low)&^x the top bit of
+// a byte is set where that byte of x is below the one of low. A borrow can set it wrongly, but only
+// behind (above) a byte where it is set rightly, so the lowest one is right.
 func ordinary(text []byte, i int) int {
 	const (
 		ones = 0x0101010101010101

@@ -11,8 +11,9 @@ import (
 	"slices"
 )
 
-// Splices is a list of changes to one text: each puts new bytes in the place of a range. The zero value
-// is empty. Changes must not overlap; changes at one place come out in the order in which they were made.
+// Splices is a list of changes to one text: each puts new bytes in the place of a range. The zero
+// value is empty. Changes must not overlap; changes at one place come out in the order in which
+// they were made.
 type Splices struct {
 	list []splice
 }
@@ -55,8 +56,8 @@ func (s *Splices) AddMember(v Value, name string, text []byte) {
 	s.list = append(s.list, splice{last, last, insert})
 }
 
-// EditArray changes the array v: change is called with each element in order, and tells what becomes of
-// it; after the last element, added ones follow.
+// EditArray changes the array v: change is called with each element in order, and tells what
+// becomes of it; after the last element, added ones follow.
 func (s *Splices) EditArray(v Value, change func(i int, element Value) Change, added [][]byte) {
 	var (
 		i     int

@@ -11,9 +11,9 @@
 //
 // A requirement is a list of terms separated by blanks, of which one must hold. A term is a list of
 // factors separated by commas, which must all hold. A factor is a property (cuda, driver, arch or
-// brand, in any case), an operator (= != < <= > >=) and a value. The language and its rules are those of
-// libnvidia-container (src/cli/dsl.c), except that the whole value is checked before any of it is
-// evaluated: libnvidia-container overlooks a malformed term behind one that holds.
+// brand, in any case), an operator (= != < <= > >=) and a value. The language and its rules are
+// those of libnvidia-container (src/cli/dsl.c), except that the whole value is checked before any
+// of it is evaluated: libnvidia-container overlooks a malformed term behind one that holds.
 package requirement
 
 import (
@@ -65,8 +65,8 @@ type Requirement struct {
 	Terms    []Term
 }
 
-// String is the canonical form of the requirement: one blank between terms, one comma between factors,
-// properties in lower case. Parsing it gives the same terms.
+// String is the canonical form of the requirement: one blank between terms, one comma between
+// factors, properties in lower case. Parsing it gives the same terms.
 func (r Requirement) String() string {
 	var b strings.Builder
 	for i, t := range r.Terms {
@@ -205,8 +205,8 @@ func isWord(s string) bool {
 }
 
 // CompareVersions compares two versions in dotted digits, group by group, as numbers of any size; a
-// missing group is zero. It gives -1, 0 or 1. Both must be well-formed, as the values are that [Parse]
-// accepts.
+// missing group is zero. It gives -1, 0 or 1. Both must be well-formed, as the values are that
+// [Parse] accepts.
 func CompareVersions(a, b string) int {
 	for a != "" || b != "" {
 		var x, y string
@@ -248,8 +248,8 @@ func (f Factor) holds(have string) bool {
 }
 
 // Evaluate tells whether the requirement holds. A factor about a property that is not known counts
-// as satisfied; assumed then names the properties on which the answer rests, sorted. It is nil where the
-// answer is certain.
+// as satisfied; assumed then names the properties on which the answer rests, sorted. It is nil
+// where the answer is certain.
 func (r Requirement) Evaluate(p Properties) (satisfied bool, assumed []string) {
 	if len(r.Terms) == 0 {
 		return true, nil

@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Compat is the forward compatibility package of an image: user-mode driver libraries that are newer
-// than the host's driver may be, in /usr/local/cuda/compat. Nothing in it is to be mounted or
+// Compat is the forward compatibility package of an image: user-mode driver libraries that are
+// newer than the host's driver may be, in /usr/local/cuda/compat. Nothing in it is to be mounted or
 // executed by us; it is for the container's own loader.
 type Compat struct {
 	// Dir is the directory in the container, links resolved, such as /usr/local/cuda-12.9/compat.
@@ -144,8 +144,8 @@ func soname(name string) bool {
 //
 // With a note the package is usable if it names the host's driver branch and is newer than the
 // host's driver; if the driver's version is not known, or the note names no branch (that of Orin
-// does not), if its CUDA version is newer than the host's. Without a note it is usable if its branch
-// is newer than the host's. Versions are compared number by number: 99 is older than 110.
+// does not), if its CUDA version is newer than the host's. Without a note it is usable if its
+// branch is newer than the host's. Versions are compared number by number: 99 is older than 110.
 //
 // These are the rules of the cuda-compat hook of the NVIDIA Container Toolkit
 // (cmd/nvidia-cdi-hook/cudacompat). They do not look at the board: the driver refuses

@@ -131,8 +131,8 @@ func TestFalseProc(t *testing.T) {
 	require.DirExists(t, host)
 }
 
-// TestHostInode: a root filesystem is not taken for the machine's because its number is that of the machine's root, as it
-// is where both are file systems of one kind.
+// TestHostInode: a root filesystem is not taken for the machine's because its number is that of the
+// machine's root, as it is where both are file systems of one kind.
 func TestHostInode(t *testing.T) {
 	host, _ := machine(t, tree{"rootfs": "dir"})
 	inPrivateMounts(t, func() {

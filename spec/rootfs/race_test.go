@@ -21,8 +21,8 @@ import (
 // rounds is how often each racing test tries; it bounds the tests, not a time.
 const rounds = 2000
 
-// swapping exchanges pairs of names as fast as it can while a test runs, as another container on the
-// same tree may do.
+// swapping exchanges pairs of names as fast as it can while a test runs, as another container on
+// the same tree may do.
 func swapping(t *testing.T, pairs [][2]string, test func()) {
 	t.Helper()
 	for _, p := range pairs {

@@ -21,7 +21,8 @@ import (
 //
 // Whatever is odd about the file is the same as if it were not there, so every error is an
 // [fs.ErrNotExist] too: it says why, and is meant for a debug line. Odd are: no such file, anything
-// but a regular file, one that is too large, that may not be read, or that shrinks while it is read.
+// but a regular file, one that is too large, that may not be read, or that shrinks while it is
+// read.
 func (f *FS) ReadFile(name string, max int64) ([]byte, error) {
 	data, err := f.readFile(name, max)
 	if err != nil {
@@ -79,8 +80,8 @@ func (f *FS) IsDir(name string) bool {
 	return true
 }
 
-// Kind returns the type and permissions of what the name stands for, links resolved in the root. There is false if
-// there is nothing, or nothing that can be looked at.
+// Kind returns the type and permissions of what the name stands for, links resolved in the root.
+// There is false if there is nothing, or nothing that can be looked at.
 func (f *FS) Kind(name string) (_ fs.FileMode, there bool) {
 	handle, err := f.open(name, 0, false)
 	if err != nil {
@@ -101,8 +102,8 @@ func (f *FS) ReadOnly() bool {
 	return unix.Fstatfs(f.root, &st) == nil && st.Flags&unix.ST_RDONLY != 0
 }
 
-// Size returns the size of a regular file without opening it. Links are resolved in the root. As with
-// [FS.ReadFile] every error is an [fs.ErrNotExist].
+// Size returns the size of a regular file without opening it. Links are resolved in the root. As
+// with [FS.ReadFile] every error is an [fs.ErrNotExist].
 func (f *FS) Size(name string) (int64, error) {
 	handle, err := f.open(name, 0, false)
 	if err != nil {
@@ -120,8 +121,8 @@ func (f *FS) Size(name string) (int64, error) {
 	return st.Size, nil
 }
 
-// IsRegular reports whether the name stands for a regular file, without opening it for reading. Links are resolved
-// in the root.
+// IsRegular reports whether the name stands for a regular file, without opening it for reading.
+// Links are resolved in the root.
 func (f *FS) IsRegular(name string) bool {
 	_, err := f.Size(name)
 	return err == nil

@@ -34,10 +34,10 @@
 // mounts a procfs of its own); here it takes 4 (6 the first time). The library adds 250 KiB to a
 // stripped static binary of 2 MiB; the calls add 12 KiB. The library has no way to say "not into
 // another mount", which writing needs, and it can neither make a link nor replace a file. Its own
-// procfs guards against a false /proc, which in the host's mount namespace is trusted; here /proc is
-// checked to be a procfs, and the reopened object to be the one that was examined. What remains in
-// the library's favor is its walk for kernels before 5.6, and for seccomp profiles that do not know
-// openat2: that is a short function here (walk.go), and both ways pass the same tests.
+// procfs guards against a false /proc, which in the host's mount namespace is trusted; here /proc
+// is checked to be a procfs, and the reopened object to be the one that was examined. What remains
+// in the library's favor is its walk for kernels before 5.6, and for seccomp profiles that do not
+// know openat2: that is a short function here (walk.go), and both ways pass the same tests.
 package rootfs
 
 import (

@@ -77,8 +77,8 @@ func TestHostRoot(t *testing.T) {
 	assert.Equal(t, tree{"old": "-> x"}, dump(t, dir))
 }
 
-// TestDescriptors shows that no call leaves a descriptor open, whether it succeeds or fails, and that
-// those kept are closed on exec.
+// TestDescriptors shows that no call leaves a descriptor open, whether it succeeds or fails, and
+// that those kept are closed on exec.
 func TestDescriptors(t *testing.T) {
 	root, _ := machine(t, tree{
 		"etc/debian_version": "12", "etc/fifo": "fifo", "loop": "-> loop", "up": "-> ../../../../etc",

@@ -20,9 +20,9 @@ import (
 )
 
 // tree is a directory tree: path to what is there. "-> target" is a link, "dir", "fifo", "socket"
-// and "device" (the null device, as root only) are those, "size N" is a sparse file of N bytes, "= path" is a hard link to a
-// path outside, and all else is the content of a file. A test can say HOST in it for the absolute path of the
-// host's tree.
+// and "device" (the null device, as root only) are those, "size N" is a sparse file of N bytes, "=
+// path" is a hard link to a path outside, and all else is the content of a file. A test can say
+// HOST in it for the absolute path of the host's tree.
 type tree map[string]string
 
 // hostTree stands for the machine outside of the root filesystem. Its directory is beside the root.
@@ -104,8 +104,8 @@ func build(t *testing.T, dir, host string, content tree) {
 	}
 }
 
-// dump is the inverse of build. Directories are listed with their permissions if these are not 0755,
-// or if they are empty; so are files if theirs are not 0644.
+// dump is the inverse of build. Directories are listed with their permissions if these are not
+// 0755, or if they are empty; so are files if theirs are not 0644.
 func dump(t *testing.T, dir string) tree {
 	t.Helper()
 	got := tree{}

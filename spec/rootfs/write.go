@@ -14,12 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Link makes dir/name a symbolic link to target, in a directory that must exist ([FS.MkdirAll]), and reports
-// whether that changed anything. Of what has the name already, only a link of which ours, given its target, says
-// that it is ours is replaced. Everything else is left alone, and the error is an [*OccupiedError].
+// Link makes dir/name a symbolic link to target, in a directory that must exist ([FS.MkdirAll]),
+// and reports whether that changed anything. Of what has the name already, only a link of which
+// ours, given its target, says that it is ours is replaced. Everything else is left alone, and the
+// error is an [*OccupiedError].
 //
-// The handle of the directory is kept for the next call, so that a link that is there already, as at
-// every start but a container's first, costs one system call, and a new one two.
+// The handle of the directory is kept for the next call, so that a link that is there already, as
+// at every start but a container's first, costs one system call, and a new one two.
 func (f *FS) Link(dir, name, target string, o Owner, ours func(target string) bool) (changed bool, err error) {
 	defer func() {
 		if err != nil {
@@ -44,7 +45,8 @@ func (f *FS) Link(dir, name, target string, o Owner, ours func(target string) bo
 	case !ours(old):
 		return false, occupied(d, dir, name)
 	default:
-		// Not in one step: that would take a temporary name, which a run that is killed leaves behind.
+		// Not in one step: that would take a temporary name, which a run that is killed leaves
+		// behind.
 		if err := unix.Unlinkat(d, name, 0); err != nil && err != unix.ENOENT {
 			return false, err
 		}
@@ -66,14 +68,16 @@ func (f *FS) Link(dir, name, target string, o Owner, ours func(target string) bo
 	return true, nil
 }
 
-// Update changes the content of a file, or makes it: change is given what the file has, nothing if it is no regular
-// file of at most max bytes that can be read, and whether it is one. The new content comes in a new file, with the
-// permissions and the owner given whatever the umask is, that takes the name by rename. Who does the same to this file
-// at the same time waits, so what neither of them takes away is there in the end; change may be called more than once.
-// Missing directories are made, as [FS.MkdirAll] does. A link of that name is replaced, not followed when written; what
+// Update changes the content of a file, or makes it: change is given what the file has, nothing if
+// it is no regular file of at most max bytes that can be read, and whether it is one. The new
+// content comes in a new file, with the permissions and the owner given whatever the umask is, that
+// takes the name by rename. Who does the same to this file at the same time waits, so what neither
+// of them takes away is there in the end; change may be called more than once. Missing directories
+// are made, as [FS.MkdirAll] does. A link of that name is replaced, not followed when written; what
 // is neither a link nor a regular file is left alone, and the error is an [*OccupiedError].
 //
-// A run that is killed may leave a file of a temporary name behind; the next one in this directory removes it.
+// A run that is killed may leave a file of a temporary name behind; the next one in this directory
+// removes it.
 func (f *FS) Update(
 	name string, max int64, perm fs.FileMode, o Owner, change func(old []byte, there bool) ([]byte, error),
 ) (err error) {
@@ -103,14 +107,15 @@ func (f *FS) Update(
 		if err != errAgain {
 			return err
 		}
-		// Another start writes it at this moment, for less than a millisecond if it is not held up. The image can
-		// lock a file for ever, so there is an end.
+		// Another start writes it at this moment, for less than a millisecond if it is not held up.
+		// The image can lock a file for ever, so there is an end.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: 200_000}, nil)
 	}
 	return f.write(t, false, byName)
 }
 
-// target is a file that is written: its directory's handle and name, its own name, and what it is to have.
+// target is a file that is written: its directory's handle and name, its own name, and what it is
+// to have.
 type target struct {
 	d         int
 	dir, name string
@@ -282,8 +287,9 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 	return err
 }
 
-// adopt gives a directory that was just made its permissions and its owner. The umask may have taken bits away. What
-// has more bits than we gave, another owner, or directories in it is not what we made.
+// adopt gives a directory that was just made its permissions and its owner. The umask may have
+// taken bits away. What has more bits than we gave, another owner, or directories in it is not what
+// we made.
 func (f *FS) adopt(made int, o Owner) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(made, &st); err != nil {
@@ -336,8 +342,8 @@ func (f *FS) forget() {
 	f.dir, f.dirName = -1, ""
 }
 
-// temporary makes a file of a temporary name, locked as long as it is open. The names are few, and one whose file
-// nobody has locked is left from a run that was killed: it goes away.
+// temporary makes a file of a temporary name, locked as long as it is open. The names are few, and
+// one whose file nobody has locked is left from a run that was killed: it goes away.
 func (f *FS) temporary(dir int) (name string, fd int, err error) {
 	const names = 4
 	for i := range names {
@@ -361,7 +367,8 @@ func (f *FS) temporary(dir int) (name string, fd int, err error) {
 		if err != nil {
 			continue
 		}
-		// Between these two calls another start may take it for a leftover. A file system without locks does without.
+		// Between these two calls another start may take it for a leftover. A file system without
+		// locks does without.
 		var made, there unix.Stat_t
 		locked := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err = unix.Fstat(fd, &made); err == nil {

@@ -345,8 +345,8 @@ func TestUpdateGivesUp(t *testing.T) {
 	assert.Equal(t, tree{"etc/f": "old"}, dump(t, root))
 }
 
-// TestLeftovers: what a run that was killed has left goes away, unless somebody is still writing it. What is no regular
-// file is not opened, and when all names are taken nothing is written.
+// TestLeftovers: what a run that was killed has left goes away, unless somebody is still writing
+// it. What is no regular file is not opened, and when all names are taken nothing is written.
 func TestLeftovers(t *testing.T) {
 	root, _ := machine(t, tree{
 		"d/f": "old", "d/.nvidia-container-runtime-0": "fifo", "d/.nvidia-container-runtime-1": "killed",
@@ -371,7 +371,8 @@ func TestLeftovers(t *testing.T) {
 	require.NoError(t, write(f, "d/f", []byte("newer"), 0o644, self()))
 }
 
-// TestOwner: what is created belongs to the owner asked for. Who may not do that creates nothing, and may lose a link of ours.
+// TestOwner: what is created belongs to the owner asked for. Who may not do that creates nothing,
+// and may lose a link of ours.
 func TestOwner(t *testing.T) {
 	o := Owner{UID: 100000, GID: 100001}
 	root, _ := machine(t, tree{"d/old": "-> old", "d/f": "old"})
@@ -415,8 +416,8 @@ func TestNotWritable(t *testing.T) {
 	refused(t, root, fs.ErrPermission)
 }
 
-// refused checks that nothing can be written in the directory d of the root, which holds a link l and
-// a file f.
+// refused checks that nothing can be written in the directory d of the root, which holds a link l
+// and a file f.
 func refused(t *testing.T, root string, reason error) {
 	t.Helper()
 	before := dump(t, root)
@@ -493,8 +494,8 @@ func TestOccupiedError(t *testing.T) {
 	assert.NotErrorIs(t, &OccupiedError{}, fs.ErrExist)
 }
 
-// BenchmarkSymlinks opens a root filesystem and asks for 60 links in one directory. Each costs one system
-// call if it is new, two if it is there already, as from the second round on here.
+// BenchmarkSymlinks opens a root filesystem and asks for 60 links in one directory. Each costs one
+// system call if it is new, two if it is there already, as from the second round on here.
 func BenchmarkSymlinks(b *testing.B) {
 	root := b.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "lib"), 0o755); err != nil {
@@ -514,7 +515,8 @@ func BenchmarkSymlinks(b *testing.B) {
 	}
 }
 
-// TestUpdateRaced: what comes into the place of the file while its new content is worked out is left alone.
+// TestUpdateRaced: what comes into the place of the file while its new content is worked out is
+// left alone.
 func TestUpdateRaced(t *testing.T) {
 	for _, content := range []tree{{"d/f": "old"}, {"d/x": "x"}} {
 		root, _ := machine(t, content)
@@ -536,7 +538,8 @@ func TestUpdateRaced(t *testing.T) {
 	}
 }
 
-// TestNotWhatWasMade: what takes the place of a link or a directory that was just made is not given away.
+// TestNotWhatWasMade: what takes the place of a link or a directory that was just made is not given
+// away.
 func TestNotWhatWasMade(t *testing.T) {
 	needRoot(t, "files of another user")
 	o := Owner{UID: 100000, GID: 100001}

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// usualPath are the directories of programs after those of the caller's PATH. The last ones are Flatcar's,
-// NixOS's, and that of Debian's alternatives, where TrueNAS has them alone.
+// usualPath are the directories of programs after those of the caller's PATH. The last ones are
+// Flatcar's, NixOS's, and that of Debian's alternatives, where TrueNAS has them alone.
 var usualPath = [...]string{
 	"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/bin", "/run/current-system/sw/bin",
 	"/usr/lib/nvidia/current",
@@ -29,15 +29,15 @@ func programDirs(o Options, libraryDirs []string) []string {
 
 // findBinaries looks for programs in the caller's PATH, in the usual directories, in the bin beside
 // each library directory, which is where the container operating systems have them
-// (/var/lib/nvidia/bin), and among the libraries. The first program of a name counts; in the container it is in
-// /usr/bin, as the classic runtime has it. A script counts only if there is no program: it starts one in
-// a place that the container lacks (Synology).
+// (/var/lib/nvidia/bin), and among the libraries. The first program of a name counts; in the
+// container it is in /usr/bin, as the classic runtime has it. A script counts only if there is no
+// program: it starts one in a place that the container lacks (Synology).
 //
 // A class brings only its own programs, not those of a class it implies: video gets no MPS daemon.
 //
-// The programs of NixOS and Guix need a loader from the host's store, which is never given. NixOS keeps the programs as
-// NVIDIA ships them, too, for containers: in the origBin beside bin (nvidia-x11/builder.sh in nixpkgs).
-// Where there is none, that is noted.
+// The programs of NixOS and Guix need a loader from the host's store, which is never given. NixOS
+// keeps the programs as NVIDIA ships them, too, for containers: in the origBin beside bin
+// (nvidia-x11/builder.sh in nixpkgs). Where there is none, that is noted.
 func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 	var dirs []string
 	add := func(name string) {

@@ -145,8 +145,8 @@ var binaries = [...]namedProgram{
 // libnvidia-gtk3, libnvidia-wayland-client.
 var graphicsWords = [...]string{"egl", "gbm", "gl", "gtk", "vk", "vulkan", "wayland", "x11", "xcb", "xlib"}
 
-// guessClass returns the class of a library of no known family, by its name without ".so". What a driver
-// of tomorrow adds is needed by CUDA, unless its name says graphics.
+// guessClass returns the class of a library of no known family, by its name without ".so". What a
+// driver of tomorrow adds is needed by CUDA, unless its name says graphics.
 func guessClass(stem string) Class {
 	parts := strings.FieldsFunc(strings.ToLower(strings.TrimPrefix(stem, "lib")), func(r rune) bool { return r == '-' || r == '_' })
 	for _, part := range parts {

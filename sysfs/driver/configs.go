@@ -16,9 +16,9 @@ import (
 // maxManifest is how much of a manifest is read. Those of drivers have less than 4 KiB.
 const maxManifest = 64 << 10
 
-// configs are the directories of configuration files, below /etc or a data directory, the
-// files in them, and where they go in the container. A pattern is one of [path.Match]; patterns take
-// what later drivers add (09_nvidia_wayland2.json). The places are those of the container toolkit.
+// configs are the directories of configuration files, below /etc or a data directory, the files in
+// them, and where they go in the container. A pattern is one of [path.Match]; patterns take what
+// later drivers add (09_nvidia_wayland2.json). The places are those of the container toolkit.
 var configs = [...]struct {
 	dir, base string
 	names     []string
@@ -33,8 +33,8 @@ var configs = [...]struct {
 	{"vulkansc/icd.d", "/etc", []string{"nvidia_icd_vksc.json", "nvidia_icd.ARCH.json"}},
 }
 
-// findConfigs looks for the configuration files of graphics in /etc and the data directories, those of
-// Vulkan also directly below the root, where Container-Optimized OS has them. The first of a
+// findConfigs looks for the configuration files of graphics in /etc and the data directories, those
+// of Vulkan also directly below the root, where Container-Optimized OS has them. The first of a
 // name counts. Those that name libraries by a path get other content, see [File].
 func findConfigs(t *tree, o Options, libs []File) []File {
 	if o.Classes&(Graphics|Display) == 0 {
@@ -54,7 +54,8 @@ func findConfigs(t *tree, o Options, libs []File) []File {
 	return files
 }
 
-// configDirs are the places of a directory of configuration files in the order in which they are looked into.
+// configDirs are the places of a directory of configuration files in the order in which they are
+// looked into.
 func configDirs(dir string, o Options) []string {
 	bases := []string{"/etc"}
 	if dirs := absolute(o.DataDirs); len(dirs) > 0 {
@@ -72,8 +73,8 @@ func configDirs(dir string, o Options) []string {
 	return bases
 }
 
-// localize gives a manifest content that names libraries as the container's loader finds them. RPM packages and
-// NixOS write the host's path of a library into it:
+// localize gives a manifest content that names libraries as the container's loader finds them. RPM
+// packages and NixOS write the host's path of a library into it:
 //
 //	"library_path": "/usr/lib64/libGLX_nvidia.so.0"
 //

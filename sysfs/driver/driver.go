@@ -70,10 +70,10 @@ type File struct {
 	Dest string
 	// Links are the further names of the file, sorted by name.
 	Links []Link
-	// Content, where it is not nil, is what the container gets at Dest instead of the file at Path: a
-	// manifest that names a library by a path of the host, with the SONAME in that path's place, so that
-	// the container's loader finds the library wherever it is put. Path then tells
-	// what it was made from. Only configuration files have it.
+	// Content, where it is not nil, is what the container gets at Dest instead of the file at Path:
+	// a manifest that names a library by a path of the host, with the SONAME in that path's place,
+	// so that the container's loader finds the library wherever it is put. Path then tells what it
+	// was made from. Only configuration files have it.
 	Content []byte
 }
 
@@ -152,8 +152,9 @@ func compareFiles(a, b File) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// isVersion reports whether s is a driver version: two or three groups of digits, the first of
-// at least two digits ("96.43.09", "550.54.14", "595.84"). So the "1.1" of WSL's libcuda.so.1.1 is none.
+// isVersion reports whether s is a driver version: two or three groups of digits, the first of at
+// least two digits ("96.43.09", "550.54.14", "595.84"). So the "1.1" of WSL's libcuda.so.1.1 is
+// none.
 func isVersion(s string) bool {
 	if len(s) > 32 {
 		return false

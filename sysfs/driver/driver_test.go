@@ -1244,7 +1244,8 @@ func TestFindOthers(t *testing.T) {
 	}
 }
 
-// What a manifest names has to be found by the container's loader: a path of the host becomes the SONAME.
+// What a manifest names has to be found by the container's loader: a path of the host becomes the
+// SONAME.
 func TestFindManifests(t *testing.T) {
 	const icd = "etc/vulkan/icd.d/nvidia_icd.json"
 	for _, tt := range []struct {
@@ -1336,8 +1337,9 @@ func TestErrors(t *testing.T) {
 		"/usr/lib/x86_64-linux-gnu, "), err.Error())
 }
 
-// packaged are the libraries in packages of the drivers from R470 to R615 (NVIDIA's installer and packages for Debian and
-// RHEL, those of Debian, Arch, Gentoo, openSUSE, negativo17 and Bottlerocket), and the classes that want them.
+// packaged are the libraries in packages of the drivers from R470 to R615 (NVIDIA's installer and
+// packages for Debian and RHEL, those of Debian, Arch, Gentoo, openSUSE, negativo17 and
+// Bottlerocket), and the classes that want them.
 var packaged = map[string]string{
 	"compute": "libcuda libcudadebugger libnvcuextend libnvidia-compiler libnvidia-compiler-next libnvidia-fatbinaryloader libnvidia-mncc libnvidia-nvvm " +
 		"libnvidia-nvvm70 libnvidia-opencl libnvidia-pkcs11 libnvidia-pkcs11-openssl3 libnvidia-ptxjitcompiler libnvidia-tileiras",
@@ -1406,7 +1408,8 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// The tree has to lead every name to where the root leads it, and otherwise to where the kernel would.
+// The tree has to lead every name to where the root leads it, and otherwise to where the kernel
+// would.
 func TestTree(t *testing.T) {
 	tree := files{
 		"a/b/file": "x", "a/link": "-> b", "a/up": "-> ../a/link/..", "abs": "-> /a/b", "out": "-> ../../../a/b/file",

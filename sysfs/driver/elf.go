@@ -16,8 +16,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-// Limits of what is read of one ELF file. Real libraries of the driver have about ten program headers,
-// forty dynamic entries and names of forty bytes.
+// Limits of what is read of one ELF file. Real libraries of the driver have about ten program
+// headers, forty dynamic entries and names of forty bytes.
 const (
 	elfPage       = 4096      // read in one go: header, program headers, notes
 	maxSegments   = 128       // program headers
@@ -56,8 +56,8 @@ func readELFFile(name string) (elfInfo, error) { return ofFile(name, readELF) }
 // ofFile calls read with a regular file and its size.
 func ofFile[T any](name string, read func(io.ReaderAt, int64) (T, error)) (T, error) {
 	var none T
-	// The caller saw a regular file. Should it have become something else, neither a link is followed
-	// nor does a named pipe block.
+	// The caller saw a regular file. Should it have become something else, neither a link is
+	// followed nor does a named pipe block.
 	var fd int
 	err := uninterrupted(func() (err error) {
 		fd, err = syscall.Open(name, syscall.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
@@ -138,7 +138,8 @@ func readELF(r io.ReaderAt, size int64) (elfInfo, error) {
 	return info, nil
 }
 
-// readNeeded reads the names of the libraries that a shared library needs (DT_NEEDED), in the file's order.
+// readNeeded reads the names of the libraries that a shared library needs (DT_NEEDED), in the
+// file's order.
 func readNeeded(r io.ReaderAt, size int64) ([]string, error) {
 	f, _, err := openELF(r, size, false)
 	if err != nil {
@@ -159,7 +160,8 @@ func readNeeded(r io.ReaderAt, size int64) ([]string, error) {
 	return names, nil
 }
 
-// readInterpreter reads the path of the loader that a program needs (PT_INTERP), "" for a static one.
+// readInterpreter reads the path of the loader that a program needs (PT_INTERP), "" for a static
+// one.
 func readInterpreter(r io.ReaderAt, size int64) (string, error) {
 	f, _, err := openELF(r, size, true)
 	if err != nil {
@@ -183,7 +185,8 @@ func readInterpreter(r io.ReaderAt, size int64) (string, error) {
 	return name, nil
 }
 
-// openELF reads the header and the program headers. What the loader would map has to be in the file.
+// openELF reads the header and the program headers. What the loader would map has to be in the
+// file.
 func openELF(r io.ReaderAt, size int64, program bool) (*elfFile, elfInfo, error) {
 	f := &elfFile{r: r, size: uint64(max(size, 0))}
 	page, err := f.read(0, min(f.size, elfPage))
@@ -356,8 +359,8 @@ func (f *elfFile) dynamic() (dynamicSection, error) {
 	return d, nil
 }
 
-// name reads a name of the dynamic section, which has to be one that a file in a directory can have. What
-// says which name it is, for errors.
+// name reads a name of the dynamic section, which has to be one that a file in a directory can
+// have. What says which name it is, for errors.
 func (f *elfFile) name(d dynamicSection, at uint64, what string) (string, error) {
 	if d.strtab == nil {
 		return "", fmt.Errorf("dynamic section: %s without a string table", what)
@@ -387,7 +390,8 @@ func (f *elfFile) name(d dynamicSection, at uint64, what string) (string, error)
 	return "", fmt.Errorf("offset %d: %s %s is not a file name", offset+at, what, quote(string(text[:end])))
 }
 
-// offsetOf returns where in the file an address is loaded from, and how many bytes of that segment follow.
+// offsetOf returns where in the file an address is loaded from, and how many bytes of that segment
+// follow.
 func (f *elfFile) offsetOf(address uint64) (offset, rest uint64, err error) {
 	for _, s := range f.segments {
 		if s.kind == ptLoad && address >= s.address && address-s.address < s.fileLen {

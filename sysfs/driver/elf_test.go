@@ -212,7 +212,8 @@ func edit(data []byte, offset int, by ...byte) []byte {
 
 func TestReadELFErrors(t *testing.T) {
 	good := writeELF(elfInfo{Arch: ldcache.X8664, SONAME: "libcuda.so.1"})
-	// The program headers begin at 64 and have 56 bytes; offset, address and length are at 8, 16 and 32.
+	// The program headers begin at 64 and have 56 bytes; offset, address and length are at 8, 16
+	// and 32.
 	const load, dynamic = 64, 64 + 56
 	huge := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}
 	at := bytes.Index(good, []byte("libcuda.so.1"))
@@ -265,8 +266,8 @@ func TestReadELFShrinks(t *testing.T) {
 	assert.Zero(t, got)
 }
 
-// The SONAMEs of the libraries of this machine have to be those that debug/elf reads, which goes by section
-// headers where we go by program headers.
+// The SONAMEs of the libraries of this machine have to be those that debug/elf reads, which goes by
+// section headers where we go by program headers.
 func TestReadELFOfThisMachine(t *testing.T) {
 	var names []string
 	for _, dir := range []string{"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"} {

@@ -48,8 +48,8 @@ func (e *NotFoundError) Error() string {
 	return text
 }
 
-// DamagedError says that libcuda or libnvidia-ml is there and cannot be loaded: it is empty, cut short, or
-// something else than a library.
+// DamagedError says that libcuda or libnvidia-ml is there and cannot be loaded: it is empty, cut
+// short, or something else than a library.
 type DamagedError struct {
 	Version string
 	Library string // path, a colon, and what is wrong

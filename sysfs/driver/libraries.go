@@ -25,8 +25,8 @@ const maxCache = 16 << 20
 // (up to the 410 branch) that works with the threads of Linux 2.6 and later.
 var tlsABI = [3]uint32{2, 3, 99}
 
-// anchors are the libraries that decide whether the driver is there: nothing of their class works without
-// them. They show that a directory has the driver, and of which version.
+// anchors are the libraries that decide whether the driver is there: nothing of their class works
+// without them. They show that a directory has the driver, and of which version.
 var anchors = [...]struct {
 	stem  string
 	class Class
@@ -46,8 +46,8 @@ func anchorOf(stem string) int {
 }
 
 // ownVersion are the beginnings of libraries that come with the driver but count their own
-// versions: libnvidia-egl-gbm.so.1.1.2, libnvidia-nvvm70.so.4, libnvidia-api.so.1. In R470 and R510 it is
-// libnvidia-nvvm.so.4.0.0, in later branches it has the driver's version.
+// versions: libnvidia-egl-gbm.so.1.1.2, libnvidia-nvvm70.so.4, libnvidia-api.so.1. In R470 and R510
+// it is libnvidia-nvvm.so.4.0.0, in later branches it has the driver's version.
 var ownVersion = [...]string{"libnvidia-api", "libnvidia-egl-", "libnvidia-nvvm"}
 
 // libraryKey is what makes two files the same library. Own versions are left out of name.
@@ -138,9 +138,10 @@ func (f *finder) find() error {
 // complete reports whether the anchors of an architecture were found.
 func (f *finder) complete(which int) bool { return f.anchored[which] == [2]bool{true, true} }
 
-// judge decides whether what was found can be given. An anchor that is asked for has to be there, of the kernel
-// module's version and intact: a container that starts without it fails later, and says less. Some
-// hosts have one of them alone, because its package is not installed; that is noted.
+// judge decides whether what was found can be given. An anchor that is asked for has to be there,
+// of the kernel module's version and intact: a container that starts without it fails later, and
+// says less. Some hosts have one of them alone, because its package is not installed; that is
+// noted.
 func (f *finder) judge() error {
 	var lacking []int
 	for i, a := range anchors {
@@ -169,8 +170,8 @@ func (f *finder) judge() error {
 	return nil
 }
 
-// readCache reads the loader's cache and returns the directories in it that have the driver. A cache
-// that cannot be used is passed over, as the loader does.
+// readCache reads the loader's cache and returns the directories in it that have the driver. A
+// cache that cannot be used is passed over, as the loader does.
 func (f *finder) readCache() []string {
 	name := f.o.Cache
 	if name == "" {
@@ -221,11 +222,11 @@ func (f *finder) isWanted(flags int32) bool {
 	return slices.ContainsFunc(f.arches, func(a ldcache.Arch) bool { return a.Flags() == flags })
 }
 
-// usual64 and usual32 are the directories of libraries, where they are found without a cache. T stands
-// for the multiarch triplet, M for the machine as in uname -m, B for the branch (the version
-// up to the first dot), V for the version. They are those of distributions and of operating
-// systems made for containers: Debian and Ubuntu with their alternatives and old packages, RHEL and
-// SUSE, Arch, NixOS, Talos, Container-Optimized OS and GKE, Flatcar, Bottlerocket.
+// usual64 and usual32 are the directories of libraries, where they are found without a cache. T
+// stands for the multiarch triplet, M for the machine as in uname -m, B for the branch (the version
+// up to the first dot), V for the version. They are those of distributions and of operating systems
+// made for containers: Debian and Ubuntu with their alternatives and old packages, RHEL and SUSE,
+// Arch, NixOS, Talos, Container-Optimized OS and GKE, Flatcar, Bottlerocket.
 var (
 	usual64 = [...]string{
 		"/usr/lib/T",
@@ -273,7 +274,8 @@ var (
 	}
 )
 
-// usualDirs are the usual directories of the libraries of one architecture and one version of the driver.
+// usualDirs are the usual directories of the libraries of one architecture and one version of the
+// driver.
 func usualDirs(arch ldcache.Arch, version string) []string {
 	branch, _, _ := strings.Cut(version, ".")
 	expand := strings.NewReplacer("T", arch.Triplet(), "M", string(arch), "B", branch, "V", version)
@@ -357,7 +359,8 @@ func (f *finder) scan(dir string) {
 }
 
 // plain takes those libraries that a package has as one file with the SONAME's name and no other:
-// libGLX_nvidia.so.0. That they are of the driver's version tell the libraries of that version which they need.
+// libGLX_nvidia.so.0. That they are of the driver's version tell the libraries of that version
+// which they need.
 func (f *finder) plain(dir string, names []string) {
 	for _, name := range names {
 		stem := stemOf(name)
@@ -509,8 +512,8 @@ func (f *finder) take(n node, dir string, key libraryKey, file File, wanted bool
 		f.index[key] = len(f.libs)
 		f.libs = append(f.libs, file)
 	case stem == "libnvidia-tls" && f.elves[f.libs[at].Path].ABI != tlsABI && info.ABI == tlsABI:
-		// Of the two, it is the one with the right note. With a single one there is nothing to choose,
-		// and a driver without notes works as well.
+		// Of the two, it is the one with the right note. With a single one there is nothing to
+		// choose, and a driver without notes works as well.
 		file.Links = f.libs[at].Links
 		f.libs[at] = file
 	}
@@ -585,8 +588,8 @@ func compareVersions(a, b string) int {
 }
 
 // links returns the further names of a library: its SONAME, its development name, and what its
-// users expect beside these. A library that is its own SONAME is linked with by no program, so that its
-// development name is given only if the driver's directory has it.
+// users expect beside these. A library that is its own SONAME is linked with by no program, so that
+// its development name is given only if the driver's directory has it.
 func (f *finder) links(file File, dir string) []Link {
 	stem := stemOf(file.Name)
 	development := stem + ".so"
@@ -613,7 +616,8 @@ func (f *finder) links(file File, dir string) []Link {
 	return links
 }
 
-// refuse keeps a library that cannot be used and the reason, for the message should nothing be found.
+// refuse keeps a library that cannot be used and the reason, for the message should nothing be
+// found.
 func (f *finder) refuse(name, reason string) {
 	const most = 8
 	if len(f.refused) < most {

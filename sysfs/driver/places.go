@@ -10,8 +10,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Places are the absolute names below a root where [Find] looks for the driver's files, whether they are there
-// or not, each once and in its order.
+// Places are the absolute names below a root where [Find] looks for the driver's files, whether
+// they are there or not, each once and in its order.
 type Places struct {
 	Libraries []string // directories of libraries; their "tls", "vdpau" and "gbm" belong to them
 	Programs  []string // directories of programs
@@ -21,8 +21,8 @@ type Places struct {
 	Sockets   []string // sockets of daemons
 }
 
-// PlacesOf returns the places for the options. libraryDirs are directories of libraries that are known beside
-// the usual ones, such as those that the loader's cache names.
+// PlacesOf returns the places for the options. libraryDirs are directories of libraries that are
+// known beside the usual ones, such as those that the loader's cache names.
 func PlacesOf(root sysfs.Root, o Options, libraryDirs ...string) (Places, error) {
 	arches, err := o.arches()
 	if err != nil {

@@ -40,8 +40,8 @@ func findSockets(t *tree, o Options) []File {
 
 // findMPS looks for the directory of the sockets of the multi-process service.
 //
-// Its usual place is in /tmp, where every user of the machine may put a directory or a link of that name,
-// and exchange it again before it is mounted. So a link is not followed there, and the
+// Its usual place is in /tmp, where every user of the machine may put a directory or a link of that
+// name, and exchange it again before it is mounted. So a link is not followed there, and the
 // directory has to belong to root or to us.
 func findMPS(t *tree, name string) (File, bool) {
 	if name == "" {

@@ -52,8 +52,9 @@ func newTree(root sysfs.Root) *tree {
 	}
 }
 
-// blame remembers an error that says nothing about what the root has: the disk fails, or the machine is out of
-// memory or descriptors. Without it a file of the driver would silently be taken for absent.
+// blame remembers an error that says nothing about what the root has: the disk fails, or the
+// machine is out of memory or descriptors. Without it a file of the driver would silently be taken
+// for absent.
 func (t *tree) blame(err error) {
 	for _, absent := range []error{
 		fs.ErrNotExist, fs.ErrPermission, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG,
@@ -68,7 +69,8 @@ func (t *tree) blame(err error) {
 	}
 }
 
-// note keeps a sentence for the operator, once. If it is about an error of the machine, that is blamed.
+// note keeps a sentence for the operator, once. If it is about an error of the machine, that is
+// blamed.
 func (t *tree) note(format string, args ...any) {
 	for _, arg := range args {
 		var errno syscall.Errno
@@ -197,7 +199,8 @@ func (t *tree) stat(n node) (node, bool) {
 	return n, true
 }
 
-// uninterrupted repeats a call until no signal interrupts it, which can happen on FUSE and network file systems.
+// uninterrupted repeats a call until no signal interrupts it, which can happen on FUSE and network
+// file systems.
 func uninterrupted(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, syscall.EINTR) {

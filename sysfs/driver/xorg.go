@@ -27,9 +27,9 @@ var xorgDirs = [...]struct {
 	{"/usr/X11R6/lib64/modules", "drivers", "extensions"},
 }
 
-// findXorg looks for the modules of the X server. They stay at the host's place, which is what a ModulePath in
-// the configuration file names. nvidia_drv.so has no version in its name: it is taken only
-// from a tree whose GLX module is of the driver's version (libglxserver_nvidia.so.<version>,
+// findXorg looks for the modules of the X server. They stay at the host's place, which is what a
+// ModulePath in the configuration file names. nvidia_drv.so has no version in its name: it is taken
+// only from a tree whose GLX module is of the driver's version (libglxserver_nvidia.so.<version>,
 // libglx.so.<version> up to the 390 branch). RPM packages have that module as
 // libglxserver_nvidia.so alone.
 func findXorg(t *tree, o Options, libraryDirs []string) []File {
@@ -106,8 +106,8 @@ func xorgModules(t *tree, o Options, drivers, extensions string) []File {
 	return files
 }
 
-// checkModule tells why a module cannot be given: it is damaged, built for another machine, or needs
-// libraries of another version of the driver.
+// checkModule tells why a module cannot be given: it is damaged, built for another machine, or
+// needs libraries of another version of the driver.
 func checkModule(t *tree, o Options, n node) error {
 	name := t.root.Path(n.path)
 	info, err := readELFFile(name)

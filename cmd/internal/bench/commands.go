@@ -203,8 +203,8 @@ func commands(g *ground, o options, out io.Writer) error {
 	return nil
 }
 
-// withPath is our environment with a directory before those of PATH. No name is in it twice: of that, programs take
-// the first or the last.
+// withPath is our environment with a directory before those of PATH. No name is in it twice: of
+// that, programs take the first or the last.
 func withPath(dir string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "PATH=") })
 	return append(env, "PATH="+dir+":"+os.Getenv("PATH"))

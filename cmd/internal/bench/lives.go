@@ -209,8 +209,8 @@ func lifeAlone(request string, out io.Writer) error {
 	for round := range l.Rounds + warm {
 		for i := range l.Ways {
 			n := (i + round) % len(l.Ways)
-			// What a life leaves is removed after all of them: a file system may look again at each inode that it
-			// has freed before it gives a new one.
+			// What a life leaves is removed after all of them: a file system may look again at each
+			// inode that it has freed before it gives a new one.
 			d, err := l.once(l.Ways[n], lower, fmt.Sprintf("bench-%d-%d-%d", os.Getpid(), round, n), &results[n])
 			if err != nil {
 				return fmt.Errorf("%s: %w", l.Ways[n].Name, err)

@@ -9,7 +9,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// SetRoot has the options name the machine whose root directory is dir, which may be relative. "" changes nothing.
+// SetRoot has the options name the machine whose root directory is dir, which may be relative. ""
+// changes nothing.
 func (o *Options) SetRoot(dir string) error {
 	if dir == "" {
 		return nil
@@ -21,8 +22,9 @@ func (o *Options) SetRoot(dir string) error {
 	return err
 }
 
-// Generate describes the machine that the options name, and tells what it leaves out. Programs of the driver are looked
-// for in the usual directories alone: what is in the file is not to depend on the PATH of the one who makes it.
+// Generate describes the machine that the options name, and tells what it leaves out. Programs of
+// the driver are looked for in the usual directories alone: what is in the file is not to depend on
+// the PATH of the one who makes it.
 func Generate(environ []string, o Options) (File, []string, error) {
 	classes, err := o.Classes()
 	if err != nil {
@@ -57,8 +59,8 @@ type Checked struct {
 	Notes       []string     `json:"notes,omitempty"` // what [Generate] left out
 }
 
-// Check generates a file anew, of the machine below dir if that is given, and compares the two. Of found, the files
-// that engines read, it tells which take devices away.
+// Check generates a file anew, of the machine below dir if that is given, and compares the two. Of
+// found, the files that engines read, it tells which take devices away.
 func Check(environ []string, dir string, found []Found, name string, f File) (Checked, error) {
 	o := f.Record.Options
 	if err := o.SetRoot(dir); err != nil {

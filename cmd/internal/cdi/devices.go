@@ -15,9 +15,9 @@ type Device struct {
 	Remark string `json:"remark,omitempty"` // why no engine gives it as this file describes it
 }
 
-// Devices lists the devices of files, which are in the order of [ReadDirs]. Of a name that two files of one
-// directory have, engines give no device, not even one of another directory; else the file in the later directory
-// counts (pkg/cdi in the CDI library).
+// Devices lists the devices of files, which are in the order of [ReadDirs]. Of a name that two
+// files of one directory have, engines give no device, not even one of another directory; else the
+// file in the later directory counts (pkg/cdi in the CDI library).
 func Devices(found []Found) []Device {
 	type place struct{ device, dir string }
 	devices := []Device{}

@@ -4,55 +4,62 @@
 // Package configure is "nvsysfs configure": it registers nvidia-container-runtime.experimental with
 // Docker, containerd, CRI-O or podman, and unregisters it.
 //
-// It edits the engines' files as text and keeps everything else byte for byte, including comments, order and
-// unknown keys; where that is impossible (an inline table, a multi-line value) it reports the line and changes nothing.
-// The new text is parsed and compared with the intended result before it is written. Files are replaced by rename, with
-// the old mode and owner; links and special files are refused. A second run changes nothing. --remove restores the
-// previous bytes, and removes a file that did not exist before.
+// It edits the engines' files as text and keeps everything else byte for byte, including comments,
+// order and unknown keys; where that is impossible (an inline table, a multi-line value) it reports
+// the line and changes nothing. The new text is parsed and compared with the intended result before
+// it is written. Files are replaced by rename, with the old mode and owner; links and special files
+// are refused. A second run changes nothing. --remove restores the previous bytes, and removes a
+// file that did not exist before.
 //
 // # Files
 //
-// Docker: /etc/docker/daemon.json, "runtimes" and "default-runtime". dockerd rejects unknown keys, so replaced values
-// are kept in daemon.json.nvsysfs-NAME. dockerd does not start if a key is also given as a flag.
+// Docker: /etc/docker/daemon.json, "runtimes" and "default-runtime". dockerd rejects unknown keys,
+// so replaced values are kept in daemon.json.nvsysfs-NAME. dockerd does not start if a key is also
+// given as a flag.
 //
 // containerd: /etc/containerd/config.toml, the CRI plugin's table, whose name depends on the file's
 // version: plugins.cri in version 1, plugins."io.containerd.grpc.v1.cri" in 2,
-// plugins."io.containerd.cri.v1.runtime" in 3 and 4. Imported files are read after it. containerd 1.x replaces a
-// plugin's whole table by that of an imported file (mergeConfig in services/server/config/config.go up to 1.7), so a
-// drop-in would drop its CRI configuration; 2.0 and later merge key by key (cmd/containerd/server/config/config.go).
-// Versions 3 and 4 need containerd 2.0 and 2.3. So a drop-in, 99-NAME.toml, is written only if config.toml has version
-// 3 or later and imports a directory's *.toml, as in the output of "containerd config default" since 2.2
-// (/etc/containerd/conf.d/*.toml); otherwise config.toml itself is edited. Without imports, conf.d is not read. In
-// containerd 1.x, a file with any table below runtimes loses the built-in runtimes.runc (seen in 1.6.20 with
-// "containerd config dump"), so that table is added if missing. For files without a version see form.
+// plugins."io.containerd.cri.v1.runtime" in 3 and 4. Imported files are read after it. containerd
+// 1.x replaces a plugin's whole table by that of an imported file (mergeConfig in
+// services/server/config/config.go up to 1.7), so a drop-in would drop its CRI configuration; 2.0
+// and later merge key by key (cmd/containerd/server/config/config.go). Versions 3 and 4 need
+// containerd 2.0 and 2.3. So a drop-in, 99-NAME.toml, is written only if config.toml has version 3
+// or later and imports a directory's *.toml, as in the output of "containerd config default" since
+// 2.2 (/etc/containerd/conf.d/*.toml); otherwise config.toml itself is edited. Without imports,
+// conf.d is not read. In containerd 1.x, a file with any table below runtimes loses the built-in
+// runtimes.runc (seen in 1.6.20 with "containerd config dump"), so that table is added if missing.
+// For files without a version see form.
 //
-// A runtime of the same name that is another program is left alone without --replace: NVIDIA's toolkit container also
-// registers nvidia-experimental. --remove restores what was replaced.
+// A runtime of the same name that is another program is left alone without --replace: NVIDIA's
+// toolkit container also registers nvidia-experimental. --remove restores what was replaced.
 //
 // Kubernetes distributions with a containerd of their own: see distribution.
 //
-// CRI-O: /etc/crio/crio.conf.d/99-NAME.conf. CRI-O merges all files there in the order of their names (UpdateFromPath
-// in pkg/config/config.go). For a container without a handler's name it asks the current default runtime
-// (getRuntimeHandler in internal/oci), not the one that started it. So a new default gets the state directory and
-// conmon of the old one, and executes its program, by a registration with its own settings: see LoadConfig in
-// cmd/internal/plan.
+// CRI-O: /etc/crio/crio.conf.d/99-NAME.conf. CRI-O merges all files there in the order of their
+// names (UpdateFromPath in pkg/config/config.go). For a container without a handler's name it asks
+// the current default runtime (getRuntimeHandler in internal/oci), not the one that started it. So
+// a new default gets the state directory and conmon of the old one, and executes its program, by a
+// registration with its own settings: see LoadConfig in cmd/internal/plan.
 //
-// podman: /etc/containers/containers.conf.d/99-NAME.conf, which rootless podman also reads. A list replaces that of an
-// earlier file, so runtime_supports_json repeats podman's built-in names and those of earlier files. The key makes
-// podman request a JSON log from the runtime and show its last error.
+// podman: /etc/containers/containers.conf.d/99-NAME.conf, which rootless podman also reads. A list
+// replaces that of an earlier file, so runtime_supports_json repeats podman's built-in names and
+// those of earlier files. The key makes podman request a JSON log from the runtime and show its
+// last error.
 //
 // # docker run --gpus
 //
-// dockerd knows --gpus only if, when it starts, exec.LookPath finds "nvidia-container-runtime-hook" in its
-// PATH (daemon/nvidia_linux.go in moby 19.03 to 28.0, daemon/devices_nvidia_linux.go later). Else
-// docker run fails with: could not select device driver "" with capabilities: [[gpu]]. With it, dockerd
-// appends NVIDIA_VISIBLE_DEVICES (the ids; 0 to n-1 for a number; all) and NVIDIA_DRIVER_CAPABILITIES (of
-// compute, compat32, graphics, utility, video, display those that were named) to the container's environment, and
-// a prestart hook of that path with the arguments "nvidia-container-runtime-hook prestart". The runtime
-// acts on the variables and drops the hook. Since moby 29, an "nvidia-cdi-hook" in PATH is enough as well, and is tried
-// first: then --gpus asks for CDI devices of nvidia.com/gpu, and this runtime has no part in it.
+// dockerd knows --gpus only if, when it starts, exec.LookPath finds "nvidia-container-runtime-hook"
+// in its PATH (daemon/nvidia_linux.go in moby 19.03 to 28.0, daemon/devices_nvidia_linux.go later).
+// Else docker run fails with: could not select device driver "" with capabilities: [[gpu]]. With
+// it, dockerd appends NVIDIA_VISIBLE_DEVICES (the ids; 0 to n-1 for a number; all) and
+// NVIDIA_DRIVER_CAPABILITIES (of compute, compat32, graphics, utility, video, display those that
+// were named) to the container's environment, and a prestart hook of that path with the arguments
+// "nvidia-container-runtime-hook prestart". The runtime acts on the variables and drops the hook.
+// Since moby 29, an "nvidia-cdi-hook" in PATH is enough as well, and is tried first: then --gpus
+// asks for CDI devices of nvidia.com/gpu, and this runtime has no part in it.
 //
-// "configure docker --gpus" installs a script of that name to /usr/bin, unless there is one. A container started with
+// "configure docker --gpus" installs a script of that name to /usr/bin, unless there is one. A
+// container started with
 // --gpus but another runtime runs it as a hook, and fails with its message.
 package configure
 
@@ -144,8 +151,8 @@ func (f *Flags) Define(engine string, flags *flag.FlagSet) {
 	}
 }
 
-// Run registers the runtime with the engine. It writes what it did, or a diff, to stdout, and warnings to stderr.
-// Errors about flags wrap [ErrUsage].
+// Run registers the runtime with the engine. It writes what it did, or a diff, to stdout, and
+// warnings to stderr. Errors about flags wrap [ErrUsage].
 func Run(f Flags, stdout, stderr io.Writer) error {
 	o, root, dryRun, class := f.options, f.root, f.dryRun, f.class
 	engine := engines[o.engine]
@@ -280,9 +287,9 @@ func CheckName(name string) error {
 	return nil
 }
 
-// FindRuntime finds the runtime to register: an absolute path inside the root, by default next to this program or in
-// /usr/bin. With a path that does not exist, CRI-O would not start, and other engines would fail only when they start a
-// container.
+// FindRuntime finds the runtime to register: an absolute path inside the root, by default next to
+// this program or in /usr/bin. With a path that does not exist, CRI-O would not start, and other
+// engines would fail only when they start a container.
 func FindRuntime(root sysfs.Root, given string) (string, error) {
 	candidates := []string{given}
 	if given == "" {
@@ -327,8 +334,8 @@ func executable(root sysfs.Root, name string) error {
 	return nil
 }
 
-// runtimeClass returns the Kubernetes object that a pod's runtimeClassName refers to; its handler is the name of the
-// runtime in the engine's configuration.
+// runtimeClass returns the Kubernetes object that a pod's runtimeClassName refers to; its handler
+// is the name of the runtime in the engine's configuration.
 func runtimeClass(o options) (string, error) {
 	if !only(o.name, lower+digits+"-") || strings.HasSuffix(o.name, "-") {
 		return "", fmt.Errorf("--name %s: Kubernetes allows lowercase letters, digits and inner - in a handler", o.name)

@@ -121,7 +121,8 @@ func containerd(o options) (plan, error) {
 		}
 	}
 
-	// The new entry copies options such as SystemdCgroup from the default runtime. Files are in containerd's order.
+	// The new entry copies options such as SystemdCgroup from the default runtime. Files are in
+	// containerd's order.
 	trees := append([]importedFile{{name, doc.tree}}, imported...)
 	if importing != nil {
 		trees = append([]importedFile{{importer.name, importer.tree}}, trees...)
@@ -215,8 +216,9 @@ func containerd(o options) (plan, error) {
 	return p, nil
 }
 
-// defaultTable handles the table default_runtime, deprecated since containerd 1.3 and read by all of 1.x, which
-// overrides default_runtime_name (pkg/cri/config: ValidatePluginConfig). In the edited file its program is replaced.
+// defaultTable handles the table default_runtime, deprecated since containerd 1.3 and read by all
+// of 1.x, which overrides default_runtime_name (pkg/cri/config: ValidatePluginConfig). In the
+// edited file its program is replaced.
 func defaultTable(trees []importedFile, target string, cri []string, o options) ([]setting, error) {
 	path := append(slices.Clone(cri), "default_runtime")
 	var settings []setting
@@ -243,9 +245,10 @@ type form struct {
 
 // form finds the form of a file, and whether the installed containerd reads it.
 //
-// containerd 1.x applies the last version given in any file, by default 1, to all files; tables with the names of
-// another version are ignored (1) or prevent its start (2). containerd 2.x converts each file by its own version, or by
-// the names in it if it has none. Observed with "containerd config dump" of 1.6.20, 1.7.29 and 2.4.2.
+// containerd 1.x applies the last version given in any file, by default 1, to all files; tables
+// with the names of another version are ignored (1) or prevent its start (2). containerd 2.x
+// converts each file by its own version, or by the names in it if it has none. Observed with
+// "containerd config dump" of 1.6.20, 1.7.29 and 2.4.2.
 func (o options) form(d document, imported []importedFile, importer importedFile) (form, error) {
 	if len(d.list) == 0 && importer.tree == nil && (len(imported) == 0 || o.dropInVersion > 0) {
 		if o.dropInVersion > 0 {
@@ -348,7 +351,8 @@ func (o options) importer(name string) (main importedFile, imported *importedFil
 	return importedFile{}, nil
 }
 
-// installed returns the major version of the installed containerd from its Go build information, 0 if unknown.
+// installed returns the major version of the installed containerd from its Go build information, 0
+// if unknown.
 func (o options) installed(names ...string) int {
 	for _, name := range names {
 		f, err := o.root.Open(strings.TrimPrefix(name, "/"))
@@ -380,8 +384,9 @@ type importedFile struct {
 	tree map[string]any
 }
 
-// readImports recursively reads the imports of a file in containerd's order: a pattern with * matches sorted names, a
-// relative one starts at the file's directory. Unreadable files are warnings: containerd would not start either.
+// readImports recursively reads the imports of a file in containerd's order: a pattern with *
+// matches sorted names, a relative one starts at the file's directory. Unreadable files are
+// warnings: containerd would not start either.
 func readImports(o options, main string, tree map[string]any) (files []importedFile, warnings []string) {
 	seen := map[string]bool{main: true}
 	pending := []importedFile{{main, tree}}
@@ -484,8 +489,8 @@ func enter(f file, o options, reg registration, settings []setting) (file, error
 	return f, nil
 }
 
-// withdraw undoes enter: it removes a file that enter created, keeps entries of other programs, and restores what enter
-// replaced.
+// withdraw undoes enter: it removes a file that enter created, keeps entries of other programs, and
+// restores what enter replaced.
 func withdraw(f file, name string, reg registration, settings []setting, p *plan) (file, error) {
 	if f.info == nil {
 		return f, nil

@@ -46,8 +46,8 @@ func crio(o options) (plan, error) {
 		p.reached = "all pods use it"
 	}
 
-	// Without monitor_path CRI-O looks for conmon in its PATH, and does not start if there is none: copy this and other
-	// settings from the default runtime.
+	// Without monitor_path CRI-O looks for conmon in its PATH, and does not start if there is none:
+	// copy this and other settings from the default runtime.
 	files, warnings := readFiles(o, "/etc/crio/crio.conf", dir, "")
 	p.warnings = append(p.warnings, warnings...)
 	def := ""
@@ -93,7 +93,8 @@ func crio(o options) (plan, error) {
 		"runtime_path", "runtime_type", "runtime_config_path", "platform_runtime_paths", "inherit_default_runtime",
 	}
 	if o.setDefault {
-		// CRI-O asks its current default runtime about pods that an earlier default started: ours has to execute it.
+		// CRI-O asks its current default runtime about pods that an earlier default started: ours
+		// has to execute it.
 		switch {
 		case def == "":
 			return plan{}, errors.New("CRI-O's files do not name its default runtime (crun since CRI-O 1.31, runc before), " +

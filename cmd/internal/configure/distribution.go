@@ -12,11 +12,13 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// distribution is a Kubernetes distribution whose own containerd does not read /etc/containerd/config.toml.
+// distribution is a Kubernetes distribution whose own containerd does not read
+// /etc/containerd/config.toml.
 //
-// k3s and RKE2 generate config.toml at each start, from the Go template config.toml.tmpl (containerd 1.x) or
-// config-v3.toml.tmpl (2.x) next to it, if any, which can include their built-in template as "base" (since September
-// 2023). With containerd 2.x config.toml imports config-v3.toml.d/*.toml (pkg/agent/templates in k3s).
+// k3s and RKE2 generate config.toml at each start, from the Go template config.toml.tmpl
+// (containerd 1.x) or config-v3.toml.tmpl (2.x) next to it, if any, which can include their
+// built-in template as "base" (since September 2023). With containerd 2.x config.toml imports
+// config-v3.toml.d/*.toml (pkg/agent/templates in k3s).
 //
 // k0s generates /run/k0s/containerd-cri.toml from the files in /etc/k0s/containerd.d, as long as
 // /etc/k0s/containerd.toml says that it is managed (pkg/component/worker/containerd in k0s).
@@ -113,8 +115,8 @@ func templateLine(text []byte) int {
 // base includes the built-in template of k3s or RKE2.
 const base = "{{ template \"base\" . }}\n"
 
-// planTemplate adds the runtime to the template, or shows what to add. As a template is not TOML, only our block at its
-// end is parsed.
+// planTemplate adds the runtime to the template, or shows what to add. As a template is not TOML,
+// only our block at its end is parsed.
 func (d distribution) planTemplate(o options, p plan, version int) (plan, error) {
 	f, err := look(o.root, d.template)
 	if err != nil {

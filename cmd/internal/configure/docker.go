@@ -14,8 +14,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// A daemon.json that we create, and what remains of it. An empty object of the user's is never mistaken for it: our
-// entry there is indented by four blanks.
+// A daemon.json that we create, and what remains of it. An empty object of the user's is never
+// mistaken for it: our entry there is indented by four blanks.
 const (
 	emptyDaemon = "{\n}"
 	ownIndent   = "  "
@@ -90,7 +90,8 @@ type memorized struct {
 	Program string `json:"program,omitempty"` // ours, unless its name tells
 }
 
-// foreignRuntime returns another program that has our runtime's name, "" if there is none or the file cannot be edited.
+// foreignRuntime returns another program that has our runtime's name, "" if there is none or the
+// file cannot be edited.
 func foreignRuntime(data []byte, o options, was memorized) string {
 	entry, err := jsonMember(bytes.TrimPrefix(data, []byte(bom)), "runtimes", o.name)
 	if err != nil || entry.Kind() != rawjson.Object || was.Runtime != "" {
@@ -213,7 +214,8 @@ func addRuntime(data []byte, there bool, o options, was *memorized) (out []byte,
 	return append([]byte(head), doc.text...), verifyDaemon(doc.text, want)
 }
 
-// removeRuntime returns daemon.json without the runtime; nil if we created it and it has nothing else.
+// removeRuntime returns daemon.json without the runtime; nil if we created it and it has nothing
+// else.
 func removeRuntime(data []byte, name string, was memorized) ([]byte, error) {
 	head := ""
 	if bytes.HasPrefix(data, []byte(bom)) {
@@ -291,8 +293,8 @@ func removeRuntime(data []byte, name string, was memorized) ([]byte, error) {
 	return append([]byte(head), doc.text...), nil
 }
 
-// jsonMember finds a value by its path of keys; the zero Value if there is none. Keys that dockerd might read
-// differently, duplicates and other cases, are errors.
+// jsonMember finds a value by its path of keys; the zero Value if there is none. Keys that dockerd
+// might read differently, duplicates and other cases, are errors.
 func jsonMember(data []byte, keys ...string) (rawjson.Value, error) {
 	v, err := rawjson.Parse(data)
 	if err != nil {

@@ -39,7 +39,8 @@ BinaryName = "/usr/bin/nvidia-container-runtime.experimental"
 # END nvsysfs configure gpu
 `
 
-// TestSetKeys edits texts, and where there was no entry of ours takes the edit back: the same bytes.
+// TestSetKeys edits texts, and where there was no entry of ours takes the edit back: the same
+// bytes.
 func TestSetKeys(t *testing.T) {
 	// What follows the default runtime's line in files that have its table.
 	tail := "\n" + block[:strings.Index(block, "[")] + block[strings.Index(block, "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.gpu]\n"):]
@@ -126,8 +127,8 @@ func TestSetKeys(t *testing.T) {
 	}
 }
 
-// FuzzSetKeys: a text that can be edited says afterwards what it should, an edit made twice is made once,
-// and taking it back gives the same bytes.
+// FuzzSetKeys: a text that can be edited says afterwards what it should, an edit made twice is made
+// once, and taking it back gives the same bytes.
 func FuzzSetKeys(f *testing.F) {
 	seeds, err := filepath.Glob("testdata/*.txtar")
 	require.NoError(f, err)
@@ -244,8 +245,8 @@ func TestDaemonJSON(t *testing.T) {
 	}
 }
 
-// FuzzDaemonJSON: the same properties as FuzzSetKeys. "runtimes" is left out of the last one where it is
-// there without an entry: it may go with ours.
+// FuzzDaemonJSON: the same properties as FuzzSetKeys. "runtimes" is left out of the last one where
+// it is there without an entry: it may go with ours.
 func FuzzDaemonJSON(f *testing.F) {
 	for _, seed := range []string{"{}", "{\n}", "{\"a\": 1}", "{\n\t\"a\": [ 1e9 ],\r\n \"runtimes\": {\"x\":{}}}", `{"default-runtime":"x"}`, "\xef\xbb\xbf{ }"} {
 		f.Add([]byte(seed))

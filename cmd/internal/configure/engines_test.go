@@ -110,7 +110,8 @@ func TestOwner(t *testing.T) {
 	assert.Equal(t, []uint32{65534, 12, 0o664}, []uint32{s.Uid, s.Gid, uint32(info.Mode().Perm())})
 }
 
-// TestChangedMeanwhile: a file that somebody else changed between reading and writing is not overwritten.
+// TestChangedMeanwhile: a file that somebody else changed between reading and writing is not
+// overwritten.
 func TestChangedMeanwhile(t *testing.T) {
 	dir := t.TempDir()
 	for _, tt := range []struct {

@@ -35,8 +35,8 @@ type file struct {
 	link   bool // a symbolic link; before and after are its targets
 }
 
-// look reads a file below the root, which need not exist. It refuses special files without opening them, and links,
-// which a rename would replace.
+// look reads a file below the root, which need not exist. It refuses special files without opening
+// them, and links, which a rename would replace.
 func look(root sysfs.Root, name string) (file, error) {
 	f := file{name: name}
 	if !path.IsAbs(name) || strings.ContainsAny(name, "\x00\n") {

@@ -42,7 +42,8 @@ type Registration struct {
 	Default bool   `json:"default"`
 }
 
-// engineRow is an engine's program, its configuration files, and directories of files with an ending.
+// engineRow is an engine's program, its configuration files, and directories of files with an
+// ending.
 type engineRow struct {
 	name, program string
 	files, dirs   []string

@@ -13,13 +13,13 @@ import (
 const (
 	// hookName is what dockerd looks up in its PATH when it starts.
 	hookName = "nvidia-container-runtime-hook"
-	// hookHome is where it is installed: not in /usr/local, where it would hide the classic runtime's hook if that
-	// is installed later.
+	// hookHome is where it is installed: not in /usr/local, where it would hide the classic
+	// runtime's hook if that is installed later.
 	hookHome = "/usr/bin/" + hookName
 	// hookMark is in every version of the placeholder, and distinguishes it from the classic hook.
 	hookMark = "placeholder that belongs to nvidia-container-runtime.experimental"
-	// hookScript is the placeholder. This runtime removes it from a container's hooks, so if it runs, the container has
-	// another runtime and no GPU: it makes the start fail.
+	// hookScript is the placeholder. This runtime removes it from a container's hooks, so if it
+	// runs, the container has another runtime and no GPU: it makes the start fail.
 	hookScript = `#!/bin/sh
 # This is a ` + hookMark + `.
 # dockerd accepts --gpus only if it finds a command of this name.

@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// jsonRuntimes are the runtimes with --log-format json that any version of podman has built in (containers/common,
-// pkg/config/default.go); those not installed do no harm.
+// jsonRuntimes are the runtimes with --log-format json that any version of podman has built in
+// (containers/common, pkg/config/default.go); those not installed do no harm.
 var jsonRuntimes = []string{"crun", "runc", "kata", "runsc", "youki", "krun", "ocijail"}
 
 func podman(o options) (plan, error) {

@@ -40,8 +40,8 @@ func runWords(words []string, stdout, stderr io.Writer) error {
 	return Run(f, stdout, stderr)
 }
 
-// TestScripts runs testdata/*.txtar. In each, root/ is the machine, with the shim and other-runtime in its /usr/bin.
-// UPDATE_SCRIPTS=1 writes what cmp finds instead into the scripts.
+// TestScripts runs testdata/*.txtar. In each, root/ is the machine, with the shim and other-runtime
+// in its /usr/bin. UPDATE_SCRIPTS=1 writes what cmp finds instead into the scripts.
 func TestScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(scripts) == 0 {

@@ -15,8 +15,8 @@ import (
 	runtimeplan "github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// separated is a registration with its own settings: the link that the engine starts, and the file next to it. See
-// [runtimeplan.LoadConfig].
+// separated is a registration with its own settings: the link that the engine starts, and the file
+// next to it. See [runtimeplan.LoadConfig].
 type separated struct {
 	link, settings file
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// A TOML file is edited as text: go-toml locates its keys and tables, and everything else stays byte for byte. Settings
-// without an existing table are appended as one block:
+// A TOML file is edited as text: go-toml locates its keys and tables, and everything else stays
+// byte for byte. Settings without an existing table are appended as one block:
 //
 //	# BEGIN nvsysfs configure nvidia-experimental
 //	[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia-experimental]
@@ -39,7 +39,8 @@ const (
 	madeMark  = "# Made by nvsysfs configure, which removes it with --remove.\n"
 )
 
-// setting is a key of a table and its new value: a string, bool, int64, float64 or a list ([]any) of these.
+// setting is a key of a table and its new value: a string, bool, int64, float64 or a list ([]any)
+// of these.
 type setting struct {
 	table []string
 	key   string
@@ -202,8 +203,8 @@ func hasPrefix(path, prefix []string) bool {
 	return len(path) >= len(prefix) && slices.Equal(path[:len(prefix)], prefix)
 }
 
-// setKeys applies the settings to a TOML text. entry is the path of an entry that is entirely ours: replaced values
-// below it are not recorded.
+// setKeys applies the settings to a TOML text. entry is the path of an entry that is entirely ours:
+// replaced values below it are not recorded.
 func setKeys(data []byte, name string, entry []string, settings []setting) ([]byte, error) {
 	want, err := parse(data, name)
 	if err != nil {
@@ -350,8 +351,8 @@ func appendBlock(data []byte, name string, settings []setting) ([]byte, error) {
 	return splice(data, where, where, strings.ReplaceAll(added, "\n", d.newline())), nil
 }
 
-// unsetKeys undoes setKeys: it removes everything below entry, and settings that have the given value, are in our block
-// or are marked. what describes other effects.
+// unsetKeys undoes setKeys: it removes everything below entry, and settings that have the given
+// value, are in our block or are marked. what describes other effects.
 func unsetKeys(data []byte, name string, entry []string, settings []setting) (out []byte, what []string, err error) {
 	d, err := parse(data, name)
 	if err != nil {
@@ -460,8 +461,8 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 	return out, what, verify(out, name, want)
 }
 
-// remembered parses the value at the start of a mark, which ends at the end of the line, or at " ;" if the line had a
-// comment.
+// remembered parses the value at the start of a mark, which ends at the end of the line, or at " ;"
+// if the line had a comment.
 func remembered(note string) (literal string, length int, value any, ok bool) {
 	for i := 0; i <= len(note); i++ {
 		if i < len(note) && !strings.HasPrefix(note[i:], " ;") {

@@ -17,8 +17,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// written compares a text that is made from plan.Keys with the part of a file from begin to end, which
-// UPDATE_SCRIPTS=1 writes.
+// written compares a text that is made from plan.Keys with the part of a file from begin to end,
+// which UPDATE_SCRIPTS=1 writes.
 func written(t *testing.T, file, begin, end, want string) {
 	t.Helper()
 	data, err := os.ReadFile(file)

@@ -1,12 +1,13 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command dist prints the licenses and notices of the modules that are linked into the programs, for packages to carry.
-// Standard input has a line for each module, such as those of "go list -deps":
+// Command dist prints the licenses and notices of the modules that are linked into the programs,
+// for packages to carry. Standard input has a line for each module, as "go list -deps" prints it:
 //
 //	github.com/sirupsen/logrus v1.10.2 /root/go/pkg/mod/github.com/sirupsen/logrus@v1.10.2
 //
-// The rest of a release is made by "make dist" and .goreleaser.yaml; this directory has what they install.
+// The rest of a release is made by "make dist" and .goreleaser.yaml; this directory has what they
+// install.
 package main
 
 import (

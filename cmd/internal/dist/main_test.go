@@ -43,7 +43,8 @@ const (
 
 var programs = []string{"nvidia-container-runtime.experimental", "nvsysfs"}
 
-// scratch is the process' directory; made has the release in it, which is built when the first test asks for it.
+// scratch is the process' directory; made has the release in it, which is built when the first test
+// asks for it.
 var (
 	scratch string
 	made    = sync.OnceValue(makeDist)
@@ -139,8 +140,9 @@ func wanted(t *testing.T, format string) map[string]fs.FileMode {
 	return list
 }
 
-// readTar reads a tar with nothing but directories and regular files of root, with the release's time. The names begin with
-// one prefix, which is taken away. In a package each directory comes before its files.
+// readTar reads a tar with nothing but directories and regular files of root, with the release's
+// time. The names begin with one prefix, which is taken away. In a package each directory comes
+// before its files.
 func readTar(t *testing.T, r io.Reader, prefix string, isPackage bool) (modes map[string]fs.FileMode, data map[string][]byte) {
 	t.Helper()
 	modes, data = map[string]fs.FileMode{}, map[string][]byte{}
@@ -365,8 +367,8 @@ func newRoot(t *testing.T, dirs ...string) string {
 	return root
 }
 
-// useInstalled runs the programs with root as their "/", where nothing else is but /proc: they do what they say, and the
-// hook's stand-in gets into PATH only if that is asked for.
+// useInstalled runs the programs with root as their "/", where nothing else is but /proc: they do
+// what they say, and the hook's stand-in gets into PATH only if that is asked for.
 func useInstalled(t *testing.T, root string) {
 	t.Helper()
 	unshare := need.Program(t, "unshare")

@@ -46,7 +46,8 @@ func TestManualKeys(t *testing.T) {
 	written(t, filepath.Join("man", "nvidia-container-runtime-config.toml.5"), ".Bl -tag -width Ds\n", ".El\n", out.String())
 }
 
-// Each variable that the sources name is in the runtime's page, and those that override keys also with the keys.
+// Each variable that the sources name is in the runtime's page, and those that override keys also
+// with the keys.
 func TestManualVariables(t *testing.T) {
 	variable := regexp.MustCompile(`^(NVIDIA|CUDA|XDG)_[A-Z_]+$|^PATH$`)
 	variables := map[string]bool{}
@@ -80,8 +81,8 @@ func TestManualVariables(t *testing.T) {
 	}
 }
 
-// The pages are good to both programs that show manual pages. Those of nvsysfs are made from its commands, see
-// cmd/nvsysfs; the others are mdoc.
+// The pages are good to both programs that show manual pages. Those of nvsysfs are made from its
+// commands, see cmd/nvsysfs; the others are mdoc.
 func TestManualForm(t *testing.T) {
 	pages, err := filepath.Glob("man/*")
 	require.NoError(t, err)

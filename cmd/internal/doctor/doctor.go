@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package doctor finds what keeps containers from their GPUs. Each check of the table checks looks at one thing,
-// and gives its findings as data. Nothing is changed; but for the version of the low-level runtime, everything is
-// read from files.
+// Package doctor finds what keeps containers from their GPUs. Each check of the table checks looks
+// at one thing, and gives its findings as data. Nothing is changed; but for the version of the
+// low-level runtime, everything is read from files.
 package doctor
 
 import (
@@ -167,8 +167,8 @@ func some(list []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(list[:few], ", "), len(list)-few)
 }
 
-// driverLoaded tells whether there is a driver whose parts can be looked at: that of a machine that is not
-// supported is another.
+// driverLoaded tells whether there is a driver whose parts can be looked at: that of a machine that
+// is not supported is another.
 func (p patient) driverLoaded() bool {
 	return p.surveyErr == nil && p.survey.Inventory.Driver != nil && p.platform() == nil
 }
@@ -186,7 +186,8 @@ func (p patient) exists(name string) bool {
 	return err == nil
 }
 
-// captured tells that the root has a machine's GPUs and nothing else of it, as what "nvsysfs capture" keeps.
+// captured tells that the root has a machine's GPUs and nothing else of it, as what "nvsysfs
+// capture" keeps.
 func (p patient) captured() bool { return p.root != "/" && !p.exists("/bin/sh") }
 
 // word is the first word of a small file, "" if it cannot be read.

@@ -68,7 +68,8 @@ func checkUVM(p patient) []Finding {
 	return ok("loaded, major %d", p.survey.Inventory.Majors.UVM)
 }
 
-// checkLibraries: the driver was upgraded and its module not reloaded, or is not where it is looked for.
+// checkLibraries: the driver was upgraded and its module not reloaded, or is not where it is looked
+// for.
 func checkLibraries(p patient) []Finding {
 	var skew *driver.VersionError
 	var none *driver.NotFoundError
@@ -92,7 +93,8 @@ func checkLibraries(p patient) []Finding {
 	return findings
 }
 
-// checkFabricManager: a board with NVSwitches, as of HGX, runs no CUDA program without the fabric manager.
+// checkFabricManager: a board with NVSwitches, as of HGX, runs no CUDA program without the fabric
+// manager.
 func checkFabricManager(p patient) []Finding {
 	entries, err := p.root.ReadDir("sys/bus/pci/devices")
 	if err != nil {

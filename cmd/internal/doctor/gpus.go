@@ -54,7 +54,8 @@ func checkUnreadable(p patient) []Finding {
 	return found
 }
 
-// checkLost: the driver keeps showing a GPU as it was when it is gone from the bus, as long as something has it open.
+// checkLost: the driver keeps showing a GPU as it was when it is gone from the bus, as long as
+// something has it open.
 func checkLost(p patient) []Finding {
 	var found []Finding
 	for _, g := range p.survey.Inventory.GPUs {
@@ -75,8 +76,8 @@ func checkLost(p patient) []Finding {
 	return found
 }
 
-// nested tells that this is a container whose runtime shows it a part of the machine's GPUs: the classic one mounts
-// a small file system over /proc/driver/nvidia, others mask directories in it.
+// nested tells that this is a container whose runtime shows it a part of the machine's GPUs: the
+// classic one mounts a small file system over /proc/driver/nvidia, others mask directories in it.
 func (p patient) nested() bool {
 	if len(p.survey.Inventory.Masked) > 0 {
 		return true
@@ -129,8 +130,8 @@ func checkUnbound(p patient) []Finding {
 	return found
 }
 
-// checkMIGUUIDs: drivers since R470 give MIG devices names that /proc does not have, and those are what Kubernetes
-// passes.
+// checkMIGUUIDs: drivers since R470 give MIG devices names that /proc does not have, and those are
+// what Kubernetes passes.
 func checkMIGUUIDs(p patient) []Finding {
 	if !mig.HasUUIDs(p.survey.Inventory.Driver.Version) {
 		return nil

@@ -13,7 +13,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
 )
 
-// checkNodes: control nodes vanish with a reload of the module, and the major of nvidia-uvm changes.
+// checkNodes: control nodes vanish with a reload of the module, and the major of nvidia-uvm
+// changes.
 func checkNodes(p patient) []Finding {
 	if p.survey.NodesErr != nil {
 		return wrong("", "%v", p.survey.NodesErr)
@@ -75,7 +76,8 @@ func checkPermissions(p patient) []Finding {
 	return note("", "only a group may open %s: containers are given it, rootless ones only if their user has it", some(closed))
 }
 
-// checkCharLinks: with the systemd cgroup driver, a device without such a link may be lost when systemd reloads.
+// checkCharLinks: with the systemd cgroup driver, a device without such a link may be lost when
+// systemd reloads.
 func checkCharLinks(p patient) []Finding {
 	if p.survey.NodesErr != nil || !p.exists("/run/systemd/system") {
 		return nil
@@ -108,9 +110,9 @@ func checkCharLinks(p patient) []Finding {
 // systemdVersion has the number in "systemd 257 (257.8-1)".
 var systemdVersion = regexp.MustCompile(`^systemd (\d+)`)
 
-// needsCharLinks tells whether a low-level runtime leaves devices out that have no link in /dev/char: runc 1.1.3 to
-// 1.1.6, and any where systemd is older than 240, which does not take a device by its number alone. Those that are not
-// known need them.
+// needsCharLinks tells whether a low-level runtime leaves devices out that have no link in
+// /dev/char: runc 1.1.3 to 1.1.6, and any where systemd is older than 240, which does not take a
+// device by its number alone. Those that are not known need them.
 func needsCharLinks(lowLevel, systemd string) bool {
 	m := systemdVersion.FindStringSubmatch(systemd)
 	if m == nil || lowLevel == "" || requirement.CompareVersions(m[1], "240") < 0 {

@@ -34,7 +34,8 @@ func checkLowLevel(p patient) []Finding {
 	return ok("%s, %s", p.lowLevel, p.version)
 }
 
-// adviceOn tells what is to be known of a version of runc (its CHANGELOG.md); "" if it is recent or another runtime.
+// adviceOn tells what is to be known of a version of runc (its CHANGELOG.md); "" if it is recent or
+// another runtime.
 func adviceOn(line string) string {
 	numbers := runcVersion.FindStringSubmatch(line)
 	if numbers == nil {
@@ -72,8 +73,8 @@ func checkCgroup(p patient) []Finding {
 	return ok("%s", version)
 }
 
-// checkSELinux: the policy may keep containers from device nodes that are bound into them. container-selinux has a
-// boolean for GPUs alone since May 2024, before that one for all devices.
+// checkSELinux: the policy may keep containers from device nodes that are bound into them.
+// container-selinux has a boolean for GPUs alone since May 2024, before that one for all devices.
 func checkSELinux(p patient) []Finding {
 	if p.word("/sys/fs/selinux/enforce") != "1" {
 		return nil

@@ -27,7 +27,8 @@ import (
 // oldContainerd is the last 1.7, which clusters still run.
 const oldContainerd = "v1.7.29"
 
-// builtOldContainerd builds it, from the module itself: its go.mod has what "go install" of another module refuses.
+// builtOldContainerd builds it, from the module itself: its go.mod has what "go install" of another
+// module refuses.
 var builtOldContainerd = sync.OnceValues(func() (string, error) {
 	out, err := exec.Command("go", "mod", "download", "-json", "github.com/containerd/containerd@"+oldContainerd).Output()
 	if err != nil {
@@ -46,8 +47,8 @@ var builtOldContainerd = sync.OnceValues(func() (string, error) {
 	return program, nil
 })
 
-// TestContainerdReadsWhatIsWritten asks containerd 1.6, 1.7 and 2 what they read from main and imported files of every
-// form, before and after nvsysfs configure.
+// TestContainerdReadsWhatIsWritten asks containerd 1.6, 1.7 and 2 what they read from main and
+// imported files of every form, before and after nvsysfs configure.
 func TestContainerdReadsWhatIsWritten(t *testing.T) {
 	need.Root(t)
 	require.NoError(t, builtNvsysfs())
@@ -108,7 +109,8 @@ func TestContainerdReadsWhatIsWritten(t *testing.T) {
 				require.NoError(t, err)
 				write(filepath.Join(root, "usr/bin/containerd"), string(data))
 
-				// What containerd imports by its path on this machine is there inside the root, too.
+				// What containerd imports by its path on this machine is there inside the root,
+				// too.
 				inside := filepath.Join(root, root)
 				require.NoError(t, os.MkdirAll(filepath.Dir(inside), 0o755))
 				require.NoError(t, os.Symlink("/", inside))
@@ -194,8 +196,9 @@ func (c containerdProgram) dump(config string) (map[string]any, error) {
 	return tree, toml.Unmarshal(out, &tree)
 }
 
-// TestContainerdReadsDistributions makes of templates and drop-ins what k3s, RKE2, MicroK8s and k0s make of them for their
-// containerd, and asks each containerd what it reads, before and after nvsysfs configure, and after --remove.
+// TestContainerdReadsDistributions makes of templates and drop-ins what k3s, RKE2, MicroK8s and k0s
+// make of them for their containerd, and asks each containerd what it reads, before and after
+// nvsysfs configure, and after --remove.
 func TestContainerdReadsDistributions(t *testing.T) {
 	need.Root(t)
 	require.NoError(t, builtNvsysfs())

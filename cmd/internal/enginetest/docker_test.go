@@ -238,7 +238,8 @@ RUN probe libcuda.so.1 libnvidia-ml.so.1 >/seen
 	}
 	assert.Equal(t, t4Libs, run("plain-runc", "cat /seen"), "the build had the driver")
 	assert.Equal(t, "libm.so.6 => /usr/lib/x86_64-linux-gnu/libm.so.6\n", run("plain-runc", "ldconfig 2>/dev/null && probe libm.so.6"))
-	// Links for programs that look by path lead to where the driver would be; there is nothing else.
+	// Links for programs that look by path lead to where the driver would be; there is nothing
+	// else.
 	assert.Equal(t, "/usr/lib/nvidia-container-driver/libcuda.so.1\n", run("plain-runc", "readlink /usr/lib/x86_64-linux-gnu/libcuda.so.1"))
 	assert.Empty(t, run("plain-runc", `find / -xdev -type l ! -exec test -e {} \; -exec readlink {} \; | grep -v ^/usr/lib/nvidia-container-driver/ || true`))
 	assert.Empty(t, run("plain-runc", `ls -A /usr/lib/nvidia-container-driver`))

@@ -181,7 +181,8 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// Each job of the page about CI does what the page's own commands do, which are executed, but for what installs things.
+// Each job of the page about CI does what the page's own commands do, which are executed, but for
+// what installs things.
 func TestJobs(t *testing.T) {
 	page := pages(t)["testing-without-gpu.md"]
 	known := map[string]bool{}

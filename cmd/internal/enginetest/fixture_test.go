@@ -22,7 +22,8 @@ var closedT4 = strings.ReplaceAll(t4Nodes, "No such device or address", "Permiss
 
 const (
 	upT4 = "GPU 0: Tesla T4 (UUID: " + t4UUID + ")\n"
-	// The second MIG device of the first GPU, gi8 and its compute instance, alone: the container counts its own.
+	// The second MIG device of the first GPU, gi8 and its compute instance, alone: the container
+	// counts its own.
 	upMIG = "GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-7fdaf0a5-179b-f636-d15d-daf243e3ff16)\n" +
 		"  MIG 1g.10gb     Device  0: (UUID: MIG-7d3d227e-33cf-5f2c-98cb-f221614e8b4e)\n"
 )
@@ -85,8 +86,8 @@ func TestFixtureUp(t *testing.T) {
 	assert.Equal(t, "/etc/containers/containers.conf.d:\n\n/var/lib/nvsysfs/fixtures:\n", out)
 }
 
-// In a user namespace a low-level runtime would bind the host's nodes, which are not those of the fixture: closed ones are
-// mounts, and there.
+// In a user namespace a low-level runtime would bind the host's nodes, which are not those of the
+// fixture: closed ones are mounts, and there.
 func TestFixtureUpUsernsRemap(t *testing.T) {
 	need.Root(t)
 	levels := lowLevels(t)
@@ -138,7 +139,8 @@ func TestFixtureUpCRI(t *testing.T) {
 		"  MIG 1g.10gb     Device  0: (UUID: MIG-c0dfeed8-2d6a-5070-a31f-f401d4830986)\n"
 	t.Run("all of one", func(t *testing.T) { assert.Equal(t, closedT4+upT4, run(t, "t4", "all", look+"nvidia-smi -L")) })
 	t.Run("a MIG device of another", func(t *testing.T) { assert.Equal(t, second, run(t, "dgx-h100", "0:1", "nvidia-smi -L")) })
-	// What nvidia-smi says of all devices is what the host learns, so that Kubernetes' names can be asked for.
+	// What nvidia-smi says of all devices is what the host learns, so that Kubernetes' names can be
+	// asked for.
 	t.Run("learn", func(t *testing.T) {
 		text := filepath.Join(c.dir, "smi.txt")
 		require.NoError(t, os.WriteFile(text, []byte(run(t, "dgx-h100", "all", "nvidia-smi -L; nvidia-smi -q")), 0o644))

@@ -442,7 +442,8 @@ func (g *ground) removeCgroups() {
 	}
 }
 
-// awaitEmpty waits for the processes of a cgroup to end: conmon does so a while after its container.
+// awaitEmpty waits for the processes of a cgroup to end: conmon does so a while after its
+// container.
 func awaitEmpty(t *testing.T, dir string) {
 	t.Helper()
 	for {

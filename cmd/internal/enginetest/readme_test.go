@@ -194,11 +194,11 @@ type command struct {
 // commands are the first words of commands in README.md's text.
 var commands = []string{"make", "go", "nvsysfs", "docker", "podman", "ctr", "sudo", "systemctl", shimName}
 
-// readCommands returns the commands in a text. A command is a line of an indented block or of one of another kind, the first
-// line of a console block, whose others are what it prints, and, if inline is
-// set, code in the text that begins with a command's name and is more than
-// that. Blocks text, yaml, toml, dockerfile, go and mermaid show something, and are a file
-// if their first line is a comment that names it.
+// readCommands returns the commands in a text. A command is a line of an indented block or of one
+// of another kind, the first line of a console block, whose others are what it prints, and, if
+// inline is set, code in the text that begins with a command's name and is more than that. Blocks
+// text, yaml, toml, dockerfile, go and mermaid show something, and are a file if their first line
+// is a comment that names it.
 func readCommands(page string, inline bool) []command {
 	var list []command
 	span, comment, file := regexp.MustCompile("`([^`]+)`"), regexp.MustCompile(`\s+#.*`), regexp.MustCompile(`^# (/?[\w.-]+(?:/[\w.-]+)*)$`)

@@ -15,8 +15,9 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-// WriteBundle makes a bundle for a container of which only the environment is known: variables, each NAME=VALUE. Its
-// root filesystem is the image or, without one, laid out like Debian's and all but empty.
+// WriteBundle makes a bundle for a container of which only the environment is known: variables,
+// each NAME=VALUE. Its root filesystem is the image or, without one, laid out like Debian's and all
+// but empty.
 func WriteBundle(bundle, image string, environ []string) error {
 	root := "rootfs"
 	if image != "" {

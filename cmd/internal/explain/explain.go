@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package explain shows what the runtime would change for a container, and why, without changing anything.
+// Package explain shows what the runtime would change for a container, and why, without changing
+// anything.
 package explain
 
 import (

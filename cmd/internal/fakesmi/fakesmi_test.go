@@ -119,7 +119,8 @@ func capOf(machines map[string]Machine, gpu, device, which int) string {
 	return "nvidia-caps/nvidia-cap" + strconv.Itoa(machines["a100-mig"].GPUs[gpu].Devices[device].Caps[which])
 }
 
-// A container with everything sees what the machine's own nvidia-smi -L prints, which the parser of package smi reads.
+// A container with everything sees what the machine's own nvidia-smi -L prints, which the parser of
+// package smi reads.
 func TestListing(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {

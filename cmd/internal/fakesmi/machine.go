@@ -1,13 +1,14 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fakesmi is the nvidia-smi of a fixture: it prints what NVIDIA's would print about a container's
-// GPUs, without a driver or a GPU.
+// Package fakesmi is the nvidia-smi of a fixture: it prints what NVIDIA's would print about a
+// container's GPUs, without a driver or a GPU.
 //
-// [Install] creates it: a copy of a static program that calls [Main] first, with a description of the
-// fixture's machine appended, where no loader looks. In a container it prints the GPUs and MIG devices
-// whose device nodes exist. It supports -L, -q, --query-gpu, --version, -i and the table without arguments,
-// with NVIDIA's exit statuses. What only a GPU can tell is [N/A], and absent from -q.
+// [Install] creates it: a copy of a static program that calls [Main] first, with a description of
+// the fixture's machine appended, where no loader looks. In a container it prints the GPUs and MIG
+// devices whose device nodes exist. It supports -L, -q, --query-gpu, --version, -i and the table
+// without arguments, with NVIDIA's exit statuses. What only a GPU can tell is [N/A], and absent
+// from -q.
 package fakesmi
 
 import (
@@ -55,9 +56,9 @@ var (
 	queried = regexp.MustCompile(`^ +GPU (UUID|PDI) +: (\S+)$`)
 )
 
-// Read describes the machine below root. listing is the output of its nvidia-smi -L, with the profiles and
-// UUIDs of MIG devices, optionally followed by that of -q, with the GPUs' PDIs. MIG devices that it does not
-// list get their names up to R470 and no profile.
+// Read describes the machine below root. listing is the output of its nvidia-smi -L, with the
+// profiles and UUIDs of MIG devices, optionally followed by that of -q, with the GPUs' PDIs. MIG
+// devices that it does not list get their names up to R470 and no profile.
 func Read(root sysfs.Root, listing string) (Machine, error) {
 	inventory, err := sysfs.Read(root, true)
 	if err != nil || inventory.Driver == nil {
@@ -103,14 +104,15 @@ func Read(root sysfs.Root, listing string) (Machine, error) {
 	return m, nil
 }
 
-// mark is the end of a program that Install wrote, behind the machine as JSON and its length in 8 bytes.
+// mark is the end of a program that Install wrote, behind the machine as JSON and its length in 8
+// bytes.
 const mark = "\x00fixture's nvidia-smi\x00"
 
 // maxMachine limits the JSON: 32 GPUs with 7 MIG devices each take 30 KiB.
 const maxMachine = 1 << 20
 
-// Install replaces dest by the nvidia-smi of machine: a copy of program, an executable that calls [Main].
-// It must be static, as it runs in any image.
+// Install replaces dest by the nvidia-smi of machine: a copy of program, an executable that calls
+// [Main]. It must be static, as it runs in any image.
 func Install(dest, program string, machine Machine) (err error) {
 	defer func() {
 		if err != nil {

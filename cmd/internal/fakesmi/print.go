@@ -25,8 +25,8 @@ const (
 const noDriver = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. " +
 	"Make sure that the latest NVIDIA driver is installed and running.\n\n"
 
-// Main is nvidia-smi if the process was started by that name and [Install] wrote its program; otherwise it
-// does nothing and returns false.
+// Main is nvidia-smi if the process was started by that name and [Install] wrote its program;
+// otherwise it does nothing and returns false.
 func Main(args []string, stdout io.Writer) (status int, ok bool) {
 	if len(args) == 0 || filepath.Base(args[0]) != "nvidia-smi" {
 		return 0, false

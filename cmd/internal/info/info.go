@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package info describes a machine as the runtime sees it: driver, GPUs, device nodes, driver files, container
-// engines and configuration.
+// Package info describes a machine as the runtime sees it: driver, GPUs, device nodes, driver
+// files, container engines and configuration.
 package info
 
 import (

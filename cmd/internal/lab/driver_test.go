@@ -19,10 +19,12 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// sample is a module of the machine's kernel, which tells how one has to look. The image's directory has a copy.
+// sample is a module of the machine's kernel, which tells how one has to look. The image's
+// directory has a copy.
 const sample = "kernel/fs/fuse/cuse.ko"
 
-// drivers makes the stand-ins for NVIDIA's kernel modules in dir. They are testdata/driver.c, for the image's kernel.
+// drivers makes the stand-ins for NVIDIA's kernel modules in dir. They are testdata/driver.c, for
+// the image's kernel.
 func drivers(t *testing.T, image, dir string) {
 	t.Helper()
 	gcc := need.Program(t, "gcc")

@@ -64,10 +64,12 @@ func TestLab(t *testing.T) {
 	compare(t, text)
 }
 
-// page has the table for the reader. Its versions are those of the day it was written; its checks are those that hold.
+// page has the table for the reader. Its versions are those of the day it was written; its checks
+// are those that hold.
 const page = "../../../docs/tested.md"
 
-// compare compares the checks of the table with those of the page, or with NVCR_LAB_UPDATE=1 writes the page.
+// compare compares the checks of the table with those of the page, or with NVCR_LAB_UPDATE=1 writes
+// the page.
 func compare(t *testing.T, text string) {
 	t.Helper()
 	data, err := os.ReadFile(page)
@@ -104,7 +106,8 @@ func gobuild(t *testing.T, args ...string) {
 	require.NoError(t, err, "go %q: %s", args, out)
 }
 
-// test runs the tests with one low-level runtime in a machine with the release, and reports each as a test of its own.
+// test runs the tests with one low-level runtime in a machine with the release, and reports each as
+// a test of its own.
 func (r release) test(t *testing.T, image, programs, deb, level string) result {
 	dir, err := os.MkdirTemp("", "nvcr-lab-")
 	require.NoError(t, err)
@@ -188,8 +191,9 @@ type outcome struct {
 	output          string
 }
 
-// events reads what a test binary prints with -test.v=test2json: a line of the testing package's own has the byte
-// 0x16 in it, "=== RUN   TestA/b" or "    --- PASS: TestA/b (0.01s)"; other lines are what the current test prints.
+// events reads what a test binary prints with -test.v=test2json: a line of the testing package's
+// own has the byte 0x16 in it, "=== RUN   TestA/b" or "    --- PASS: TestA/b (0.01s)"; other lines
+// are what the current test prints.
 func events(t *testing.T, printed string) []*outcome {
 	t.Helper()
 	byName := map[string]*outcome{}

@@ -31,7 +31,8 @@ type release struct {
 
 var releases = []release{{"forky"}}
 
-// packages are what the machine has beside Debian's essential ones. Each release has a kernel for User Mode Linux.
+// packages are what the machine has beside Debian's essential ones. Each release has a kernel for
+// User Mode Linux.
 const packages = "systemd,systemd-sysv,dbus,dbus-user-session,udev,kmod,iproute2,iptables,procps,util-linux,mount," +
 	"busybox-static,apparmor,jq,uidmap,fuse-overlayfs,passwd,libpam-systemd,user-mode-linux,docker.io,docker-cli," +
 	"docker-buildx,docker-compose,containerd,podman,crun,runc,netavark,aardvark-dns,passt,catatonit,rootlesskit,slirp4netns"
@@ -47,8 +48,9 @@ var masked = strings.Fields("apt-daily.timer apt-daily-upgrade.timer dpkg-db-bac
 	"podman-clean-transient.service podman.socket podman.service netavark-dhcp-proxy.socket " +
 	"netavark-dhcp-proxy.service netavark-firewalld-reload.service")
 
-// image returns a directory with the release's root.ext4 and, in uml, all that its User Mode Linux needs. It is
-// made once, in the user's cache directory, and again when anything changes that it is made of.
+// image returns a directory with the release's root.ext4 and, in uml, all that its User Mode Linux
+// needs. It is made once, in the user's cache directory, and again when anything changes that it is
+// made of.
 func (r release) image(t *testing.T) string {
 	t.Helper()
 	need.Program(t, "mmdebstrap")
@@ -75,7 +77,8 @@ func (r release) image(t *testing.T) string {
 	return dir
 }
 
-// kept are the AppArmor profiles that have to do with containers; to load the others takes longer than to boot.
+// kept are the AppArmor profiles that have to do with containers; to load the others takes longer
+// than to boot.
 var kept = strings.Fields("runc crun podman buildah unprivileged_userns")
 
 func (r release) make(dir string) error {
@@ -144,8 +147,8 @@ func command(name string, args ...string) error {
 	return nil
 }
 
-// run boots a copy of the image, runs dir/run in it, waits until the machine is off, and returns what that has
-// printed. dir is /host there.
+// run boots a copy of the image, runs dir/run in it, waits until the machine is off, and returns
+// what that has printed. dir is /host there.
 func (r release) run(t *testing.T, image, dir string, patience time.Duration) string {
 	t.Helper()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "uml"), 0o755))

@@ -57,8 +57,8 @@ var subjects = []struct{ prefix, heading, pkg string }{
 // levels are the parts of a test's name that name a low-level runtime.
 var levels = []string{"runc", "crun"}
 
-// table writes the results as Markdown: for each engine the checks, and for each release with which low-level
-// runtimes a check holds.
+// table writes the results as Markdown: for each engine the checks, and for each release with which
+// low-level runtimes a check holds.
 func table(results []result) string {
 	var b strings.Builder
 	b.WriteString("| |")

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package learn is "nvsysfs learn": it asks nvidia-smi which MIG device has which UUID, and adds the answer to the
-// file of package mig/learnt.
+// Package learn is "nvsysfs learn": it asks nvidia-smi which MIG device has which UUID, and adds
+// the answer to the file of package mig/learnt.
 package learn
 
 import (
@@ -44,7 +44,8 @@ type Options struct {
 // programs are where nvidia-smi may be beside PATH.
 var programs = []string{"/usr/bin", "/usr/local/bin", "/opt/bin", "/usr/local/nvidia/bin", "/run/current-system/sw/bin", "/home/kubernetes/bin/nvidia/bin", "/var/lib/nvidia/bin"}
 
-// Run learns and prints what came of it. It is an error if nothing is known of a GPU with MIG devices.
+// Run learns and prints what came of it. It is an error if nothing is known of a GPU with MIG
+// devices.
 func Run(o Options, environ []string, stdout, stderr io.Writer) error {
 	environ, err := plan.Below(o.Root, environ)
 	if err != nil {
@@ -128,7 +129,8 @@ func allKnown(root sysfs.Root, owners []int) (bool, error) {
 	return true, nil
 }
 
-// hear reads the texts, or asks nvidia-smi, and looks at the machine: as it was all the time while nvidia-smi spoke.
+// hear reads the texts, or asks nvidia-smi, and looks at the machine: as it was all the time while
+// nvidia-smi spoke.
 func hear(root sysfs.Root, from []string, pathVar, driverRoot string) ([]learnt.Report, map[string]learnt.Seen, error) {
 	if len(from) > 0 {
 		var reports []learnt.Report
@@ -150,8 +152,8 @@ func hear(root sysfs.Root, from []string, pathVar, driverRoot string) ([]learnt.
 	if err != nil {
 		return nil, nil, err
 	}
-	// The first time may change the machine: MIG devices that the driver keeps are there from the first use
-	// of the GPU on.
+	// The first time may change the machine: MIG devices that the driver keeps are there from the
+	// first use of the GPU on.
 	const tries = 3
 	for range tries {
 		var reports []learnt.Report
@@ -218,8 +220,8 @@ func (p smiProgram) String() string {
 	return p.path
 }
 
-// findSMI finds nvidia-smi in PATH or the usual directories, or else in the driver's container, as the GPU operator
-// has it.
+// findSMI finds nvidia-smi in PATH or the usual directories, or else in the driver's container, as
+// the GPU operator has it.
 func findSMI(root sysfs.Root, pathVar, driverRoot string) (smiProgram, error) {
 	dirs := append(filepath.SplitList(pathVar), programs...)
 	for _, dir := range dirs {
@@ -293,8 +295,9 @@ func look(root sysfs.Root) (map[string]learnt.Seen, error) {
 				learnt.Candidate{PDI: binary.LittleEndian.Uint64(serial[:]), Source: learnt.FromSerial},
 				learnt.Candidate{PDI: binary.BigEndian.Uint64(serial[:]), Source: learnt.FromSerial})
 		}
-		// In a vGPU guest the driver takes the first 8 bytes of the GPU's UUID, as they are in memory:
-		// kmigmgrGenerateComputeInstanceUuid_VF in kernel_mig_manager.c of NVIDIA's open kernel modules.
+		// In a vGPU guest the driver takes the first 8 bytes of the GPU's UUID, as they are in
+		// memory: kmigmgrGenerateComputeInstanceUuid_VF in kernel_mig_manager.c of NVIDIA's open
+		// kernel modules.
 		if bytes, err := hex.DecodeString(strings.ReplaceAll(uuid, "-", "")); err == nil && len(bytes) == 16 {
 			s.Candidates = append(s.Candidates, learnt.Candidate{PDI: binary.LittleEndian.Uint64(bytes), Source: learnt.FromUUID})
 		}

@@ -31,7 +31,8 @@ func main() {
 }
 `
 
-// Where the driver is a container, nvidia-smi runs in there: it finds its files below that root and not the machine's.
+// Where the driver is a container, nvidia-smi runs in there: it finds its files below that root and
+// not the machine's.
 func TestLearnDriverContainer(t *testing.T) {
 	need.Root(t)
 	archive, err := txtar.ParseFile("../../nvsysfs/testdata/script/learn.txtar")

@@ -10,8 +10,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Below adds variables to an environment so that [LoadConfig] describes the machine whose root directory is dir
-// and reads the config.toml there; "" is this machine.
+// Below adds variables to an environment so that [LoadConfig] describes the machine whose root
+// directory is dir and reads the config.toml there; "" is this machine.
 func Below(dir string, environ []string) ([]string, error) {
 	if dir == "" {
 		return environ, nil

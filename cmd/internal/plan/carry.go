@@ -15,8 +15,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver/linkdir"
 )
 
-// Carry carries out the plan on the host, in the image, and in doc, the config.json of the container, which it saves.
-// It returns notes for the operator.
+// Carry carries out the plan on the host, in the image, and in doc, the config.json of the
+// container, which it saves. It returns notes for the operator.
 func (p Plan) Carry(doc *spec.Document) ([]string, error) {
 	if err := makeNodes(p.Missing); err != nil {
 		p.note(err.Error())
@@ -63,8 +63,8 @@ func (p *Plan) bringData(doc *spec.Document) error {
 	return nil
 }
 
-// writeImage creates the links and updates files in the image. A link or loader cache that cannot be written becomes a
-// mount; only errors of the bundle fail the container.
+// writeImage creates the links and updates files in the image. A link or loader cache that cannot
+// be written becomes a mount; only errors of the bundle fail the container.
 func (p *Plan) writeImage(doc *spec.Document) error {
 	var image *rootfs.FS
 	err := errors.New("no root filesystem")
@@ -123,8 +123,9 @@ func (p *Plan) writeImage(doc *spec.Document) error {
 	return nil
 }
 
-// madeByUs tells whether a link in a directory of the image was created by this program: it leads to the
-// driver or, from an earlier version, to a library next to it that is gone or is an empty mount point.
+// madeByUs tells whether a link in a directory of the image was created by this program: it leads
+// to the driver or, from an earlier version, to a library next to it that is gone or is an empty
+// mount point.
 func madeByUs(image *rootfs.FS, dir, target string) bool {
 	if strings.HasPrefix(target, Dir+"/") {
 		return true

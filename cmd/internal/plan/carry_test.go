@@ -14,7 +14,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
 )
 
-// A link of the image's own stays; those that this program has made, in whatever version, follow the driver.
+// A link of the image's own stays; those that this program has made, in whatever version, follow
+// the driver.
 func TestMadeByUs(t *testing.T) {
 	root := t.TempDir()
 	for name, text := range map[string]string{"lib/libcuda.so.1.0": "the image's", "lib/libcuda.so.535.1": "", "lib/libfoo.so": ""} {

@@ -28,11 +28,11 @@ const (
 //
 //	/dev/char/195:0 -> ../nvidia0
 //
-// udev creates such links for nodes of devtmpfs, which NVIDIA's are not. With the systemd cgroup driver the
-// low-level runtime passes each device to systemd by this name (generateDeviceProperties in
-// github.com/opencontainers/cgroups/devices). runc 1.1.3 to 1.1.6, and later versions with systemd before
-// 240, skip devices whose link is missing: the container loses them when systemd next applies its rules,
-// for example at "systemctl daemon-reload".
+// udev creates such links for nodes of devtmpfs, which NVIDIA's are not. With the systemd cgroup
+// driver the low-level runtime passes each device to systemd by this name (generateDeviceProperties
+// in github.com/opencontainers/cgroups/devices). runc 1.1.3 to 1.1.6, and later versions with
+// systemd before 240, skip devices whose link is missing: the container loses them when systemd
+// next applies its rules, for example at "systemctl daemon-reload".
 type CharLink struct {
 	Name   string // "/dev/char/195:0"
 	Target string // "../nvidia0"
@@ -98,14 +98,14 @@ func (c Config) CharLinksMatter(systemdCgroup bool) bool {
 	return systemdCgroup || c.DevCharLinks == CharLinksAlways
 }
 
-// MayMakeCharLinks tells whether missing links are created: by root, on the machine itself, unless the
-// configuration forbids it.
+// MayMakeCharLinks tells whether missing links are created: by root, on the machine itself, unless
+// the configuration forbids it.
 func (c Config) MayMakeCharLinks(root sysfs.Root) bool {
 	return root == "/" && os.Geteuid() == 0 && c.DevCharLinks != CharLinksNever
 }
 
-// makeCharLinks creates links below /dev/char. It returns notes, not errors: no container fails for lack of a
-// link.
+// makeCharLinks creates links below /dev/char. It returns notes, not errors: no container fails for
+// lack of a link.
 func makeCharLinks(cfg Config, root sysfs.Root, bad []CharLink) []string {
 	if cfg.DevCharLinks == CharLinksNever {
 		return nil

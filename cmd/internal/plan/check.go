@@ -28,8 +28,9 @@ func (f Finding) String() string {
 	return f.File + ": " + f.Text
 }
 
-// foreign are the keys of config.toml that only NVIDIA's programs read; a trailing period means a whole table.
-// Sources: internal/config in NVIDIA's toolkit up to 1.19, and the config.toml in its packages.
+// foreign are the keys of config.toml that only NVIDIA's programs read; a trailing period means a
+// whole table. Sources: internal/config in NVIDIA's toolkit up to 1.19, and the config.toml in its
+// packages.
 var foreign = []string{
 	"nvidia-container-cli.debug", "nvidia-container-cli.environment", "nvidia-container-cli.ldconfig",
 	"nvidia-container-cli.no-pivot", "nvidia-container-cli.path", "nvidia-container-cli.user",
@@ -43,8 +44,9 @@ var foreign = []string{
 	"features.disable-imex-channel-creation", "features.gds", "features.gdrcopy", "features.mofed", "features.nvswitch",
 }
 
-// Check reads the files of a configuration again and lists what has no effect: misplaced and misspelled keys,
-// unknown values, a log file that cannot be written. It ignores the keys of NVIDIA's programs.
+// Check reads the files of a configuration again and lists what has no effect: misplaced and
+// misspelled keys, unknown values, a log file that cannot be written. It ignores the keys of
+// NVIDIA's programs.
 func (c Config) Check() ([]Finding, error) {
 	files, err := c.files()
 	if err != nil {

@@ -26,11 +26,13 @@ const (
 	FenceOff     = "off"
 )
 
-// Config is the configuration from config.toml and the environment, with defaults filled in; see [Keys].
+// Config is the configuration from config.toml and the environment, with defaults filled in; see
+// [Keys].
 type Config struct {
 	// File is the path of config.toml, which need not exist.
 	File string
-	// Registration is the file of the registration that the runtime was started as, "" if none: see [LoadConfig].
+	// Registration is the file of the registration that the runtime was started as, "" if none: see
+	// [LoadConfig].
 	Registration string
 
 	Debug       string   // log file; "" or /dev/null = none
@@ -69,7 +71,8 @@ var DriverCapabilities = []string{"compat32", "compute", "display", "graphics", 
 // RegistrationMark is followed by the registration's name in the program's name: see [LoadConfig].
 const RegistrationMark = "nvidia-container-runtime.experimental@"
 
-// LoadConfig reads the configuration of a runtime that was started as argv0 with the environment environ:
+// LoadConfig reads the configuration of a runtime that was started as argv0 with the environment
+// environ:
 //
 //   - $NVIDIA_CTK_CONFIG_FILE_PATH, else ${XDG_CONFIG_HOME:-/etc}/nvidia-container-runtime/config.toml, else the one in
 //     /etc. None need exist.

@@ -20,9 +20,9 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
 )
 
-// Image describes the container's root filesystem. Anything odd in it counts as absent: an image must not be
-// able to make a start fail. Only a fixed list of names and the directory of CUDA's forward-compatibility
-// libraries are read.
+// Image describes the container's root filesystem. Anything odd in it counts as absent: an image
+// must not be able to make a start fail. Only a fixed list of names and the directory of CUDA's
+// forward-compatibility libraries are read.
 type Image struct {
 	Root   string // absolute path; "" if it cannot be opened
 	Owner  rootfs.Owner
@@ -122,8 +122,8 @@ func (v *view) findLibDirs(arch ldcache.Arch) {
 	}
 }
 
-// checkPlaces checks that Dir can be a mount point. It leaves out files of the driver where the image has a
-// directory, or fails if the driver does not work without them.
+// checkPlaces checks that Dir can be a mount point. It leaves out files of the driver where the
+// image has a directory, or fails if the driver does not work without them.
 func (p *Plan) checkPlaces(v *view) error {
 	if cover, own := p.cover(Dir); cover != nil {
 		if !own && !mountable(*cover, Dir) {
@@ -161,8 +161,8 @@ func (p *Plan) checkPlaces(v *view) error {
 	return err
 }
 
-// read returns the content of a regular file as the container will see it, through the volume that covers it if
-// any; false for anything but a regular file of at most max bytes.
+// read returns the content of a regular file as the container will see it, through the volume that
+// covers it if any; false for anything but a regular file of at most max bytes.
 func (p *Plan) read(v *view, name string, max int64) ([]byte, bool) {
 	filesystem := v.fs
 	if cover, _ := p.cover(name); cover != nil {
@@ -234,8 +234,8 @@ func below(m spec.Mount, name string) string {
 	return strings.TrimPrefix(unalias(name), unalias(at))
 }
 
-// mountable tells whether a low-level runtime can mount at name, below the mount m: the mount point must exist
-// if m is read-only.
+// mountable tells whether a low-level runtime can mount at name, below the mount m: the mount point
+// must exist if m is read-only.
 func mountable(m spec.Mount, name string) bool {
 	if !slices.Contains(m.Options, "ro") {
 		return true
@@ -244,8 +244,8 @@ func mountable(m spec.Mount, name string) bool {
 	return isBind(m) && err == nil
 }
 
-// unalias resolves the common aliases of a clean path in the container: in most images /lib is /usr/lib and
-// /var/run is /run.
+// unalias resolves the common aliases of a clean path in the container: in most images /lib is
+// /usr/lib and /var/run is /run.
 func unalias(name string) string {
 	if rest, ok := strings.CutPrefix(name, "/var/run/"); ok {
 		return "/run/" + rest

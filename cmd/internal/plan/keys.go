@@ -14,8 +14,8 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// Key is a key of config.toml. Its row in [Keys] defines it: parsing, "nvsysfs info", "nvsysfs config check",
-// the example file and the manual page all follow from the row.
+// Key is a key of config.toml. Its row in [Keys] defines it: parsing, "nvsysfs info", "nvsysfs
+// config check", the example file and the manual page all follow from the row.
 type Key struct {
 	Name     string   // dotted: "nvidia-container-cli.root"
 	Over     string   // the less specific key that it overrides; "" if none
@@ -172,8 +172,8 @@ type word struct {
 	others string
 }
 
-// set stores a file's value of the key in c. A blank string counts as absent, so that templates may fill in
-// nothing.
+// set stores a file's value of the key in c. A blank string counts as absent, so that templates may
+// fill in nothing.
 func (k Key) set(c *Config, v any) error {
 	text, isText := v.(string)
 	items, isList := v.([]any)
@@ -230,8 +230,8 @@ func (k Key) set(c *Config, v any) error {
 	return fmt.Errorf("%s is %s where %s is expected", k.Name, describeTOML(v), want)
 }
 
-// checkWord rejects unknown values, but only in our own table: NVIDIA's programs may know more values of their
-// keys, see [Config.Check].
+// checkWord rejects unknown values, but only in our own table: NVIDIA's programs may know more
+// values of their keys, see [Config.Check].
 func (k Key) checkWord(text string) error {
 	if text != "" && strings.HasPrefix(k.Name, ours) && !strings.HasSuffix(k.Name, "log-level") {
 		return k.unknownWord(text)
@@ -419,8 +419,8 @@ func (f configFile) positions() func(yield func(string, unstable.Position) bool)
 	}
 }
 
-// nearest finds the key that a name was probably meant to be: one that begins with prefix and whose last word
-// differs by at most two letters, one in a short word. Case, - and _ do not count.
+// nearest finds the key that a name was probably meant to be: one that begins with prefix and whose
+// last word differs by at most two letters, one in a short word. Case, - and _ do not count.
 func nearest(name, prefix string) (string, bool) {
 	fold := func(s string) string {
 		s = s[strings.LastIndex(s, ".")+1:]
@@ -471,8 +471,8 @@ type Setting struct {
 	File   string `json:"file,omitempty"` // the file with the key; "" for other origins
 }
 
-// Settings lists each value of c and its origin. environ is what LoadConfig was given. It returns false if there
-// is no configuration file.
+// Settings lists each value of c and its origin. environ is what LoadConfig was given. It returns
+// false if there is no configuration file.
 func (c Config) Settings(environ []string) ([]Setting, bool, error) {
 	files, err := c.files()
 	if err != nil {

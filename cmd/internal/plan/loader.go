@@ -15,8 +15,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// Update changes or creates a file of the image so that a loader finds [Dir]: a loader cache gets Entries, a
-// list of directories gets Lines.
+// Update changes or creates a file of the image so that a loader finds [Dir]: a loader cache gets
+// Entries, a list of directories gets Lines.
 type Update struct {
 	Path    string
 	Entries []ldcache.Entry // replace those of the same name
@@ -33,7 +33,8 @@ const (
 	maxListSize  = 64 << 10
 )
 
-// glibc is a GNU C library that an image may have: its loader, and the directory of its cache and ld.so.conf.
+// glibc is a GNU C library that an image may have: its loader, and the directory of its cache and
+// ld.so.conf.
 type glibc struct{ loader, etc string }
 
 // glibcs are the usual one and that of the glibc packages for Alpine.
@@ -50,8 +51,8 @@ var glibcs = map[ldcache.Arch][]glibc{
 	ldcache.PPC64LE: {{"/lib64/ld64.so.2", "/etc"}},
 }
 
-// planLoader makes the image's loaders find Dir. A glibc image without a cache gets one with our entries only:
-// glibc still finds everything else in its default directories.
+// planLoader makes the image's loaders find Dir. A glibc image without a cache gets one with our
+// entries only: glibc still finds everything else in its default directories.
 func (p *Plan) planLoader(v *view) {
 	v.findLibDirs(p.Arch)
 	p.Image = v.Image
@@ -86,7 +87,8 @@ func (p *Plan) planLoader(v *view) {
 		p.updateMusl(v, "/etc/ld-musl-"+musl+".path")
 	}
 	if v.isDir("/nix/store") {
-		// Programs built by Nix do not read /etc/ld.so.cache; this directory is in their search path.
+		// Programs built by Nix do not read /etc/ld.so.cache; this directory is in their search
+		// path.
 		p.Image.Nix = true
 	}
 }
@@ -105,8 +107,8 @@ func (p *Plan) updateConf(v *view, etc string, lines []string) {
 	p.planUpdate(Update{Path: etc + "/ld.so.conf", Lines: lines, Old: present(conf, there)})
 }
 
-// updateMusl extends the search path of musl's loader: directories separated by colons or newlines, which
-// replace the default /lib:/usr/local/lib:/usr/lib (ldso/dynlink.c).
+// updateMusl extends the search path of musl's loader: directories separated by colons or newlines,
+// which replace the default /lib:/usr/local/lib:/usr/lib (ldso/dynlink.c).
 func (p *Plan) updateMusl(v *view, name string) {
 	u := Update{Path: name, Lines: []string{Dir}, Last: true}
 	if u.Old = present(p.read(v, name, maxListSize)); u.Old == nil {
@@ -144,9 +146,9 @@ func (p *Plan) planUpdate(u Update) {
 	}
 }
 
-// merge returns the updated content of the file. A cache that cannot be parsed counts as empty, as it does for
-// glibc. Our earlier entries stay, for other containers on the same root filesystem, except those of another
-// driver version.
+// merge returns the updated content of the file. A cache that cannot be parsed counts as empty, as
+// it does for glibc. Our earlier entries stay, for other containers on the same root filesystem,
+// except those of another driver version.
 func (u Update) merge(old []byte, version string) ([]byte, error) {
 	if u.Entries != nil {
 		cache, err := ldcache.Parse(old)
@@ -178,8 +180,8 @@ func (u Update) merge(old []byte, version string) ([]byte, error) {
 	}
 }
 
-// cacheEntries returns the entries that ldconfig would write for the driver's libraries: one for the SONAME and
-// one for each other name, without subdirectories.
+// cacheEntries returns the entries that ldconfig would write for the driver's libraries: one for
+// the SONAME and one for each other name, without subdirectories.
 func (p *Plan) cacheEntries() []ldcache.Entry {
 	entries := []ldcache.Entry{}
 	for _, f := range p.Files {

@@ -148,8 +148,8 @@ func withUnbound(root sysfs.Root, inv sysfs.Inventory, err error) error {
 	return err
 }
 
-// meet checks NVIDIA_REQUIRE_* for each GPU, or once if there is none. It returns the requirements that cannot be
-// checked, which count as met.
+// meet checks NVIDIA_REQUIRE_* for each GPU, or once if there is none. It returns the requirements
+// that cannot be checked, which count as met.
 func (m *Machine) meet(requirements []requirement.Requirement) ([]string, error) {
 	if len(requirements) == 0 {
 		return nil, nil
@@ -180,12 +180,12 @@ func classesOf(names []string) (driver.Class, error) {
 	return classes, nil
 }
 
-// absurdNoFile is the open-file limit from which on the persistence daemon's socket is left out: NVIDIA's RPC
-// client loops over all possible descriptors, which takes 20 seconds at 10^9.
+// absurdNoFile is the open-file limit from which on the persistence daemon's socket is left out:
+// NVIDIA's RPC client loops over all possible descriptors, which takes 20 seconds at 10^9.
 const absurdNoFile = 10_000_000
 
-// files finds the driver's files for classes. hostPath is a PATH, where programs are looked up first; limit is the
-// container's open-file limit, nil if it sets none.
+// files finds the driver's files for classes. hostPath is a PATH, where programs are looked up
+// first; limit is the container's open-file limit, nil if it sets none.
 func (m *Machine) files(
 	cfg Config, limit *spec.Limit, classes driver.Class, hostPath string,
 ) ([]driver.File, []string, error) {

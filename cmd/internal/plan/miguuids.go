@@ -9,12 +9,12 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// nobody is the owner that the kernel shows for IDs not mapped into the user namespace, the default of
-// /proc/sys/kernel/overflowuid.
+// nobody is the owner that the kernel shows for IDs not mapped into the user namespace, the default
+// of /proc/sys/kernel/overflowuid.
 const nobody = 65534
 
-// ReadMIGUUIDs reads the UUIDs of MIG devices that "nvsysfs learn" recorded. The file must be owned by root or by
-// the user who runs this program; in a user namespace the machine's root is nobody.
+// ReadMIGUUIDs reads the UUIDs of MIG devices that "nvsysfs learn" recorded. The file must be owned
+// by root or by the user who runs this program; in a user namespace the machine's root is nobody.
 func ReadMIGUUIDs(root sysfs.Root, inv sysfs.Inventory) (sysfs.MIGUUIDs, error) {
 	owners, err := LearntOwners()
 	if err != nil {

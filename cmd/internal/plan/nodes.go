@@ -61,7 +61,8 @@ func (m *Machine) nodes(
 	var module *sysfs.ModuleError
 	switch {
 	case errors.As(err, &module) && (len(m.Selection.GPUs) == 0 || !explicitly(facts.Env, "compute", "video")):
-		// Unless compute was explicitly requested, nvidia-smi and the like are enough, and they work.
+		// Unless compute was explicitly requested, nvidia-smi and the like are enough, and they
+		// work.
 		notes = append(notes, err.Error())
 		if nodes, err = inv.ControlNodes(dev, false, graphics); err != nil {
 			return nil, nil, err
@@ -129,8 +130,8 @@ func allChannels(dev sysfs.Root) []int {
 	return channels
 }
 
-// devRoot is the root of the host's device nodes: the driver root, if it has any, as in a driver container,
-// else the machine's.
+// devRoot is the root of the host's device nodes: the driver root, if it has any, as in a driver
+// container, else the machine's.
 func (m *Machine) devRoot() sysfs.Root {
 	if m.DriverRoot != m.Root {
 		if _, err := m.DriverRoot.Stat("dev/nvidiactl"); err == nil {
@@ -152,9 +153,10 @@ func explicitly(env []string, classes ...string) bool {
 	return false
 }
 
-// checkHostNodes checks the host's nodes below root. In a user namespace runc and crun cannot create devices and
-// bind-mount the host's node of the same path instead, so it must be right; dispensable nodes are left out.
-// Otherwise a node that the host lacks is only noted, to be created.
+// checkHostNodes checks the host's nodes below root. In a user namespace runc and crun cannot
+// create devices and bind-mount the host's node of the same path instead, so it must be right;
+// dispensable nodes are left out. Otherwise a node that the host lacks is only noted, to be
+// created.
 func (p *Plan) checkHostNodes(root sysfs.Root, classes driver.Class) error {
 	var usable []sysfs.Node
 	for _, n := range p.Nodes {
@@ -183,15 +185,16 @@ func (p *Plan) checkHostNodes(root sysfs.Root, classes driver.Class) error {
 	return nil
 }
 
-// dispensable nodes are those without which the driver works: nvidia-modeset unless display is requested,
-// nvidia-uvm-tools for memory tracing, and DRM nodes, which Mesa and Wayland use but not CUDA and Vulkan.
+// dispensable nodes are those without which the driver works: nvidia-modeset unless display is
+// requested, nvidia-uvm-tools for memory tracing, and DRM nodes, which Mesa and Wayland use but not
+// CUDA and Vulkan.
 func dispensable(n sysfs.Node, classes driver.Class) bool {
 	return n.Path == "/dev/nvidia-modeset" && classes&driver.Display == 0 || n.Path == "/dev/nvidia-uvm-tools" ||
 		strings.HasPrefix(n.Path, "/dev/dri/")
 }
 
-// inUserNamespace tells whether this process is outside the initial user namespace, whose /proc/self/uid_map is
-// "0 0 4294967295".
+// inUserNamespace tells whether this process is outside the initial user namespace, whose
+// /proc/self/uid_map is "0 0 4294967295".
 func inUserNamespace() (bool, error) {
 	data, err := sysfs.Root("/").ReadFileMax("/proc/self/uid_map", 64<<10)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -203,8 +206,8 @@ func inUserNamespace() (bool, error) {
 	return strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295", nil
 }
 
-// makeNodes creates nodes that the host lacks, as nvidia-modprobe does for the first program that uses a GPU.
-// The container does not depend on them, but other programs on the host do.
+// makeNodes creates nodes that the host lacks, as nvidia-modprobe does for the first program that
+// uses a GPU. The container does not depend on them, but other programs on the host do.
 func makeNodes(missing []sysfs.Node) error {
 	var errs []error
 	for _, n := range missing {

@@ -19,7 +19,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// In a user namespace a container needs the host's nodes, but for those without which the driver works.
+// In a user namespace a container needs the host's nodes, but for those without which the driver
+// works.
 func TestCheckHostNodes(t *testing.T) {
 	need.Root(t)
 	all := []sysfs.Node{

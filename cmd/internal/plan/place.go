@@ -16,9 +16,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver/linkdir"
 )
 
-// Dir is where every container has the driver: libraries under all their names, 32-bit ones in lib32, and
-// programs, manifests and firmware in subdirectories, to which links lead. It must not be in the LD_LIBRARY_PATH of
-// images (CUDA's have /usr/local/nvidia/lib64), which would override forward-compatibility libraries.
+// Dir is where every container has the driver: libraries under all their names, 32-bit ones in
+// lib32, and programs, manifests and firmware in subdirectories, to which links lead. It must not
+// be in the LD_LIBRARY_PATH of images (CUDA's have /usr/local/nvidia/lib64), which would override
+// forward-compatibility libraries.
 const Dir = "/usr/lib/nvidia-container-driver"
 
 // lib32 is the subdirectory of Dir for 32-bit libraries.
@@ -49,9 +50,10 @@ type Link struct {
 	Source       string // mounted instead if the link cannot be created; "" if the link is dispensable
 }
 
-// byPath are the libraries that well-known programs open or link by path in the distribution's library directory:
-// CUDA's stubs and nvcc, PyCUDA and Triton (libcuda), monitoring agents (libnvidia-ml), ffmpeg and GStreamer,
-// older loaders of glvnd and OpenCL. Loading by name needs none of these links.
+// byPath are the libraries that well-known programs open or link by path in the distribution's
+// library directory: CUDA's stubs and nvcc, PyCUDA and Triton (libcuda), monitoring agents
+// (libnvidia-ml), ffmpeg and GStreamer, older loaders of glvnd and OpenCL. Loading by name needs
+// none of these links.
 var byPath = [...]string{
 	"libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1",
 	"libGLX_nvidia.so.0", "libGLX_indirect.so.0", "libEGL_nvidia.so.0", "libnvidia-opencl.so.1",
@@ -72,8 +74,8 @@ func (p *Plan) placeFiles(files []driver.File, classes driver.Class) []File {
 			placed = append(placed, profile)
 		}
 	}
-	// Places are unique. Of two libraries of one name the first wins, as it does for the driver; other files get
-	// distinct places, such as the manifests of Vulkan and VulkanSC.
+	// Places are unique. Of two libraries of one name the first wins, as it does for the driver;
+	// other files get distinct places, such as the manifests of Vulkan and VulkanSC.
 	taken := map[string]bool{"": true}
 	for i := range placed {
 		if f := &placed[i]; taken[f.Place] {
@@ -117,8 +119,9 @@ func placeOf(f driver.File, source string) File {
 	return place
 }
 
-// applicationProfile limits EGL and Vulkan to the container's GPUs, as the classic runtime does: otherwise they
-// find every GPU of the machine and fail at the first that they may not open. The mask's bits are device minors.
+// applicationProfile limits EGL and Vulkan to the container's GPUs, as the classic runtime does:
+// otherwise they find every GPU of the machine and fail at the first that they may not open. The
+// mask's bits are device minors.
 func (p *Plan) applicationProfile() (File, bool) {
 	var mask uint64
 	for _, g := range p.Selection.GPUs {
@@ -190,8 +193,8 @@ func (p *Plan) inDirectories(
 	}
 }
 
-// directories returns where the directory of links may be. /usr/lib comes first: it is on the libraries' file
-// system, and has a label that SELinux lets containers read.
+// directories returns where the directory of links may be. /usr/lib comes first: it is on the
+// libraries' file system, and has a label that SELinux lets containers read.
 func (p *Plan) directories() []string {
 	if path.IsAbs(p.config.DriverDirectory) {
 		return []string{path.Clean(p.config.DriverDirectory)}
@@ -316,8 +319,9 @@ func (p *Plan) link(name, target, source string) {
 	}
 }
 
-// dropOtherWay removes mounts that an earlier start from the same config.json, or an earlier version of this program,
-// added in another way or for another driver: those with our options in Dir, or where files of a driver go.
+// dropOtherWay removes mounts that an earlier start from the same config.json, or an earlier
+// version of this program, added in another way or for another driver: those with our options in
+// Dir, or where files of a driver go.
 func (p *Plan) dropOtherWay() {
 	wanted := make(map[string]bool, len(p.Edits.Mounts))
 	for _, m := range p.Edits.Mounts {
@@ -334,8 +338,8 @@ func (p *Plan) dropOtherWay() {
 	}
 }
 
-// ofDriver tells whether a path is that of firmware or of a driver library: of a known family, or one of
-// another driver.
+// ofDriver tells whether a path is that of firmware or of a driver library: of a known family, or
+// one of another driver.
 func ofDriver(name string) bool {
 	base := path.Base(name)
 	if !strings.Contains(base, ".so") {
@@ -345,7 +349,8 @@ func ofDriver(name string) bool {
 	return known || strings.HasPrefix(base, "libnvidia-") || strings.Contains(base, "_nvidia.so") || base == "libGLX_indirect.so.0"
 }
 
-// Mount options: files can only be read and executed; sockets need no restriction but nosuid and nodev.
+// Mount options: files can only be read and executed; sockets need no restriction but nosuid and
+// nodev.
 var (
 	fileOptions   = []string{"ro", "nosuid", "nodev", "rbind", "rprivate"}
 	socketOptions = []string{"nosuid", "nodev", "rbind", "rprivate", "noexec"}

@@ -134,7 +134,8 @@ func TestPlaceOneByOne(t *testing.T) {
 	assert.Equal(t, append(want, outside[3:]...), p.Links)
 }
 
-// What the container mounts itself stays visible, under whatever alias; what it covers is mounted on top.
+// What the container mounts itself stays visible, under whatever alias; what it covers is mounted
+// on top.
 func TestPlaceBesideMountsOfTheContainer(t *testing.T) {
 	volume := t.TempDir()
 	bind := func(destination string, options ...string) spec.Mount {

@@ -1,18 +1,20 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package plan works out what a container gets, and applies it. [New] reads and decides but changes nothing;
-// [Plan.Carry] makes the changes and decides only what to do if one fails. In between, the plan is plain data.
+// Package plan works out what a container gets, and applies it. [New] reads and decides but changes
+// nothing; [Plan.Carry] makes the changes and decides only what to do if one fails. In between, the
+// plan is plain data.
 //
-// A container has the whole driver in [Dir], whatever its or the host's distribution. Usually this is one read-only
-// mount of a directory of hard links on the host, with exactly the files of the container's driver capabilities. If
-// such a directory cannot be created, each file is mounted to the same place. The image's loader cache and a line for
-// ldconfig point there. What programs look for by path (nvidia-smi, libcuda.so.1, Vulkan's manifests) are links in the
-// image, always the same ones and never removed, so that containers that share a root filesystem, and images committed
-// from a container, keep working.
+// A container has the whole driver in [Dir], whatever its or the host's distribution. Usually this
+// is one read-only mount of a directory of hard links on the host, with exactly the files of the
+// container's driver capabilities. If such a directory cannot be created, each file is mounted to
+// the same place. The image's loader cache and a line for ldconfig point there. What programs look
+// for by path (nvidia-smi, libcuda.so.1, Vulkan's manifests) are links in the image, always the
+// same ones and never removed, so that containers that share a root filesystem, and images
+// committed from a container, keep working.
 //
-// Files by data flow: machine.go and nodes.go read the machine, image.go the image, place.go places the driver's files,
-// loader.go makes loaders find them, carry.go writes.
+// Files by data flow: machine.go and nodes.go read the machine, image.go the image, place.go places
+// the driver's files, loader.go makes loaders find them, carry.go writes.
 package plan
 
 import (
@@ -57,8 +59,8 @@ type Plan struct {
 	mounted   map[string]int // index of the container's last mount by destination, also with aliases resolved
 }
 
-// New plans for a container whose request is not empty. It changes nothing; the same machine, image and arguments
-// give the same plan.
+// New plans for a container whose request is not empty. It changes nothing; the same machine, image
+// and arguments give the same plan.
 func New(cfg Config, c Container) (Plan, error) {
 	p := Plan{config: cfg, container: c}
 	inside, err := inUserNamespace()
@@ -147,8 +149,9 @@ func Device(n sysfs.Node) specs.LinuxDevice {
 	}
 }
 
-// fence keeps a container with CAP_MKNOD from creating the nodes of GPUs that it was not given, as NVIDIA's tools do
-// unasked. They could not be opened, but confuse programs. A privileged container has all nodes anyway.
+// fence keeps a container with CAP_MKNOD from creating the nodes of GPUs that it was not given, as
+// NVIDIA's tools do unasked. They could not be opened, but confuse programs. A privileged container
+// has all nodes anyway.
 func (p *Plan) fence() {
 	facts := p.container.Facts
 	if p.config.Fence == FenceOff || !facts.HasCapability("CAP_MKNOD") || facts.HasCapability("CAP_SYS_ADMIN") {

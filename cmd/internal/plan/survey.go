@@ -17,8 +17,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// Survey is everything that a machine could give to containers, by device, for display and for CDI files. Errors that
-// would stop a container are fields.
+// Survey is everything that a machine could give to containers, by device, for display and for CDI
+// files. Errors that would stop a container are fields.
 type Survey struct {
 	Machine
 	DevRoot sysfs.Root   // root of the host's nodes: Root, or a driver container's root
@@ -49,9 +49,9 @@ type SkippedGPU struct {
 	Err error
 }
 
-// ReadSurvey reads a machine as [New] does for a container that asks for all devices with the driver capabilities
-// classes, but continues after errors, unless the inventory cannot be read. Without a driver there are no nodes and no
-// files. extras are names from [Extras].
+// ReadSurvey reads a machine as [New] does for a container that asks for all devices with the
+// driver capabilities classes, but continues after errors, unless the inventory cannot be read.
+// Without a driver there are no nodes and no files. extras are names from [Extras].
 func ReadSurvey(cfg Config, classes driver.Class, hostPath string, extras ...string) (Survey, error) {
 	var s Survey
 	request, err := requestExtras(extras)
@@ -139,8 +139,8 @@ func (s *Survey) readDevices(request spec.Request, classes driver.Class) error {
 	return nil
 }
 
-// Extras are the devices other than GPUs that environment variables such as NVIDIA_GDS=enabled ask for; imex is
-// NVIDIA_IMEX_CHANNELS=all.
+// Extras are the devices other than GPUs that environment variables such as NVIDIA_GDS=enabled ask
+// for; imex is NVIDIA_IMEX_CHANNELS=all.
 var Extras = []string{"gds", "mofed", "gdrcopy", "nvswitch", "imex"}
 
 func requestExtras(extras []string) (spec.Request, error) {

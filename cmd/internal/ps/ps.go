@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ps finds the processes that use NVIDIA GPUs, from /proc alone: those that have a device node of the driver
-// open or a library of the driver mapped.
+// Package ps finds the processes that use NVIDIA GPUs, from /proc alone: those that have a device
+// node of the driver open or a library of the driver mapped.
 package ps
 
 import (
@@ -113,8 +113,8 @@ func read(p procfs.Proc, inventory sysfs.Inventory) (Process, error) {
 	return process, nil
 }
 
-// devices names what the open files are of. Of a GPU that is divided, the open capabilities tell which MIG device is
-// meant; nvidiactl and nvidia-uvm are named only where no GPU is.
+// devices names what the open files are of. Of a GPU that is divided, the open capabilities tell
+// which MIG device is meant; nvidiactl and nvidia-uvm are named only where no GPU is.
 func devices(files []string, inventory sysfs.Inventory) []string {
 	var nodes []string
 	for _, f := range files {
@@ -156,7 +156,8 @@ func devices(files []string, inventory sysfs.Inventory) []string {
 
 func capability(minor int) string { return "nvidia-caps/nvidia-cap" + strconv.Itoa(minor) }
 
-// driverLibrary is a file of the driver. Others of NVIDIA's libraries have versions of their own, below 300.
+// driverLibrary is a file of the driver. Others of NVIDIA's libraries have versions of their own,
+// below 300.
 //
 //	/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15 (deleted)
 var driverLibrary = regexp.MustCompile(`/lib[A-Za-z0-9_.-]*\.so\.([3-9][0-9]{2,}(?:\.[0-9]+){1,2})( \(deleted\))?$`)

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package replace writes files of the operator's tool whole or not at all: whoever reads meanwhile, and after a
-// crash, sees the old file or the new one. [Write] is most of it.
+// Package replace writes files of the operator's tool whole or not at all: whoever reads meanwhile,
+// and after a crash, sees the old file or the new one. [Write] is most of it.
 package replace
 
 import (
@@ -19,8 +19,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Prefix begins the names of files that are not finished yet. They have no extension, so no engine reads them but
-// CRI-O, which reads all that is in its directory.
+// Prefix begins the names of files that are not finished yet. They have no extension, so no engine
+// reads them but CRI-O, which reads all that is in its directory.
 const Prefix = ".nvsysfs-"
 
 // File is what a file is to be.
@@ -29,13 +29,13 @@ type File struct {
 	Perm fs.FileMode
 	// Owner is whose owner and group it gets; nil: those of the process.
 	Owner *syscall.Stat_t
-	// Check looks at the new file, and at what else matters, just before it takes its place; nil: nothing does. It
-	// gets the name that the file has until then, in the same directory.
+	// Check looks at the new file, and at what else matters, just before it takes its place; nil:
+	// nothing does. It gets the name that the file has until then, in the same directory.
 	Check func(temp string) error
 }
 
-// Dir opens a directory below root, and makes it and those above it that are missing, with the permissions 0755
-// less the umask. Links in dir lead to places below root.
+// Dir opens a directory below root, and makes it and those above it that are missing, with the
+// permissions 0755 less the umask. Links in dir lead to places below root.
 func Dir(root sysfs.Root, dir string) (*os.Root, error) {
 	there, missing := path.Clean("/"+dir), ""
 	for there != "/" {
@@ -44,8 +44,8 @@ func Dir(root sysfs.Root, dir string) (*os.Root, error) {
 			there = resolved
 			break
 		}
-		// What cannot be resolved may still be there: a dangling link. MkdirAll makes what it leads to,
-		// inside the root.
+		// What cannot be resolved may still be there: a dangling link. MkdirAll makes what it leads
+		// to, inside the root.
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -63,8 +63,8 @@ func Dir(root sysfs.Root, dir string) (*os.Root, error) {
 	return d.OpenRoot(missing)
 }
 
-// Write makes name, in the directory d, the file: a new one under another name, on disk before it takes the name by
-// rename. What earlier runs left unfinished that were killed is removed.
+// Write makes name, in the directory d, the file: a new one under another name, on disk before it
+// takes the name by rename. What earlier runs left unfinished that were killed is removed.
 func Write(d *os.Root, name string, f File) (err error) {
 	sweep(d)
 	temp := Prefix + rand.Text()
@@ -78,7 +78,8 @@ func Write(d *os.Root, name string, f File) (err error) {
 			err = errors.Join(err, d.Remove(temp))
 		}
 	}()
-	// It tells other runs that this one is at work. A file system without locks is no reason to fail.
+	// It tells other runs that this one is at work. A file system without locks is no reason to
+	// fail.
 	_ = unix.Flock(int(out.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if _, err = out.Write(f.Data); err != nil {
 		return err

@@ -289,8 +289,9 @@ func TestImageRace(t *testing.T) {
 	t.Logf("%d started, %d refused, in %d exchanges; libraries in %v", started, refused, swaps, where)
 }
 
-// TestImageOfManyEntries lets an image's loader cache have as many entries as are read, each at the end of long
-// chains of links: none is followed, so that a create costs what reading and writing the cache costs.
+// TestImageOfManyEntries lets an image's loader cache have as many entries as are read, each at the
+// end of long chains of links: none is followed, so that a create costs what reading and writing
+// the cache costs.
 func TestImageOfManyEntries(t *testing.T) {
 	cost := func(image tree) time.Duration {
 		b := newBundle(t, "t4", image)

@@ -232,7 +232,8 @@ func TestWhatTheRuntimeReads(t *testing.T) {
 		require.True(t, r.reached("create", "--bundle", "b", "id"), "%+v", r)
 		now := string(read(t, b.configFile()))
 		if now == text {
-			// Nothing was asked for, as far as we read: then neither of the others may read a request.
+			// Nothing was asked for, as far as we read: then neither of the others may read a
+			// request.
 			spec := new(specs.Spec)
 			if json.Unmarshal([]byte(text), spec) == nil && spec.Process != nil {
 				require.NotContains(t, spec.Process.Env, gpu0, text)

@@ -29,8 +29,8 @@ import (
 // repository is the top directory, from this package's.
 const repository = "../../.."
 
-// folders are the top-level directories that hold Go packages, with the other ones whose packages they
-// may import. Only cmd joins them all.
+// folders are the top-level directories that hold Go packages, with the other ones whose packages
+// they may import. Only cmd joins them all.
 var folders = map[string][]string{
 	"cmd":      {"fixtures", "ldcache", "mig", "spec", "sysfs"},
 	"fixtures": {"ldcache"},
@@ -54,7 +54,8 @@ var libraries = map[string][]string{
 	"sysfs":    {"golang.org/x/sys/unix"},
 }
 
-// TestImports: packages import only what the layout lets them, see CONTRIBUTING.md. The runtime has nothing of the operator's tool and of fixtures in it.
+// TestImports: packages import only what the layout lets them, see CONTRIBUTING.md. The runtime has
+// nothing of the operator's tool and of fixtures in it.
 func TestImports(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Standard", module+"/...").Output()
 	require.NoError(t, err)
@@ -142,7 +143,8 @@ func TestMakeHelp(t *testing.T) {
 	assert.Contains(t, got, "help")
 }
 
-// TestMakeInstall: what "make install" puts where, that it works from there, and that the units name it there.
+// TestMakeInstall: what "make install" puts where, that it works from there, and that the units
+// name it there.
 func TestMakeInstall(t *testing.T) {
 	dir, dest := checkout(t), t.TempDir()
 	cmd := exec.Command(need.Program(t, "make"), "install", "PREFIX=/opt/gpu", "DESTDIR="+dest)
@@ -207,7 +209,8 @@ func TestMakeInstall(t *testing.T) {
 	}
 }
 
-// TestForms: GitHub's forms and workflow are YAML, ask for the machine where they should, and what they name is there.
+// TestForms: GitHub's forms and workflow are YAML, ask for the machine where they should, and what
+// they name is there.
 func TestForms(t *testing.T) {
 	forms, err := filepath.Glob(filepath.Join(repository, ".github/ISSUE_TEMPLATE/*.yml"))
 	require.NoError(t, err)
@@ -281,8 +284,9 @@ var buildTool = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// namesWhatIsThere checks what a text has in backquotes or in indented lines: targets of make, tests or the beginning of
-// their names, paths with a slash in them, environment variables, and commands of nvsysfs with their flags.
+// namesWhatIsThere checks what a text has in backquotes or in indented lines: targets of make,
+// tests or the beginning of their names, paths with a slash in them, environment variables, and
+// commands of nvsysfs with their flags.
 func namesWhatIsThere(t *testing.T, where, text string) {
 	t.Helper()
 	var sources strings.Builder // all that can have a test, a target or a variable in it

@@ -170,8 +170,8 @@ func watchHost(t testing.TB, dir string) {
 		}
 		return err
 	}))
-	// Adding the watches has opened directories: forget that. (They may be closed later, by a process that was
-	// just being started: so closing is not watched.)
+	// Adding the watches has opened directories: forget that. (They may be closed later, by a
+	// process that was just being started: so closing is not watched.)
 	events(t, fd)
 	t.Cleanup(func() {
 		assert.Zero(t, events(t, fd), "files of the host were opened")

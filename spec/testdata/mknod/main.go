@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command mknod makes device nodes with the raw system calls, in a container of the fence's tests. Each
-// argument is call:type:device, "mknodat:c:0xc307", where device is the whole register; each gives one line
-// "call:type:device result", where result is "ok" or the error number.
+// Command mknod makes device nodes with the raw system calls, in a container of the fence's tests.
+// Each argument is call:type:device, "mknodat:c:0xc307", where device is the whole register; each
+// gives one line "call:type:device result", where result is "ok" or the error number.
 package main
 
 import (

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package linkdir keeps directories of hard links to the driver's files, so that a container gets the
-// whole driver by one mount instead of one mount a file. [Make] is nearly all of it.
+// Package linkdir keeps directories of hard links to the driver's files, so that a container gets
+// the whole driver by one mount instead of one mount a file. [Make] is nearly all of it.
 //
 // # What lies where
 //
@@ -16,42 +16,43 @@
 //	    .new-5577006791947779410/                  one that is being made
 //
 // A directory holds exactly what was asked for: two containers share one only if they get the same
-// files, so a container never sees a file of a driver capability that it did not get. Its name is the
-// driver's version and a hash over the name of each file and its device, inode, size and time of
-// change, its target or its content: when a package replaces a file, the next container gets another
-// directory.
+// files, so a container never sees a file of a driver capability that it did not get. Its name is
+// the driver's version and a hash over the name of each file and its device, inode, size and time
+// of change, its target or its content: when a package replaces a file, the next container gets
+// another directory.
 //
 // # How one is made
 //
-// Under a temporary name beside its place. It is checked against its sources, sealed, and renamed. Who
-// comes second removes what it has made and takes the other's. There is no lock, so no start waits for
-// another. Nothing has to reach the disk: after a crash no directory is used that was there before.
+// Under a temporary name beside its place. It is checked against its sources, sealed, and renamed.
+// Who comes second removes what it has made and takes the other's. There is no lock, so no start
+// waits for another. Nothing has to reach the disk: after a crash no directory is used that was
+// there before.
 //
 // # How one is checked
 //
-// At every call, also when it was there already: each directory from "/" down belongs to root (or to
-// the user that we run as) and can be written by nobody else, a sticky one like /tmp excepted above
-// the base; the base and all below have the permissions 0755; and each directory of the set still has
-// the time of change that sealed it, so nothing was added, removed or renamed in it. What its links
-// lead to was the source when it was made, and sources are part of its name. That is one stat of each
-// source and about a dozen system calls besides. A directory that does not pass is an error, and is
-// left alone: containers may use it.
+// At every call, also when it was there already: each directory from "/" down belongs to root (or
+// to the user that we run as) and can be written by nobody else, a sticky one like /tmp excepted
+// above the base; the base and all below have the permissions 0755; and each directory of the set
+// still has the time of change that sealed it, so nothing was added, removed or renamed in it. What
+// its links lead to was the source when it was made, and sources are part of its name. That is one
+// stat of each source and about a dozen system calls besides. A directory that does not pass is an
+// error, and is left alone: containers may use it.
 //
 // # When one goes away
 //
 // No container outlives a reboot. So when a directory is made, those of other boots are removed, if
-// they were also last changed before this boot by the clock: a system that systemd-nspawn starts has
-// another boot's number, and the host's clock. Until then the links keep the files of a driver that
-// was uninstalled: its disk space is free again after the next reboot and the next start of a
+// they were also last changed before this boot by the clock: a system that systemd-nspawn starts
+// has another boot's number, and the host's clock. Until then the links keep the files of a driver
+// that was uninstalled: its disk space is free again after the next reboot and the next start of a
 // container. An operator may remove the base at any time when no container with a GPU is there.
 //
 // # What is refused
 //
-// File systems other than those of [fileSystems]: overlayfs would copy a library for each link. Files
-// with a set-user-ID or set-group-ID bit, which a link would keep alive after an update. Files on
-// another file system than the base. More than [mostDirs] directories in one boot. In each case, and
-// where the kernel refuses (a read-only file system, a full one, a file of another user under
-// fs.protected_hardlinks), [Make] returns an error and removes what it has made.
+// File systems other than those of [fileSystems]: overlayfs would copy a library for each link.
+// Files with a set-user-ID or set-group-ID bit, which a link would keep alive after an update.
+// Files on another file system than the base. More than [mostDirs] directories in one boot. In each
+// case, and where the kernel refuses (a read-only file system, a full one, a file of another user
+// under fs.protected_hardlinks), [Make] returns an error and removes what it has made.
 package linkdir
 
 import (
@@ -72,7 +73,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mostDirs is how many directories there may be in one boot. There are 127 sets of driver capabilities.
+// mostDirs is how many directories there may be in one boot. There are 127 sets of driver
+// capabilities.
 const mostDirs = 512
 
 // fileSystems are those whose hard links are what they ought to be, by f_type of statfs(2).
@@ -85,7 +87,8 @@ var fileSystems = [...]int64{
 	0x2fc12fc1, // ZFS
 }
 
-// File is one name in a directory: a hard link to Source, a symbolic link to Target, or a file with Data.
+// File is one name in a directory: a hard link to Source, a symbolic link to Target, or a file with
+// Data.
 type File struct {
 	Name   string // "libcuda.so.550.54.15", "bin/nvidia-smi"
 	Source string // absolute path on the host, free of links
@@ -99,8 +102,8 @@ type Boot struct {
 	Time time.Time // when it was
 }
 
-// ThisBoot reads /proc/sys/kernel/random/boot_id, which drivers/char/random.c makes up once, and the
-// clock.
+// ThisBoot reads /proc/sys/kernel/random/boot_id, which drivers/char/random.c makes up once, and
+// the clock.
 func ThisBoot() (Boot, error) {
 	const name = "/proc/sys/kernel/random/boot_id"
 	var data [64]byte
@@ -139,8 +142,8 @@ func isUUID(s string) bool {
 
 const bootPrefix = "boot-"
 
-// Make returns the directory of these files below base, and makes it if it is not there. The parent of
-// base must exist; the path must be absolute and free of links.
+// Make returns the directory of these files below base, and makes it if it is not there. The parent
+// of base must exist; the path must be absolute and free of links.
 func Make(base string, boot Boot, version string, files []File) (string, error) {
 	dir, there, err := Find(base, boot, version, files)
 	if err != nil || there {
@@ -159,7 +162,8 @@ func Make(base string, boot Boot, version string, files []File) (string, error) 
 	return dir, nil
 }
 
-// Find is [Make] without making anything: if the directory is not there, it returns its name and false.
+// Find is [Make] without making anything: if the directory is not there, it returns its name and
+// false.
 func Find(base string, boot Boot, version string, files []File) (_ string, there bool, err error) {
 	defer func() {
 		if err != nil {
@@ -262,8 +266,9 @@ func newSet(version string, files []File) (set, error) {
 	return s, nil
 }
 
-// checkAbove checks that nobody else can put something into the place of the base or of what is above it.
-// From "/" downwards: what is checked after something that was found good cannot have been exchanged.
+// checkAbove checks that nobody else can put something into the place of the base or of what is
+// above it. From "/" downwards: what is checked after something that was found good cannot have
+// been exchanged.
 func checkAbove(dir string, device uint64) error {
 	var st unix.Stat_t
 	for end := 0; end < len(dir); {
@@ -305,8 +310,8 @@ func checkOwn(st *unix.Stat_t) error {
 
 func trusted(uid uint32) bool { return uid == 0 || uid == uint32(os.Geteuid()) }
 
-// sealed is the time of change that each directory of a set has from when it is complete: adding, removing or
-// renaming anything in it gives it another.
+// sealed is the time of change that each directory of a set has from when it is complete: adding,
+// removing or renaming anything in it gives it another.
 var sealed = unix.Timespec{Sec: 1}
 
 // verify checks that the directory of a set is as it was when it was made.
@@ -344,8 +349,8 @@ func (s set) check(fd int) error {
 	return nil
 }
 
-// build makes what is missing, after Find has looked at what is there. That another process was faster is
-// no error.
+// build makes what is missing, after Find has looked at what is there. That another process was
+// faster is no error.
 func build(base string, boot Boot, version string, files []File) error {
 	s, err := newSet(version, files)
 	if err != nil {

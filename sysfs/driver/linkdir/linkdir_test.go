@@ -550,7 +550,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// A file that changes between being looked at and being linked is not what was asked for, although its inode is.
+// A file that changes between being looked at and being linked is not what was asked for, although
+// its inode is.
 func TestFillRefusesChangedFiles(t *testing.T) {
 	for name, change := range map[string]func(name string) error{
 		"size":        func(name string) error { return os.Truncate(name, 1) },

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// On cgroup v2 a device policy is BPF programs that are attached to a cgroup: a device may be opened if all agree.
-// What follows are the parts of bpf(2)'s union bpf_attr that are needed here.
+// On cgroup v2 a device policy is BPF programs that are attached to a cgroup: a device may be
+// opened if all agree. What follows are the parts of bpf(2)'s union bpf_attr that are needed here.
 
 // bpf makes the call.
 func bpf(t *testing.T, command int, attr unsafe.Pointer, size uintptr) int {
@@ -67,8 +67,8 @@ func detachDevicePrograms(t *testing.T, cgroup string) {
 	}
 }
 
-// allowDevices replaces a cgroup's device policy by one that allows everything: what a hook does that adds a device
-// to a container that is there already.
+// allowDevices replaces a cgroup's device policy by one that allows everything: what a hook does
+// that adds a device to a container that is there already.
 func allowDevices(t *testing.T, cgroup string) {
 	t.Helper()
 	detachDevicePrograms(t, cgroup)

@@ -21,7 +21,8 @@ import (
 
 const containerdSocket = "/run/containerd/containerd.sock"
 
-// criConfig tells containerd's CRI plugin which image a pod's own container is made of, and to use systemd.
+// criConfig tells containerd's CRI plugin which image a pod's own container is made of, and to use
+// systemd.
 const criConfig = `version = 3
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "` + imageName + `"
@@ -42,8 +43,8 @@ func configureContainerd(t *testing.T) {
 	}
 }
 
-// ctr runs a container, or something in one, and returns what script prints there. It goes through a file: ctr may
-// lose what a container prints that ends at once.
+// ctr runs a container, or something in one, and returns what script prints there. It goes through
+// a file: ctr may lose what a container prints that ends at once.
 func ctr(t *testing.T, script string, args ...string) string {
 	t.Helper()
 	const dir = "/var/lib/lab/out"
@@ -138,7 +139,8 @@ func TestCRI(t *testing.T) {
 	}
 }
 
-// pod follows a pod's container through what the kubelet does to it, the whole of its life or its beginning.
+// pod follows a pod's container through what the kubelet does to it, the whole of its life or its
+// beginning.
 func pod(t *testing.T, uid string, more object, look string, whole bool) {
 	slice := "kubepods-pod" + strings.ReplaceAll(uid, "-", "_") + ".slice"
 	config := object{
@@ -179,8 +181,8 @@ func pod(t *testing.T, uid string, more object, look string, whole bool) {
 		require.NoError(t, json.Unmarshal(fmt.Appendf(nil, "%q", response["stdout"]), &stdout))
 		return string(stdout)
 	}
-	// The CPU manager sends cpuset_cpus, for which this kernel has no controller; containerd and the low-level runtime
-	// treat both alike.
+	// The CPU manager sends cpuset_cpus, for which this kernel has no controller; containerd and
+	// the low-level runtime treat both alike.
 	manager := update(object{"cpu_shares": 1000})
 	life(t, gpu, seen, []step{
 		nothing,

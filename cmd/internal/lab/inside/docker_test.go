@@ -221,8 +221,9 @@ func TestDockerRootless(t *testing.T) {
 	}
 }
 
-// The failure that this runtime is to cure, to show that these tests would see it: a container that is given its
-// device after it has been made, by a change of its cgroup, loses it when systemd applies its rules again.
+// The failure that this runtime is to cure, to show that these tests would see it: a container that
+// is given its device after it has been made, by a change of its cgroup, loses it when systemd
+// applies its rules again.
 func TestDockerNegativeControl(t *testing.T) {
 	for _, level := range levels {
 		t.Run(level+"/a device added to the cgroup later is lost at daemon-reload", func(t *testing.T) {

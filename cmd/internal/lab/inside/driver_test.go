@@ -27,7 +27,8 @@ var modules = []string{"nvidia", "nvidia_uvm", "nvidia_modeset"}
 // driverDir has the modules, and for each a list of what it is to have.
 const driverDir = "/var/lib/lab/driver"
 
-// writeDriver makes the modules ready to show in /proc what the machine has there, and to open its device nodes.
+// writeDriver makes the modules ready to show in /proc what the machine has there, and to open its
+// device nodes.
 func writeDriver(machine fixtures.Archive) error {
 	lists := map[string]string{}
 	made := map[string]bool{"driver": true}

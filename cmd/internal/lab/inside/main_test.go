@@ -64,8 +64,8 @@ func prepare() error {
 	return install(a, fixture)
 }
 
-// fixture is where the machine's GPU and driver are unpacked. The image's gpu.service loads the driver, and lays
-// what the fixture has of /dev and /sys over that of the machine, at each boot.
+// fixture is where the machine's GPU and driver are unpacked. The image's gpu.service loads the
+// driver, and lays what the fixture has of /dev and /sys over that of the machine, at each boot.
 const fixture = "/var/lib/lab/t4"
 
 // install gives the machine the GPUs and the driver of a fixture, which it unpacks in dir.
@@ -88,8 +88,8 @@ func install(machine fixtures.Archive, dir string) error {
 	return nil
 }
 
-// inUserNamespaces takes the fixture off /sys until the end of the test: where something is mounted below it, the
-// kernel lets no user namespace mount it.
+// inUserNamespaces takes the fixture off /sys until the end of the test: where something is mounted
+// below it, the kernel lets no user namespace mount it.
 func inUserNamespaces(t *testing.T) {
 	t.Helper()
 	// Lazily: a daemon that has just started may be reading there.
@@ -110,7 +110,8 @@ func image(t *testing.T) string {
 	return tar
 }
 
-// do runs a program, and returns all that it prints. It reads from a file: a container may keep a pipe open.
+// do runs a program, and returns all that it prints. It reads from a file: a container may keep a
+// pipe open.
 func do(args ...string) (string, error) {
 	f, err := os.CreateTemp("", "output-")
 	if err != nil {
@@ -170,7 +171,8 @@ func eventually(t *testing.T, condition func() error) {
 // own is what the names of this runtime's own settings begin with.
 const own = "nvidia-container-runtime.experimental."
 
-// lowLevel lets the installed runtime use this low-level runtime until the end of the test, as an administrator would.
+// lowLevel lets the installed runtime use this low-level runtime until the end of the test, as an
+// administrator would.
 func lowLevel(t *testing.T, name string, settings ...string) {
 	t.Helper()
 	keepLowLevel(t, name, settings...)
@@ -195,7 +197,8 @@ for n in $(ls -d /dev/nvidia* 2>/dev/null); do
 done
 probe libcuda.so.1 libnvidia-ml.so.1 | sed 's/ => .*/ loads/'`
 
-// lookCDI is look with what an image for CUDA has in its environment, by which the loader finds what CDI gives.
+// lookCDI is look with what an image for CUDA has in its environment, by which the loader finds
+// what CDI gives.
 const lookCDI = "export LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64\n" + look
 
 // step is what may happen to a container.
@@ -244,7 +247,8 @@ func cgroupOf(t *testing.T, pid int) string {
 // canary is a container that has been robbed of its device policy.
 var canary string
 
-// reload makes systemd apply its rules anew, and waits until it has: the canary's cgroup has a device policy again.
+// reload makes systemd apply its rules anew, and waits until it has: the canary's cgroup has a
+// device policy again.
 func reload(t *testing.T, command string) {
 	t.Helper()
 	if canary == "" {

@@ -33,7 +33,8 @@ func (p podman) run(t *testing.T, runtime, script string, options ...string) str
 	return p.must(t, append(args, imageName, "sh", "-c", script)...)
 }
 
-// start starts a container that is removed with the test, and returns its identifier and how to look into it.
+// start starts a container that is removed with the test, and returns its identifier and how to
+// look into it.
 func (p podman) start(t *testing.T, runtime string, options ...string) (string, func(t *testing.T) string) {
 	t.Helper()
 	args := append([]string{"--runtime", runtime, "run", "-d", "--network", "none"}, options...)
@@ -164,8 +165,8 @@ func TestPodmanRootless(t *testing.T) {
 	}
 }
 
-// Rootless podman calls create with HOME and XDG_CONFIG_HOME, and start, delete and update without: what these find
-// configured may be another low-level runtime than the one that has the container.
+// Rootless podman calls create with HOME and XDG_CONFIG_HOME, and start, delete and update without:
+// what these find configured may be another low-level runtime than the one that has the container.
 func TestPodmanRootlessWithConfigurationsThatDiffer(t *testing.T) {
 	inUserNamespaces(t)
 	p := userPodman

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Tests with Reboot in their names are run twice, after all others: they make what is to come back, and when the
-// machine has been booted again, they only look for it.
+// Tests with Reboot in their names are run twice, after all others: they make what is to come back,
+// and when the machine has been booted again, they only look for it.
 var rebooted = os.Getenv("NVCR_LAB_BOOT") == "2"
 
 // atBoot lets the CDI file be written at boot, by the package's unit.
@@ -25,7 +25,8 @@ func atBoot(t *testing.T) {
 	must(t, "systemctl", "enable", "--now", "nvsysfs-cdi.service")
 }
 
-// gpuGraphics is what look prints where all of the driver's capabilities are given, as that CDI file does.
+// gpuGraphics is what look prints where all of the driver's capabilities are given, as that CDI
+// file does.
 const gpuGraphics = "/dev/nvidia-modeset opens\n" + gpu
 
 // back waits until the container runs, as that engine says.
@@ -64,7 +65,8 @@ func TestDockerReboot(t *testing.T) {
 	}
 }
 
-// quadlets come back with the machine. Without After=, that with CDI may be started before the file is written.
+// quadlets come back with the machine. Without After=, that with CDI may be started before the file
+// is written.
 var quadlets = map[string]string{
 	"quadlet": quadlet + "[Install]\nWantedBy=multi-user.target\n",
 	"quadlet-cdi": "[Unit]\nAfter=nvsysfs-cdi.service\n[Container]\nImage=" + imageName +
