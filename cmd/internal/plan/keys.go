@@ -73,7 +73,7 @@ var Keys = []Key{
 	},
 	{
 		Name: "nvidia-container-runtime.debug", Default: `""`, field: func(c *Config) any { return &c.Debug },
-		Doc: "Log file: what each container got, and what was left out. Empty or `/dev/null` for none.",
+		Doc: "Log file: errors, and what a start ignored or left out. Empty or `/dev/null` for none.",
 	},
 	{
 		Name: "nvidia-container-runtime.log-level", Default: `"info"`, field: func(c *Config) any { return &c.LogLevel },
