@@ -323,7 +323,7 @@ func runCDIList(i invocation, dir string, more []string, vendor, class string, a
 func newCDICheck(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [FILE...]",
-		Short: "check whether generated CDI files still fit the machine",
+		Short: "check whether generated CDI files still match the machine",
 		Long: `Generates each FILE anew, with the options it was generated with, and tells what
 is different: the driver's version, devices, numbers of nodes, files. Without
 FILE, it checks those that "nvsysfs cdi generate" wrote to /etc/cdi and
@@ -422,7 +422,7 @@ func (i invocation) printChecked(checked []cdi.Checked, aside []leftAside, as ou
 			i.warn("%s: %s", fileName(c.File), note)
 		}
 		if !c.Drifted {
-			fmt.Fprintf(&out, "%s fits the machine.\n", fileName(c.File))
+			fmt.Fprintf(&out, "%s matches the machine.\n", fileName(c.File))
 			continue
 		}
 		fmt.Fprintf(&out, "%s has drifted:\n", fileName(c.File))

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package doctor finds what keeps containers from their GPUs. Each check of the table checks looks
-// at one thing, and gives its findings as data. Nothing is changed; but for the version of the
-// low-level runtime, everything is read from files.
+// Package doctor finds what keeps containers from using GPUs. Each entry of the table checks looks
+// at one thing and returns its findings as data. Nothing is changed, and everything is read from
+// files, except the versions of the low-level runtime and systemd.
 package doctor
 
 import (
@@ -48,18 +48,17 @@ type patient struct {
 	cdi       []cdi.Found
 	cdiErr    error
 	lowLevel  string // path
-	version   string // what the low-level runtime says of itself; "" if it was not asked
-	systemd   string // likewise, "systemd 257 (257.8-1)"
+	version   string // first line of the low-level runtime's --version; "" if unknown
+	systemd   string // the same of systemd: "systemd 257 (257.8-1)"
 }
 
-// check is one check. It returns nil if it does not apply.
 type check struct {
 	id      string
-	run     func(patient) []Finding
-	machine bool // it applies where no driver is loaded, too
+	run     func(patient) []Finding // returns nil if the check does not apply
+	machine bool                    // run it without a loaded driver, too
 }
 
-// checks are all checks, in the order in which they are printed.
+// checks are in the order of the output.
 var checks = []check{
 	{"config", checkConfig, true},
 	{"platform", checkPlatform, true},
@@ -89,7 +88,7 @@ var checks = []check{
 	{"user-namespaces", checkUserNamespaces, true},
 }
 
-// Run runs all checks on the machine that an environment names, see [plan.Below].
+// Run runs all checks on the machine that the environment selects, see [plan.Below].
 func Run(environ []string) ([]Finding, error) {
 	p, err := examine(environ)
 	if err != nil {
@@ -134,7 +133,7 @@ func examine(environ []string) (patient, error) {
 	return p, nil
 }
 
-// askVersion is the first line of a program's --version: "runc version 1.1.5".
+// askVersion returns the first line of a program's --version: "runc version 1.1.5".
 func askVersion(program string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -158,7 +157,7 @@ func wrong(fix, format string, args ...any) []Finding {
 	return []Finding{{State: Wrong, Text: fmt.Sprintf(format, args...), Fix: fix}}
 }
 
-// some lists a few of many.
+// some shortens a long list: "a, b, c, d, e, f and 3 more".
 func some(list []string) string {
 	const few = 6
 	if len(list) <= few {
@@ -167,16 +166,16 @@ func some(list []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(list[:few], ", "), len(list)-few)
 }
 
-// driverLoaded tells whether there is a driver whose parts can be looked at: that of a machine that
-// is not supported is another.
+// driverLoaded reports whether the checks of the driver apply: unsupported platforms have a
+// different one.
 func (p patient) driverLoaded() bool {
 	return p.surveyErr == nil && p.survey.Inventory.Driver != nil && p.platform() == nil
 }
 
-// platform is the error of a machine that is not supported.
+// platform returns an error on unsupported platforms.
 func (p patient) platform() error {
 	if p.surveyErr != nil {
-		return nil //nolint:nilerr // another check tells that
+		return nil //nolint:nilerr // checkDriver reports it
 	}
 	return sysfs.CheckPlatform(p.root, p.survey.Inventory.Driver)
 }
@@ -186,11 +185,10 @@ func (p patient) exists(name string) bool {
 	return err == nil
 }
 
-// captured tells that the root has a machine's GPUs and nothing else of it, as what "nvsysfs
-// capture" keeps.
+// captured reports whether the root is a fixture: it has a machine's GPUs and nothing else.
 func (p patient) captured() bool { return p.root != "/" && !p.exists("/bin/sh") }
 
-// word is the first word of a small file, "" if it cannot be read.
+// word returns the first word of a small file, or "" if it cannot be read.
 func (p patient) word(name string) string {
 	data, err := p.root.ReadFileMax(name, 4096)
 	if fields := strings.Fields(string(data)); err == nil && len(fields) > 0 {

@@ -70,7 +70,7 @@ func TestChecks(t *testing.T) {
 		config = "etc/nvidia-container-runtime/config.toml"
 		shim   = "usr/bin/nvidia-container-runtime.experimental"
 		docker = `{"runtimes": {"gpu": {"path": "/usr/bin/nvidia-container-runtime.experimental"}}, "default-runtime": "gpu"}`
-		reload = "with the systemd cgroup driver containers may lose their GPUs at 'systemctl daemon-reload'"
+		reload = "with the systemd cgroup driver containers may lose their GPUs on 'systemctl daemon-reload'"
 		links  = "mkdir -p /dev/char && ln -sfn ../nvidia-modeset /dev/char/195:254 && ln -sfn ../nvidia-uvm /dev/char/508:0 && ln -sfn ../nvidia-uvm-tools /dev/char/508:1 && " +
 			"ln -sfn ../nvidia0 /dev/char/195:0 && ln -sfn ../nvidiactl /dev/char/195:255"
 	)
@@ -136,13 +136,13 @@ func TestChecks(t *testing.T) {
 		{name: "a configuration space cut short", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0/config": "\xff\xff"}, id: "gpu-lost"},
 		{
 			name: "a GPU that was unplugged", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0": "absent"}, id: "gpu-lost",
-			want: wrong("dmesg | grep -E 'NVRM|Xid'", "GPU 0000:00:1e.0 is in /proc/driver/nvidia/gpus, but not on the PCI bus: it was unplugged in use, and containers that get it cannot open it"),
+			want: wrong("dmesg | grep -E 'NVRM|Xid'", "GPU 0000:00:1e.0 is in /proc/driver/nvidia/gpus, but not on the PCI bus: it was unplugged while in use, and containers that get it cannot open it"),
 		},
 		{
 			name: "in a container of the classic runtime", fixture: "hgx-minors", id: "nested", tree: map[string]string{
 				"proc/self/mountinfo": "36 35 0:32 / /proc/driver/nvidia ro,nosuid - tmpfs tmpfs rw\n",
 			},
-			want: note("", "this is a container that was given a part of the machine's GPUs: the rest is not shown here, and GPUs are counted anew"),
+			want: note("", "this is a container with only some of the machine's GPUs: the others are hidden, and indices are renumbered"),
 		},
 		{
 			name: "what a container was not given did not fail to start", id: "gpu-unbound", tree: map[string]string{
@@ -165,15 +165,15 @@ func TestChecks(t *testing.T) {
 		{
 			name: "a file in the place of a node", tree: map[string]string{"dev/nvidia0": "", config: "nvidia-container-cli.load-kmods = false\n"}, id: "nodes",
 			want: slices.Concat(
-				wrong("rm -r /dev/nvidia0 && mknod -m 666 /dev/nvidia0 c 195 0", "/dev/nvidia0 is regular file, and has to be character device 195:0: programs of the host and containers in user namespaces fail"),
+				wrong("rm -r /dev/nvidia0 && mknod -m 666 /dev/nvidia0 c 195 0", "/dev/nvidia0 is regular file, not character device 195:0: host programs and containers in user namespaces fail"),
 				note("mknod -m 666 /dev/nvidia-modeset c 195 254 && mknod -m 666 /dev/nvidia-uvm c 508 0 && mknod -m 666 /dev/nvidia-uvm-tools c 508 1 && mknod -m 666 /dev/nvidiactl c 195 255",
-					"the host lacks /dev/nvidia-modeset, /dev/nvidia-uvm, /dev/nvidia-uvm-tools, /dev/nvidiactl: containers in user namespaces go without them or do not start"),
+					"the host lacks /dev/nvidia-modeset, /dev/nvidia-uvm, /dev/nvidia-uvm-tools, /dev/nvidiactl: containers in user namespaces run without them or do not start"),
 			),
 		},
 		{
 			name: "nodes that only the administrator may make", tree: map[string]string{"proc/driver/nvidia/params": "ModifyDeviceFiles: 0\n"}, id: "nodes",
 			want: note("mknod -m 666 /dev/nvidia-modeset c 195 254 && mknod -m 666 /dev/nvidia-uvm c 508 0 && mknod -m 666 /dev/nvidia-uvm-tools c 508 1 && mknod -m 666 /dev/nvidia0 c 195 0 && mknod -m 666 /dev/nvidiactl c 195 255",
-				"the host lacks /dev/nvidia-modeset, /dev/nvidia-uvm, /dev/nvidia-uvm-tools, /dev/nvidia0, /dev/nvidiactl: containers in user namespaces go without them or do not start"),
+				"the host lacks /dev/nvidia-modeset, /dev/nvidia-uvm, /dev/nvidia-uvm-tools, /dev/nvidia0, /dev/nvidiactl: containers in user namespaces run without them or do not start"),
 		},
 		{
 			name: "nodes for nobody", tree: map[string]string{"proc/driver/nvidia/params": "ModifyDeviceFiles: 1\nDeviceFileUID: 0\nDeviceFileGID: 0\nDeviceFileMode: 384\n"}, id: "node-permissions",
@@ -183,7 +183,7 @@ func TestChecks(t *testing.T) {
 		{
 			name: "nodes for a group that is not given", fixture: "device-mode", tree: map[string]string{config: "features.no-additional-gids-for-device-nodes = true\n"}, id: "node-permissions",
 			want: wrong("remove no-additional-gids-for-device-nodes from $ROOT/"+config,
-				"only a group may open /dev/nvidia-modeset (0660, group 483), /dev/nvidia0 (0660, group 483), /dev/nvidiactl (0660, group 483), and containers are not given it"),
+				"only a group may open /dev/nvidia-modeset (0660, group 483), /dev/nvidia0 (0660, group 483), /dev/nvidiactl (0660, group 483), and containers do not get that group"),
 		},
 		{
 			name: "links", tree: map[string]string{"run/systemd/system/": ""}, id: "char-links",
@@ -205,11 +205,11 @@ func TestChecks(t *testing.T) {
 		},
 		{
 			name: "fabric manager", fixture: "hgx-minors", tree: map[string]string{"run/nvidia-fabricmanager": "absent"}, id: "fabric-manager",
-			want: note("systemctl enable --now nvidia-fabricmanager", "the machine has NVSwitches, and there is no socket of the fabric manager: CUDA fails with error 802 unless it runs in a virtual machine of its own"),
+			want: note("systemctl enable --now nvidia-fabricmanager", "the machine has NVSwitches, but no socket of the fabric manager: CUDA fails with error 802 unless the fabric manager runs in its own virtual machine"),
 		},
 		{
 			name: "persistence", tree: map[string]string{"run/nvidia-persistenced": "absent"}, id: "persistence",
-			want: note("systemctl enable --now nvidia-persistenced", "nvidia-persistenced does not run: where nothing else keeps a GPU open, each first use of it takes seconds"),
+			want: note("systemctl enable --now nvidia-persistenced", "nvidia-persistenced is not running: unless something else keeps a GPU open, its first use takes seconds each time"),
 		},
 		{
 			name: "no low-level runtime", tree: map[string]string{"bin/sh": "#!", "usr/bin/runc": "not executable"}, id: "low-level-runtime",
@@ -224,7 +224,7 @@ func TestChecks(t *testing.T) {
 		{name: "cgroup 1", tree: map[string]string{"sys/fs/cgroup/devices/": ""}, id: "cgroup", want: ok("version 1")},
 		{
 			name: "no cgroup", tree: map[string]string{config: "nvidia-container-cli.no-cgroups = true\n"}, id: "cgroup",
-			want: note("remove no-cgroups from $ROOT/"+config, "no-cgroups is set: containers of root get nodes without the right to open them; containers in user namespaces do not need it"),
+			want: note("remove no-cgroups from $ROOT/"+config, "no-cgroups is set: root's containers get device nodes that they may not open; containers in user namespaces do not need it"),
 		},
 		{
 			name: "no engine", tree: map[string]string{"bin/sh": "#!"}, id: "registered",
@@ -256,12 +256,12 @@ func TestChecks(t *testing.T) {
 		},
 		{
 			name: "a CDI file that is none", tree: map[string]string{"etc/cdi/x.yaml": "["}, id: "cdi",
-			want: wrong("edit the file, or remove it", "$ROOT/etc/cdi/x.yaml: engines leave it aside: failed to unmarshal CDI Spec: yaml: line 1: did not find expected node content"),
+			want: wrong("edit the file, or remove it", "$ROOT/etc/cdi/x.yaml: engines ignore it: failed to unmarshal CDI Spec: yaml: line 1: did not find expected node content"),
 		},
 		{
 			name: "GPUs by CDI alone", id: "registered",
 			tree: map[string]string{"usr/bin/podman": "#!", "etc/cdi/nvidia.yaml": "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices:\n- name: \"0\"\n  containerEdits:\n    env: [A=B]\n"},
-			want: note("nvsysfs configure podman", "the runtime is registered with none of podman: they can take GPUs from CDI files alone"),
+			want: note("nvsysfs configure podman", "the runtime is registered with none of podman: they get GPUs only from CDI files"),
 		},
 		{
 			name: "not registered", tree: map[string]string{"usr/bin/podman": "#!", "usr/bin/containerd": "#!"}, id: "registered",
@@ -289,7 +289,7 @@ func TestChecks(t *testing.T) {
 		},
 		{
 			name: "a path to nothing", tree: map[string]string{"etc/docker/daemon.json": docker}, id: "engine-config",
-			want: wrong("nvsysfs configure docker --name gpu", `docker: the runtime "gpu" in /etc/docker/daemon.json starts "/usr/bin/nvidia-container-runtime.experimental", which is no program`),
+			want: wrong("nvsysfs configure docker --name gpu", `docker: the runtime "gpu" in /etc/docker/daemon.json starts "/usr/bin/nvidia-container-runtime.experimental", which is not a program`),
 		},
 		{name: "a path to the runtime", tree: map[string]string{"etc/docker/daemon.json": docker, shim: "#!"}, id: "engine-config"},
 		{
@@ -302,13 +302,13 @@ func TestChecks(t *testing.T) {
 		{name: "an empty daemon.json", tree: map[string]string{"etc/docker/daemon.json": " \n"}, id: "engine-config"},
 		{
 			name: "docker run --gpus", tree: map[string]string{"etc/docker/daemon.json": docker}, id: "docker-gpus",
-			want: note("nvsysfs configure docker --gpus", "'docker run --gpus' does not work, as dockerd finds no nvidia-container-runtime-hook"),
+			want: note("nvsysfs configure docker --gpus", "'docker run --gpus' does not work: dockerd finds no nvidia-container-runtime-hook"),
 		},
 		{
 			name: "docker run --gpus works", id: "docker-gpus",
 			tree: map[string]string{"etc/docker/daemon.json": docker, "usr/bin/nvidia-container-runtime-hook": "#!", "usr/bin/nvidia-cdi-hook": "#!"},
 			want: slices.Concat(
-				note("", "/usr/bin/nvidia-cdi-hook is there: dockerd 29 and later takes GPUs of 'docker run --gpus' from CDI files; -e NVIDIA_VISIBLE_DEVICES=all asks this runtime"),
+				note("", "/usr/bin/nvidia-cdi-hook exists: with it, dockerd 29 and later handles 'docker run --gpus' with CDI files; -e NVIDIA_VISIBLE_DEVICES=all requests GPUs from this runtime"),
 				ok("'docker run --gpus' works: dockerd finds /usr/bin/nvidia-container-runtime-hook"),
 			),
 		},
@@ -323,18 +323,18 @@ func TestChecks(t *testing.T) {
 		{name: "SELinux permissive", tree: map[string]string{"sys/fs/selinux/enforce": "0", "sys/fs/selinux/booleans/container_use_devices": "0 0"}, id: "selinux"},
 		{
 			name: "MIG devices that nobody has learnt", fixture: "a100-mig", id: "mig-uuids",
-			want: note("nvsysfs learn && systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer", "no container can ask for a MIG device by MIG-<uuid>, as Kubernetes does: nothing has been learnt, there is no $ROOT/var/lib/nvidia-container-runtime/mig.learnt"),
+			want: note("nvsysfs learn && systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer", "containers cannot request a MIG device by MIG-<uuid>, as Kubernetes does: no UUIDs are recorded (no file $ROOT/var/lib/nvidia-container-runtime/mig.learnt)"),
 		},
 		{
 			name: "what was learnt is cut off", fixture: "a100-mig", tree: map[string]string{"var/lib/nvidia-container-runtime/mig.learnt": "version 1\n"}, id: "mig-uuids",
-			want: wrong("rm $ROOT/var/lib/nvidia-container-runtime/mig.learnt && nvsysfs learn", "no container can ask for a MIG device by MIG-<uuid>, as Kubernetes does: $ROOT/var/lib/nvidia-container-runtime/mig.learnt: cut off: the last line is not \"end\""),
+			want: wrong("rm $ROOT/var/lib/nvidia-container-runtime/mig.learnt && nvsysfs learn", "containers cannot request a MIG device by MIG-<uuid>, as Kubernetes does: $ROOT/var/lib/nvidia-container-runtime/mig.learnt: cut off: the last line is not \"end\""),
 		},
 		{
 			name: "no MIG devices", id: "mig-uuids",
 		},
 		{
 			name: "SELinux off for devices", tree: map[string]string{"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/container_use_devices": "0 0"}, id: "selinux",
-			want: note("setsebool -P container_use_devices on", "SELinux is enforcing and container_use_devices is off: where containers cannot open a GPU (ausearch -m avc), allow it"),
+			want: note("setsebool -P container_use_devices on", "SELinux is enforcing and container_use_devices is off: if containers cannot open a GPU (ausearch -m avc), turn it on"),
 		},
 		{
 			name: "SELinux on for devices", tree: map[string]string{"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/container_use_devices": "1 1"}, id: "selinux",
@@ -346,7 +346,7 @@ func TestChecks(t *testing.T) {
 				"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/container_use_devices": "0 0",
 				"sys/fs/selinux/booleans/container_use_xserver_devices": "0 0",
 			},
-			want: note("setsebool -P container_use_xserver_devices on", "SELinux is enforcing and container_use_xserver_devices is off: where containers cannot open a GPU (ausearch -m avc), allow it"),
+			want: note("setsebool -P container_use_xserver_devices on", "SELinux is enforcing and container_use_xserver_devices is off: if containers cannot open a GPU (ausearch -m avc), turn it on"),
 		},
 		{
 			name: "SELinux with all devices", id: "selinux",
@@ -359,15 +359,15 @@ func TestChecks(t *testing.T) {
 		{name: "SELinux without container-selinux", tree: map[string]string{"sys/fs/selinux/enforce": "1"}, id: "selinux", want: ok("enforcing")},
 		{
 			name: "no user namespaces", tree: map[string]string{"proc/sys/user/max_user_namespaces": "0\n"}, id: "user-namespaces",
-			want: note("sysctl -w user.max_user_namespaces=15000", "user namespaces are switched off: there are no rootless containers"),
+			want: note("sysctl -w user.max_user_namespaces=15000", "user namespaces are disabled: rootless containers cannot start"),
 		},
 		{
 			name: "user namespaces for root", tree: map[string]string{"proc/sys/kernel/unprivileged_userns_clone": "0\n"}, id: "user-namespaces",
-			want: note("sysctl -w kernel.unprivileged_userns_clone=1", "only root may make user namespaces: there are no rootless containers"),
+			want: note("sysctl -w kernel.unprivileged_userns_clone=1", "only root may create user namespaces: rootless containers cannot start"),
 		},
 		{
 			name: "podman without ids", tree: map[string]string{"usr/bin/podman": "#!", "etc/subuid": "me:100000:65536\n"}, id: "user-namespaces",
-			want: note("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER", "/etc/subgid gives no user further ids: rootless podman has but one user in a container"),
+			want: note("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER", "/etc/subgid has no subordinate ids: rootless podman has only one user in a container"),
 		},
 	}
 	seen := map[string]bool{}
@@ -406,20 +406,20 @@ func TestDoctorNodes(t *testing.T) {
 	got := slices.DeleteFunc(diagnosed(t, dir), func(f Finding) bool { return !strings.HasPrefix(f.ID, "node") && f.ID != "char-links" })
 	assert.Equal(t, []Finding{
 		{
-			"nodes", Wrong, "/dev/nvidia-uvm is character device 508:1, and has to be character device 508:0: programs of the host and containers in user namespaces fail",
+			"nodes", Wrong, "/dev/nvidia-uvm is character device 508:1, not character device 508:0: host programs and containers in user namespaces fail",
 			"rm -r /dev/nvidia-uvm && mknod -m 666 /dev/nvidia-uvm c 508 0",
 		},
 		{
-			"nodes", Note, "the host lacks /dev/nvidia-uvm-tools: containers in user namespaces go without them or do not start, and the first container that root starts makes them",
+			"nodes", Note, "the host lacks /dev/nvidia-uvm-tools: containers in user namespaces run without them or do not start, and the first container that root starts creates them",
 			"mknod -m 666 /dev/nvidia-uvm-tools c 508 1",
 		},
 		{
 			"node-permissions", Note,
-			"only a group may open /dev/nvidia-modeset (0660, group 483), /dev/nvidia0 (0660, group 483), /dev/nvidiactl (0660, group 483): containers are given it, rootless ones only if their user has it", "",
+			"only a group may open /dev/nvidia-modeset (0660, group 483), /dev/nvidia0 (0660, group 483), /dev/nvidiactl (0660, group 483): containers get that group, rootless ones only if their user is in it", "",
 		},
 		{
 			"char-links", Wrong,
-			"links to nodes are missing or wrong: /dev/char/195:254, /dev/char/508:1, /dev/char/195:255 (a link to \"../nvidia0\"); with the systemd cgroup driver containers may lose their GPUs at 'systemctl daemon-reload'",
+			"links to nodes are missing or wrong: /dev/char/195:254, /dev/char/508:1, /dev/char/195:255 (a link to \"../nvidia0\"); with the systemd cgroup driver containers may lose their GPUs on 'systemctl daemon-reload'",
 			"mkdir -p /dev/char && ln -sfn ../nvidia-modeset /dev/char/195:254 && ln -sfn ../nvidia-uvm-tools /dev/char/508:1 && ln -sfn ../nvidiactl /dev/char/195:255",
 		},
 	}, got)
@@ -438,9 +438,9 @@ func TestDoctorStrayNodes(t *testing.T) {
 }
 
 func TestAdviceOn(t *testing.T) {
-	fixes := "it lacks security fixes, unless the distribution has added them"
+	fixes := "it lacks security fixes, unless the distribution backported them"
 	links := "with the systemd cgroup driver it leaves out devices that have no link in /dev/char; " + fixes
-	reload := "with the systemd cgroup driver containers may lose their devices at 'systemctl daemon-reload'; " + fixes
+	reload := "with the systemd cgroup driver containers may lose their devices on 'systemctl daemon-reload'; " + fixes
 	for line, want := range map[string]string{
 		"": "", "crun version 1.8.1": "", "runc version unknown": "", "runc version 1": "", "runc version 1..2": "",
 		"runc version 1.1.2": reload, "runc version 1.1.3": links, "runc version 1.1.5+ds1": links, "runc version 1.1.6-rc.1": links,

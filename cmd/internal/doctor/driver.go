@@ -12,7 +12,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// checkConfig: a configuration that cannot be understood stops every container.
+// checkConfig: an invalid configuration stops every container.
 func checkConfig(p patient) []Finding {
 	if p.cfgErr != nil {
 		return wrong("edit the file", "%v", p.cfgErr)
@@ -34,7 +34,7 @@ func checkConfig(p patient) []Finding {
 	return ok("%s", p.cfg.File)
 }
 
-// checkPlatform: a machine whose GPU has another driver stops every container that asks for it.
+// checkPlatform: on unsupported platforms no container with a GPU starts.
 func checkPlatform(p patient) []Finding {
 	if err := p.platform(); err != nil {
 		return wrong("", "%v", err)
@@ -47,11 +47,13 @@ func checkDriver(p patient) []Finding {
 		return wrong("", "%v", p.surveyErr)
 	}
 	if p.platform() != nil {
-		return nil // no module of the ordinary driver's fits such a machine
+		return nil // no module to load: the platform has a different driver
 	}
 	d := p.survey.Inventory.Driver
 	if d == nil {
-		return wrong("modprobe nvidia", "no NVIDIA kernel driver is loaded: neither /proc/driver/nvidia/version nor /sys/module/nvidia/version is there")
+		return wrong("modprobe nvidia",
+			"no NVIDIA kernel driver is loaded: "+
+				"neither /proc/driver/nvidia/version nor /sys/module/nvidia/version exists")
 	}
 	kind := "proprietary modules"
 	if d.Open {
@@ -61,15 +63,16 @@ func checkDriver(p patient) []Finding {
 }
 
 func checkUVM(p patient) []Finding {
-	switch {
-	case p.survey.Inventory.Majors.UVM < 0:
-		return wrong("modprobe nvidia-uvm", "the kernel module nvidia-uvm is not loaded: CUDA does not work, and containers that ask for compute do not start")
+	if p.survey.Inventory.Majors.UVM < 0 {
+		return wrong("modprobe nvidia-uvm",
+			"the kernel module nvidia-uvm is not loaded: "+
+				"CUDA does not work, and containers that ask for compute do not start")
 	}
 	return ok("loaded, major %d", p.survey.Inventory.Majors.UVM)
 }
 
-// checkLibraries: the driver was upgraded and its module not reloaded, or is not where it is looked
-// for.
+// checkLibraries: the driver was upgraded without reloading its module, or its libraries are
+// elsewhere.
 func checkLibraries(p patient) []Finding {
 	var skew *driver.VersionError
 	var none *driver.NotFoundError
@@ -78,23 +81,23 @@ func checkLibraries(p patient) []Finding {
 	case errors.As(err, &skew):
 		return wrong("reboot", "%v", err)
 	case errors.As(err, &none) && p.survey.DriverRoot == p.root && p.exists("/run/nvidia/driver/usr"):
-		return wrong("set root = \"/run/nvidia/driver\" below [nvidia-container-runtime.experimental] in "+p.cfg.File, "%v; there is a driver container at /run/nvidia/driver", err)
+		return wrong("set root = \"/run/nvidia/driver\" below [nvidia-container-runtime.experimental] in "+p.cfg.File,
+			"%v; there is a driver container at /run/nvidia/driver", err)
 	case err != nil:
 		return wrong("", "%v", err)
 	}
-	findings := ok("%d files of version %s", len(p.survey.Files), p.survey.Inventory.Driver.Version)
+	found := ok("%d files of version %s", len(p.survey.Files), p.survey.Inventory.Driver.Version)
 	uvm := (&sysfs.ModuleError{Module: "nvidia-uvm", Name: "nvidia-uvm", Command: "modprobe nvidia-uvm"}).Error()
 	for _, n := range p.survey.Notes {
 		if n == uvm {
 			continue // checkUVM says more
 		}
-		findings = append(findings, note("", "%s", n)...)
+		found = append(found, note("", "%s", n)...)
 	}
-	return findings
+	return found
 }
 
-// checkFabricManager: a board with NVSwitches, as of HGX, runs no CUDA program without the fabric
-// manager.
+// checkFabricManager: on boards with NVSwitches (HGX), CUDA needs the fabric manager.
 func checkFabricManager(p patient) []Finding {
 	entries, err := p.root.ReadDir("sys/bus/pci/devices")
 	if err != nil {
@@ -106,17 +109,20 @@ func checkFabricManager(p patient) []Finding {
 			continue
 		}
 		if p.exists("/run/nvidia-fabricmanager/socket") || p.exists("/var/run/nvidia-fabricmanager/socket") {
-			return ok("runs")
+			return ok("running")
 		}
-		return note("systemctl enable --now nvidia-fabricmanager", "the machine has NVSwitches, and there is no socket of the fabric manager: CUDA fails with error 802 unless it runs in a virtual machine of its own")
+		return note("systemctl enable --now nvidia-fabricmanager",
+			"the machine has NVSwitches, but no socket of the fabric manager: "+
+				"CUDA fails with error 802 unless the fabric manager runs in its own virtual machine")
 	}
 	return nil
 }
 
 func checkPersistence(p patient) []Finding {
-	switch {
-	case p.exists("/run/nvidia-persistenced/socket"), p.exists("/var/run/nvidia-persistenced/socket"):
-		return ok("nvidia-persistenced runs")
+	if p.exists("/run/nvidia-persistenced/socket") || p.exists("/var/run/nvidia-persistenced/socket") {
+		return ok("nvidia-persistenced is running")
 	}
-	return note("systemctl enable --now nvidia-persistenced", "nvidia-persistenced does not run: where nothing else keeps a GPU open, each first use of it takes seconds")
+	return note("systemctl enable --now nvidia-persistenced",
+		"nvidia-persistenced is not running: "+
+			"unless something else keeps a GPU open, its first use takes seconds each time")
 }

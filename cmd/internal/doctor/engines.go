@@ -33,15 +33,20 @@ func checkRegistered(p patient) []Finding {
 	case len(p.engines) == 0 && p.captured():
 		return nil
 	case len(p.engines) == 0:
-		return note("", "no container engine found: looked for dockerd, containerd, crio and podman, and their configuration")
-	case len(places) == 0 && slices.ContainsFunc(p.cdi, func(f cdi.Found) bool { return strings.HasPrefix(f.File.Kind(), "nvidia.com/") }):
-		return note("nvsysfs configure "+without[0].Argument(), "the runtime is registered with none of %s: they can take GPUs from CDI files alone", strings.Join(names, ", "))
+		return note("",
+			"no container engine found: looked for dockerd, containerd, crio and podman, and their configuration")
+	case len(places) == 0 && slices.ContainsFunc(p.cdi, hasNVIDIADevices):
+		return note("nvsysfs configure "+without[0].Argument(),
+			"the runtime is registered with none of %s: they get GPUs only from CDI files", strings.Join(names, ", "))
 	case len(places) == 0:
-		return wrong("nvsysfs configure "+without[0].Argument(), "the runtime is registered with none of %s", strings.Join(names, ", "))
+		return wrong("nvsysfs configure "+without[0].Argument(),
+			"the runtime is registered with none of %s", strings.Join(names, ", "))
 	}
 	for _, e := range without {
 		if e.Argument() != e.Name {
-			return wrong("nvsysfs configure "+e.Argument(), "the runtime is not registered with %s, which reads files of its own; it is with %s", e.Name, strings.Join(places, "; "))
+			return wrong("nvsysfs configure "+e.Argument(),
+				"the runtime is not registered with %s, which reads its own files; it is with %s",
+				e.Name, strings.Join(places, "; "))
 		}
 	}
 	text := "with " + strings.Join(places, "; ")
@@ -51,7 +56,9 @@ func checkRegistered(p patient) []Finding {
 	return ok("%s", text)
 }
 
-// checkEngineConfig: a wrong path fails with words that do not tell so.
+func hasNVIDIADevices(f cdi.Found) bool { return strings.HasPrefix(f.File.Kind(), "nvidia.com/") }
+
+// checkEngineConfig: engines' own errors about a wrong path are misleading.
 func checkEngineConfig(p patient) []Finding {
 	var found []Finding
 	for _, e := range p.engines {
@@ -61,14 +68,15 @@ func checkEngineConfig(p patient) []Finding {
 		for _, r := range e.Runtimes {
 			if !configure.IsProgram(p.root, r.Program) {
 				fix := fmt.Sprintf("nvsysfs configure %s --name %s", e.Argument(), r.Name)
-				found = append(found, wrong(fix, "%s: the runtime %q in %s starts %q, which is no program", e.Name, r.Name, r.File, r.Program)...)
+				found = append(found, wrong(fix,
+					"%s: the runtime %q in %s starts %q, which is not a program", e.Name, r.Name, r.File, r.Program)...)
 			}
 		}
 	}
 	return found
 }
 
-// checkCDIFiles: engines give what a CDI file says, though the machine has changed since.
+// checkCDIFiles: engines apply CDI files even if the machine has changed since.
 func checkCDIFiles(p patient) []Finding {
 	if p.cdiErr != nil {
 		return wrong("", "%v", p.cdiErr)
@@ -81,7 +89,7 @@ func checkCDIFiles(p patient) []Finding {
 	for _, f := range p.cdi {
 		switch {
 		case f.Err != nil:
-			list = append(list, wrong("edit the file, or remove it", "%s: engines leave it aside: %v", f.Path, f.Err)...)
+			list = append(list, wrong("edit the file, or remove it", "%s: engines ignore it: %v", f.Path, f.Err)...)
 			continue
 		case !f.File.Ours():
 			continue
@@ -89,35 +97,40 @@ func checkCDIFiles(p patient) []Finding {
 		c, err := cdi.Check(p.environ, dir, p.cdi, f.Path, f.File)
 		switch {
 		case err != nil:
-			list = append(list, wrong("nvsysfs cdi check", "%s cannot be compared with the machine: %v", f.Path, err)...)
+			list = append(list, wrong("nvsysfs cdi check",
+				"%s cannot be compared with the machine: %v", f.Path, err)...)
 		case c.Drifted && c.Fix == "":
 			d := c.Differences[0]
 			list = append(list, wrong("nvsysfs cdi list", "%s: device %s is %s", f.Path, d.Name, d.Reason)...)
 		case c.Drifted:
-			list = append(list, wrong(c.Fix, "%s does not fit the machine any more", f.Path)...)
+			list = append(list, wrong(c.Fix, "%s no longer matches the machine", f.Path)...)
 		default:
-			list = append(list, ok("%s fits the machine", f.Path)...)
+			list = append(list, ok("%s matches the machine", f.Path)...)
 		}
 	}
 	return list
 }
 
-// checkDockerGPUs: dockerd knows --gpus only with a program of this name in its PATH.
+// checkDockerGPUs: dockerd supports --gpus only if nvidia-container-runtime-hook is in its PATH.
 func checkDockerGPUs(p patient) []Finding {
-	if !slices.ContainsFunc(p.engines, func(e configure.Engine) bool { return e.Name == "docker" && len(e.Runtimes) > 0 }) {
+	registered := func(e configure.Engine) bool { return e.Name == "docker" && len(e.Runtimes) > 0 }
+	if !slices.ContainsFunc(p.engines, registered) {
 		return nil
 	}
 	var found []Finding
 	if file := configure.FindProgram(p.root, "nvidia-cdi-hook", configure.ProgramDirs); file != "" {
-		found = append(found, note("", "%s is there: dockerd 29 and later takes GPUs of 'docker run --gpus' from CDI files; -e NVIDIA_VISIBLE_DEVICES=all asks this runtime", file)...)
+		found = append(found, note("",
+			"%s exists: with it, dockerd 29 and later handles 'docker run --gpus' with CDI files; "+
+				"-e NVIDIA_VISIBLE_DEVICES=all requests GPUs from this runtime", file)...)
 	}
 	if file := configure.FindProgram(p.root, "nvidia-container-runtime-hook", configure.ProgramDirs); file != "" {
 		return append(found, ok("'docker run --gpus' works: dockerd finds %s", file)...)
 	}
-	return append(found, note("nvsysfs configure docker --gpus", "'docker run --gpus' does not work, as dockerd finds no nvidia-container-runtime-hook")...)
+	return append(found, note("nvsysfs configure docker --gpus",
+		"'docker run --gpus' does not work: dockerd finds no nvidia-container-runtime-hook")...)
 }
 
-// checkClassicHook: podman and CRI-O add hooks that a directory lists to every container.
+// checkClassicHook: podman and CRI-O run the hooks of these directories for every container.
 func checkClassicHook(p patient) []Finding {
 	var found []Finding
 	for _, dir := range []string{"/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"} {
@@ -131,7 +144,9 @@ func checkClassicHook(p patient) []Finding {
 			if err != nil || !bytes.Contains(data, []byte("nvidia-container")) {
 				continue
 			}
-			found = append(found, note("rm "+file, "%s adds the hook of the classic runtime to containers: this runtime drops it, but others still run it", file)...)
+			found = append(found, note("rm "+file,
+				"%s adds the hook of the classic runtime to containers: "+
+					"this runtime drops it, but others still run it", file)...)
 		}
 	}
 	if len(found) == 0 {

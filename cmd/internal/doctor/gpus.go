@@ -33,8 +33,9 @@ func checkGPUs(p patient) []Finding {
 		text += fmt.Sprintf(", %d excluded by the driver's parameter NVreg_ExcludedGpus", excluded)
 	}
 	if stray := p.survey.Inventory.StrayNodes(p.root); len(stray) > 0 {
-		return wrong("umount /proc/driver/nvidia", "no GPU can be given to a container, although %s exists: "+
-			"this is a container whose runtime hides /proc/driver/nvidia/gpus, as LXD and Incus do with nvidia.runtime=true",
+		return wrong("umount /proc/driver/nvidia",
+			"no GPU can be given to a container, although %s exists: this is a container "+
+				"whose runtime hides /proc/driver/nvidia/gpus, as LXD and Incus do with nvidia.runtime=true",
 			some(stray))
 	}
 	if usable == 0 {
@@ -43,19 +44,19 @@ func checkGPUs(p patient) []Finding {
 	return ok("%s", text)
 }
 
-// checkUnreadable: a GPU that fell off the bus, or whose driver is stuck, often shows so.
+// checkUnreadable: often a GPU has fallen off the bus, or its driver is stuck.
 func checkUnreadable(p patient) []Finding {
 	var found []Finding
 	for _, g := range p.survey.Inventory.GPUs {
 		if g.Err != nil {
-			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'", "GPU %s cannot be given to a container, and \"all\" leaves it out: %v", g.Name, g.Err)...)
+			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'",
+				"GPU %s cannot be given to a container, and \"all\" leaves it out: %v", g.Name, g.Err)...)
 		}
 	}
 	return found
 }
 
-// checkLost: the driver keeps showing a GPU as it was when it is gone from the bus, as long as
-// something has it open.
+// checkLost: the driver lists a GPU that is gone from the bus as long as something has it open.
 func checkLost(p patient) []Finding {
 	var found []Finding
 	for _, g := range p.survey.Inventory.GPUs {
@@ -64,20 +65,24 @@ func checkLost(p patient) []Finding {
 			continue
 		}
 		if !p.exists(function) {
-			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'", "GPU %s is in /proc/driver/nvidia/gpus, but not on the PCI bus: it was unplugged in use, and containers that get it cannot open it", g.Name)...)
+			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'",
+				"GPU %s is in /proc/driver/nvidia/gpus, but not on the PCI bus: "+
+					"it was unplugged while in use, and containers that get it cannot open it", g.Name)...)
 			continue
 		}
-		// Where no device answers, all bits of its configuration space are set.
+		// The configuration space of a device that does not answer reads as all ones.
 		config, err := p.root.ReadFileMax(function+"/config", 8192)
 		if err == nil && len(config) >= 64 && len(bytes.Trim(config, "\xff")) == 0 {
-			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'", "GPU %s has fallen off the bus: it does not answer, and containers that get it cannot use it until the machine is restarted", g.Name)...)
+			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'",
+				"GPU %s has fallen off the bus: it does not answer, "+
+					"and containers that get it cannot use it until the machine is restarted", g.Name)...)
 		}
 	}
 	return found
 }
 
-// nested tells that this is a container whose runtime shows it a part of the machine's GPUs: the
-// classic one mounts a small file system over /proc/driver/nvidia, others mask directories in it.
+// nested reports whether this is a container that sees only some of the machine's GPUs: the classic
+// runtime mounts a tmpfs over /proc/driver/nvidia, others mask directories in it.
 func (p patient) nested() bool {
 	if len(p.survey.Inventory.Masked) > 0 {
 		return true
@@ -87,17 +92,20 @@ func (p patient) nested() bool {
 		return false
 	}
 	mounts, err := proc.GetMounts()
-	return err == nil && slices.ContainsFunc(mounts, func(m *procfs.MountInfo) bool { return m.MountPoint == "/proc/driver/nvidia" })
+	return err == nil && slices.ContainsFunc(mounts, func(m *procfs.MountInfo) bool {
+		return m.MountPoint == "/proc/driver/nvidia"
+	})
 }
 
 func checkNested(p patient) []Finding {
 	if !p.nested() {
 		return nil
 	}
-	return note("", "this is a container that was given a part of the machine's GPUs: the rest is not shown here, and GPUs are counted anew")
+	return note("",
+		"this is a container with only some of the machine's GPUs: the others are hidden, and indices are renumbered")
 }
 
-// checkUUIDs: the driver knows a GPU's UUID from its first use on.
+// checkUUIDs: the driver learns a GPU's UUID when it is first used.
 func checkUUIDs(p patient) []Finding {
 	var unknown []string
 	for _, g := range p.survey.Inventory.GPUs {
@@ -108,7 +116,9 @@ func checkUUIDs(p patient) []Finding {
 	if len(unknown) == 0 {
 		return nil
 	}
-	return note("nvidia-smi -L", "the UUID is not known yet of GPU %s: it can be asked for by index and address only, and NVIDIA's tools may number GPUs otherwise if it is broken", some(unknown))
+	return note("nvidia-smi -L",
+		"the UUID of GPU %s is not known yet: it can be requested by index and address only, "+
+			"and if it is broken, NVIDIA's tools may number GPUs differently", some(unknown))
 }
 
 func checkUnbound(p patient) []Finding {
@@ -116,22 +126,27 @@ func checkUnbound(p patient) []Finding {
 	for _, f := range p.survey.Unbound {
 		switch f.Driver {
 		case "":
-			found = append(found, note("echo "+f.Name+" > /sys/bus/pci/drivers_probe", "GPU %s has no driver: no container gets it", f.Name)...)
+			found = append(found, note("echo "+f.Name+" > /sys/bus/pci/drivers_probe",
+				"GPU %s has no driver: no container gets it", f.Name)...)
 		case "nvidia":
 			if p.nested() {
-				continue // it was not given to this container
+				continue // hidden from this container
 			}
-			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'", "GPU %s is bound to nvidia, but not in /proc/driver/nvidia/gpus: the driver could not start it", f.Name)...)
+			found = append(found, wrong("dmesg | grep -E 'NVRM|Xid'",
+				"GPU %s is bound to nvidia, but not in /proc/driver/nvidia/gpus: "+
+					"the driver could not start it", f.Name)...)
 		default:
-			fix := fmt.Sprintf("echo > /sys/bus/pci/devices/%[1]s/driver_override && echo %[1]s > /sys/bus/pci/drivers/%[2]s/unbind && echo %[1]s > /sys/bus/pci/drivers_probe", f.Name, f.Driver)
+			fix := fmt.Sprintf("echo > /sys/bus/pci/devices/%[1]s/driver_override && "+
+				"echo %[1]s > /sys/bus/pci/drivers/%[2]s/unbind && echo %[1]s > /sys/bus/pci/drivers_probe",
+				f.Name, f.Driver)
 			found = append(found, note(fix, "GPU %s is bound to %s: no container gets it", f.Name, f.Driver)...)
 		}
 	}
 	return found
 }
 
-// checkMIGUUIDs: drivers since R470 give MIG devices names that /proc does not have, and those are
-// what Kubernetes passes.
+// checkMIGUUIDs: since R470 MIG devices have UUIDs that are not in /proc, and Kubernetes passes
+// those.
 func checkMIGUUIDs(p patient) []Finding {
 	if !mig.HasUUIDs(p.survey.Inventory.Driver.Version) {
 		return nil
@@ -154,18 +169,22 @@ func checkMIGUUIDs(p patient) []Finding {
 			unlearnt = append(unlearnt, strconv.Itoa(gpu.Index))
 		}
 	}
+	const learn = "nvsysfs learn && systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer"
 	file := p.root.Path(learnt.Path)
 	switch {
 	case devices == 0:
 		return nil
 	case errors.Is(uuids.Err, fs.ErrNotExist):
-		return note("nvsysfs learn && systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer",
-			"no container can ask for a MIG device by MIG-<uuid>, as Kubernetes does: nothing has been learnt, there is no %s", file)
+		return note(learn,
+			"containers cannot request a MIG device by MIG-<uuid>, as Kubernetes does: "+
+				"no UUIDs are recorded (no file %s)", file)
 	case uuids.Err != nil:
-		return wrong("rm "+file+" && nvsysfs learn", "no container can ask for a MIG device by MIG-<uuid>, as Kubernetes does: %v", uuids.Err)
+		return wrong("rm "+file+" && nvsysfs learn",
+			"containers cannot request a MIG device by MIG-<uuid>, as Kubernetes does: %v", uuids.Err)
 	case known < devices:
-		return note("nvsysfs learn && systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer",
-			"%d of %d MIG devices have not been learnt, or were made anew since (GPU %s): containers that ask for MIG-<uuid> may not start", devices-known, devices, some(unlearnt))
+		return note(learn,
+			"the UUIDs of %d of %d MIG devices are not recorded or have changed (GPU %s): "+
+				"containers that request MIG-<uuid> may not start", devices-known, devices, some(unlearnt))
 	}
-	return ok("all %d MIG devices have been learnt", devices)
+	return ok("the UUIDs of all %d MIG devices are recorded", devices)
 }

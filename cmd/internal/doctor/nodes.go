@@ -13,8 +13,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/requirement"
 )
 
-// checkNodes: control nodes vanish with a reload of the module, and the major of nvidia-uvm
-// changes.
+// checkNodes: reloading the modules removes control nodes and may change the major of nvidia-uvm.
 func checkNodes(p patient) []Finding {
 	if p.survey.NodesErr != nil {
 		return wrong("", "%v", p.survey.NodesErr)
@@ -25,7 +24,9 @@ func checkNodes(p patient) []Finding {
 		switch {
 		case n.Instead != "":
 			fix := fmt.Sprintf("rm -r %s && %s", n.Path, n.Command())
-			found = append(found, wrong(fix, "%s is %s, and has to be character device %d:%d: programs of the host and containers in user namespaces fail", n.Path, n.Instead, n.Major, n.Minor)...)
+			found = append(found, wrong(fix,
+				"%s is %s, not character device %d:%d: "+
+					"host programs and containers in user namespaces fail", n.Path, n.Instead, n.Major, n.Minor)...)
 		case !n.OnHost && !strings.HasPrefix(n.Path, "/dev/dri/"):
 			missing = append(missing, n.Path)
 			commands = append(commands, n.Command())
@@ -36,14 +37,14 @@ func checkNodes(p patient) []Finding {
 		if len(commands) > 6 {
 			fix = "nvidia-smi -L && nvidia-modprobe -u -c 0 && nvidia-modprobe -m"
 		}
-		text := "containers in user namespaces go without them or do not start"
+		text := "containers in user namespaces run without them or do not start"
 		if p.cfg.LoadKmods && p.survey.Inventory.Params.ModifyDeviceFiles {
-			text += ", and the first container that root starts makes them"
+			text += ", and the first container that root starts creates them"
 		}
 		found = append(found, note(fix, "the host lacks %s: %s", some(missing), text)...)
 	}
 	if len(found) == 0 {
-		return ok("all %d are there", len(p.survey.AllNodes()))
+		return ok("all %d exist", len(p.survey.AllNodes()))
 	}
 	return found
 }
@@ -67,17 +68,20 @@ func checkPermissions(p patient) []Finding {
 	}
 	switch {
 	case len(closed) == 0:
-		return ok("everybody may open the nodes")
+		return ok("everyone may open the nodes")
 	case groups[0]:
-		return wrong("set NVreg_DeviceFileMode=0666 for the module nvidia, and chmod 0666 the nodes", "only root may open %s: programs of other users fail in containers too", some(closed))
+		return wrong("set NVreg_DeviceFileMode=0666 for the module nvidia, and chmod 0666 the nodes",
+			"only root may open %s: programs of other users fail in containers too", some(closed))
 	case p.cfg.NoAdditionalGIDs:
-		return wrong("remove no-additional-gids-for-device-nodes from "+p.cfg.File, "only a group may open %s, and containers are not given it", some(closed))
+		return wrong("remove no-additional-gids-for-device-nodes from "+p.cfg.File,
+			"only a group may open %s, and containers do not get that group", some(closed))
 	}
-	return note("", "only a group may open %s: containers are given it, rootless ones only if their user has it", some(closed))
+	return note("",
+		"only a group may open %s: containers get that group, rootless ones only if their user is in it", some(closed))
 }
 
-// checkCharLinks: with the systemd cgroup driver, a device without such a link may be lost when
-// systemd reloads.
+// checkCharLinks: with the systemd cgroup driver, containers may lose a device without a link in
+// /dev/char when systemd reloads.
 func checkCharLinks(p patient) []Finding {
 	if p.survey.NodesErr != nil || !p.exists("/run/systemd/system") {
 		return nil
@@ -102,22 +106,28 @@ func checkCharLinks(p patient) []Finding {
 	}
 	fix := "mkdir -p /dev/char && " + strings.Join(commands, " && ")
 	if stuck {
-		return wrong(fix, "links to nodes are missing or wrong: %s; with the systemd cgroup driver containers may lose their GPUs at 'systemctl daemon-reload'", some(names))
+		return wrong(fix,
+			"links to nodes are missing or wrong: %s; "+
+				"with the systemd cgroup driver containers may lose their GPUs on 'systemctl daemon-reload'",
+			some(names))
 	}
-	return note(fix, "links to nodes are missing: %s; they are made when a container starts with the systemd cgroup driver", some(names))
+	return note(fix,
+		"links to nodes are missing: %s; they are made when a container starts with the systemd cgroup driver",
+		some(names))
 }
 
-// systemdVersion has the number in "systemd 257 (257.8-1)".
+// systemdVersion matches "systemd 257 (257.8-1)".
 var systemdVersion = regexp.MustCompile(`^systemd (\d+)`)
 
-// needsCharLinks tells whether a low-level runtime leaves devices out that have no link in
-// /dev/char: runc 1.1.3 to 1.1.6, and any where systemd is older than 240, which does not take a
-// device by its number alone. Those that are not known need them.
+// needsCharLinks reports whether the low-level runtime drops devices without a link in /dev/char:
+// runc 1.1.3 to 1.1.6 do, and all runtimes with a systemd before 240, which does not accept device
+// numbers. Unknown versions are assumed to.
 func needsCharLinks(lowLevel, systemd string) bool {
 	m := systemdVersion.FindStringSubmatch(systemd)
 	if m == nil || lowLevel == "" || requirement.CompareVersions(m[1], "240") < 0 {
 		return true
 	}
 	runc := runcVersion.FindStringSubmatch(lowLevel)
-	return runc != nil && requirement.CompareVersions(runc[1], "1.1.3") >= 0 && requirement.CompareVersions(runc[1], "1.1.7") < 0
+	return runc != nil &&
+		requirement.CompareVersions(runc[1], "1.1.3") >= 0 && requirement.CompareVersions(runc[1], "1.1.7") < 0
 }

@@ -22,7 +22,8 @@ func checkLowLevel(p patient) []Finding {
 		if p.cfg.RuntimePath != "" {
 			candidates = []string{p.cfg.RuntimePath}
 		}
-		return wrong("install runc or crun, or set runtime-path in "+p.cfg.File, "no low-level runtime found: looked for %s", strings.Join(candidates, ", "))
+		return wrong("install runc or crun, or set runtime-path in "+p.cfg.File,
+			"no low-level runtime found: looked for %s", strings.Join(candidates, ", "))
 	}
 	advice := adviceOn(p.version)
 	switch {
@@ -34,26 +35,27 @@ func checkLowLevel(p patient) []Finding {
 	return ok("%s, %s", p.lowLevel, p.version)
 }
 
-// adviceOn tells what is to be known of a version of runc (its CHANGELOG.md); "" if it is recent or
-// another runtime.
+// adviceOn returns the known problems of a version of runc, according to its CHANGELOG.md; "" for
+// recent versions and other runtimes.
 func adviceOn(line string) string {
 	numbers := runcVersion.FindStringSubmatch(line)
 	if numbers == nil {
 		return ""
 	}
 	before := func(version string) bool { return requirement.CompareVersions(numbers[1], version) < 0 }
+	const fixes = "it lacks security fixes, unless the distribution backported them"
 	switch {
 	case !before("1.1.3") && before("1.1.7"):
-		return "with the systemd cgroup driver it leaves out devices that have no link in /dev/char; it lacks security fixes, unless the distribution has added them"
+		return "with the systemd cgroup driver it leaves out devices that have no link in /dev/char; " + fixes
 	case before("1.2.5"):
-		return "with the systemd cgroup driver containers may lose their devices at 'systemctl daemon-reload'; it lacks security fixes, unless the distribution has added them"
+		return "with the systemd cgroup driver containers may lose their devices on 'systemctl daemon-reload'; " + fixes
 	case before("1.3.6"), !before("1.4.0") && before("1.4.3"):
-		return "it lacks security fixes, unless the distribution has added them"
+		return fixes
 	}
 	return ""
 }
 
-// runcVersion has the number in "runc version 1.1.12+ds1-5".
+// runcVersion matches "runc version 1.1.12+ds1-5".
 var runcVersion = regexp.MustCompile(`^runc version (\d+\.\d+\.\d+)`)
 
 func checkCgroup(p patient) []Finding {
@@ -66,15 +68,17 @@ func checkCgroup(p patient) []Finding {
 	}
 	switch {
 	case p.cfg.NoCgroups:
-		return note("remove no-cgroups from "+p.cfg.File, "no-cgroups is set: containers of root get nodes without the right to open them; containers in user namespaces do not need it")
+		return note("remove no-cgroups from "+p.cfg.File,
+			"no-cgroups is set: root's containers get device nodes that they may not open; "+
+				"containers in user namespaces do not need it")
 	case version == "":
 		return nil
 	}
 	return ok("%s", version)
 }
 
-// checkSELinux: the policy may keep containers from device nodes that are bound into them.
-// container-selinux has a boolean for GPUs alone since May 2024, before that one for all devices.
+// checkSELinux: the policy may deny containers access to bind-mounted device nodes. Since May 2024
+// container-selinux has a boolean for GPUs only, before that it had one for all devices.
 func checkSELinux(p patient) []Finding {
 	if p.word("/sys/fs/selinux/enforce") != "1" {
 		return nil
@@ -91,21 +95,25 @@ func checkSELinux(p patient) []Finding {
 	if off == "" {
 		return ok("enforcing")
 	}
-	return note("setsebool -P "+off+" on", "SELinux is enforcing and %s is off: where containers cannot open a GPU (ausearch -m avc), allow it", off)
+	return note("setsebool -P "+off+" on",
+		"SELinux is enforcing and %s is off: if containers cannot open a GPU (ausearch -m avc), turn it on", off)
 }
 
-// checkUserNamespaces: what rootless containers need beside the nodes.
+// checkUserNamespaces checks what rootless containers need besides device nodes.
 func checkUserNamespaces(p patient) []Finding {
 	if p.word("/proc/sys/user/max_user_namespaces") == "0" {
-		return note("sysctl -w user.max_user_namespaces=15000", "user namespaces are switched off: there are no rootless containers")
+		return note("sysctl -w user.max_user_namespaces=15000",
+			"user namespaces are disabled: rootless containers cannot start")
 	}
 	if p.word("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
-		return note("sysctl -w kernel.unprivileged_userns_clone=1", "only root may make user namespaces: there are no rootless containers")
+		return note("sysctl -w kernel.unprivileged_userns_clone=1",
+			"only root may create user namespaces: rootless containers cannot start")
 	}
 	if slices.ContainsFunc(p.engines, func(e configure.Engine) bool { return e.Name == "podman" && e.Program != "" }) {
 		for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
 			if p.word(file) == "" {
-				return note("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER", "%s gives no user further ids: rootless podman has but one user in a container", file)
+				return note("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
+					"%s has no subordinate ids: rootless podman has only one user in a container", file)
 			}
 		}
 	}

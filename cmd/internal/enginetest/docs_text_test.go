@@ -91,8 +91,13 @@ func goFiles(t *testing.T, dir string) []string {
 	return names
 }
 
-// text is the value of a string literal.
+// text is the value of a string literal, or of several that are added.
 func text(n ast.Node) (string, bool) {
+	if sum, ok := n.(*ast.BinaryExpr); ok && sum.Op == token.ADD {
+		left, first := text(sum.X)
+		right, second := text(sum.Y)
+		return left + right, first && second
+	}
 	literal, ok := n.(*ast.BasicLit)
 	if !ok || literal.Kind != token.STRING {
 		return "", false

@@ -289,7 +289,7 @@ func TestDriver(t *testing.T) {
 				must(t, "umount", "-l", "/sys/bus", "/sys/devices")
 				must(t, "sh", "-ec", "cd "+pairDir+"; rm -r sys/bus/pci/devices/$1 sys/bus/pci/drivers/nvidia/$1 sys/devices/pci0000:00/$1; gpu $PWD", "sh", address)
 				unplug(t, "u 195 1 1 nvidia\n")
-				assert.Equal(t, "wrong: GPU "+address+" is in /proc/driver/nvidia/gpus, but not on the PCI bus: it was unplugged in use, and containers that get it cannot open it", doctor(t, "gpu-lost"))
+				assert.Equal(t, "wrong: GPU "+address+" is in /proc/driver/nvidia/gpus, but not on the PCI bus: it was unplugged while in use, and containers that get it cannot open it", doctor(t, "gpu-lost"))
 				assert.Equal(t, strings.ReplaceAll(second, "/dev/nvidia1 opens", "/dev/nvidia1 No such device or address"), given(t, "1"))
 				assert.Equal(t, fmt.Sprintf("%d root probe docker:%s 1 550.54.15", pid, id[:12]), holders(t))
 				// Then it is gone.
@@ -316,7 +316,7 @@ func TestDriver(t *testing.T) {
 				out, err := do("ls", "/dev/nvidia1", "/dev/nvidia-uvm")
 				require.Error(t, err)
 				assert.Equal(t, "ls: cannot access '/dev/nvidia1': No such file or directory\n/dev/nvidia-uvm\n", out)
-				assert.Equal(t, "note: the host lacks /dev/nvidia1: containers in user namespaces go without them or do not start", doctor(t, "nodes"))
+				assert.Equal(t, "note: the host lacks /dev/nvidia1: containers in user namespaces run without them or do not start", doctor(t, "nodes"))
 				become(t, parse(t, pair), pairDir, pairDir)
 				must(t, "rm", "/dev/nvidia1")
 				assert.Equal(t, second, given(t, "1"))
