@@ -90,6 +90,7 @@ func compare(t *testing.T, text string) {
 func build(t *testing.T) string {
 	dir := t.TempDir()
 	gobuild(t, "test", "-c", "-o", filepath.Join(dir, "inside.test"), "./inside")
+	gobuild(t, "test", "-c", "-o", filepath.Join(dir, "runtime.test"), "../../nvidia-container-runtime.experimental")
 	// The kubelet's part is a module of its own.
 	gobuild(t, "build", "-C", "../enginetest/cri", "-buildvcs=false", "-o", filepath.Join(dir, "cri"), ".")
 	probe, err := testimage.Probe()
@@ -105,6 +106,11 @@ func gobuild(t *testing.T, args ...string) {
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "go %q: %s", args, out)
 }
+
+// containerTests are those of the runtime's own tests with runc and crun that also run here, where
+// cgroups and both programs are newer.
+const containerTests = "^TestContainer(SeesItsGPU|KeepsItsGPUAfterUpdate|SeesMIGCapabilities|CannotMakeOtherNodes|" +
+	"ChangesItsDriver|InUserNamespace|DirectoryInUserNamespace)$"
 
 // test runs the tests with one low-level runtime in a machine with the release, and reports each as
 // a test of its own.
@@ -128,26 +134,33 @@ func (r release) test(t *testing.T, image, programs, deb, level string) result {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "package.deb"), data, 0o644))
 
 	tests, reboot := cmp.Or(os.Getenv("NVCR_LAB_RUN"), "."), ""
+	runtimeTests := tests
 	if tests == "." {
-		reboot = "Reboot"
+		runtimeTests, reboot = containerTests, "Reboot"
 	} else if strings.Contains(tests, "Reboot") {
 		reboot = tests
 	}
 	// The machine runs this again when it has rebooted.
 	script := `cd /host/programs
 export NVCR_NO_SKIP=1 NVCR_LAB=inside NVCR_LAB_LEVEL=` + level + ` NVCR_TEST_PROGRAMS=$PWD TMPDIR=/tmp
-tests() { ./inside.test -test.v=test2json -test.run "$2" -test.skip "$3" >/host/$1.out 2>&1 || touch /host/failed; }
+tests() {
+	part=$1 of=$2; shift 2
+	./$of.test -test.v=test2json "$@" >/host/$part.out 2>&1 || touch /host/failed
+}
 tests='` + tests + `' reboot='` + reboot + `'
 if mkdir /host/rebooted; then
 	dpkg-query -W -f '${Package} ${Version}\n' >/host/packages
 	uname -r >/host/kernel
-	tests tests "$tests" Reboot
+	dpkg -i /host/package.deb
+	# These tests expect that there is no driver.
+	tests runtime runtime -test.run '` + runtimeTests + "/^" + level + `$'
+	tests tests inside -test.run "$tests" -test.skip Reboot
 	if [ "$reboot" ]; then
-		NVCR_LAB_BOOT=1 tests before "$reboot"
+		NVCR_LAB_BOOT=1 tests before inside -test.run "$reboot"
 		exit 75
 	fi
 else
-	NVCR_LAB_BOOT=2 tests after "$reboot"
+	NVCR_LAB_BOOT=2 tests after inside -test.run "$reboot"
 fi
 test ! -e /host/failed
 `
@@ -157,7 +170,7 @@ test ! -e /host/failed
 	t.Logf("booted, tested and turned off in %s\n%s", time.Since(start).Round(time.Second), output)
 
 	res := result{release: r.name, versions: versions(t, dir)}
-	for _, part := range []string{"tests", "before", "after"} {
+	for _, part := range []string{"runtime", "tests", "before", "after"} {
 		out, err := os.ReadFile(filepath.Join(dir, part+".out"))
 		if errors.Is(err, fs.ErrNotExist) && tests != "." {
 			continue

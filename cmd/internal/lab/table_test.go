@@ -44,14 +44,15 @@ func versions(t *testing.T, dir string) map[string]string {
 	return list
 }
 
-// subjects are what top-level tests are about: the heading, and the package with its version.
-var subjects = []struct{ prefix, heading, pkg string }{
-	{"TestDocker", "Docker", "docker.io"},
-	{"TestPodman", "Podman", "podman"},
-	{"TestContainerd", "containerd", "containerd"},
-	{"TestCRI", "CRI, as the kubelet uses it", "containerd"},
-	{"TestDriver", "The driver changes", "docker.io"},
-	{"", "The package by itself", "systemd"},
+// subjects are what top-level tests are about: how their names begin, and the heading.
+var subjects = []struct{ prefix, heading string }{
+	{"TestDocker", "Docker"},
+	{"TestPodman", "Podman"},
+	{"TestContainerd", "containerd"},
+	{"TestCRI", "CRI, as the kubelet uses it"},
+	{"TestContainer", "A bundle, without an engine"},
+	{"TestDriver", "The driver changes"},
+	{"", "The package by itself"},
 }
 
 // levels are the parts of a test's name that name a low-level runtime.
@@ -92,7 +93,7 @@ func table(results []result) string {
 	cells := map[row][]cell{}
 	for i, r := range results {
 		for _, o := range r.outcomes {
-			subject := slices.IndexFunc(subjects, func(s struct{ prefix, heading, pkg string }) bool { return strings.HasPrefix(o.name, s.prefix) })
+			subject := slices.IndexFunc(subjects, func(s struct{ prefix, heading string }) bool { return strings.HasPrefix(o.name, s.prefix) })
 			parts := strings.Split(strings.ReplaceAll(o.name, "_", " "), "/")
 			level := "yes"
 			for j, p := range parts {
@@ -147,9 +148,18 @@ func table(results []result) string {
 	return b.String()
 }
 
-// words makes "userns remap" of UsernsRemap.
+// wordEnd is where a word ends in a name in mixed case.
+var wordEnd = regexp.MustCompile(`([a-z])([A-Z])|([A-Z])([A-Z][a-z])`)
+
+// words makes "keeps its GPU" of KeepsItsGPU.
 func words(name string) string {
-	return strings.TrimSpace(strings.ToLower(regexp.MustCompile(`[A-Z][a-z]`).ReplaceAllString(name, " $0")))
+	list := strings.Fields(wordEnd.ReplaceAllString(name, "$1$3 $2$4"))
+	for i, w := range list {
+		if w != strings.ToUpper(w) {
+			list[i] = strings.ToLower(w)
+		}
+	}
+	return strings.Join(list, " ")
 }
 
 func TestTable(t *testing.T) {
@@ -157,6 +167,7 @@ func TestTable(t *testing.T) {
 	got := table([]result{{"forky", map[string]string{"systemd": "262", "runc": "1.3.6"}, []*outcome{
 		of("TestDocker/runc/run_it", true), of("TestDockerUsernsRemap/runc/exec", true), of("TestUnits/learn", true),
 		of("TestDocker/crun/run_it", true), of("TestDockerUsernsRemap/crun/exec", false), of("TestUnits/learn", true),
+		of("TestContainerKeepsItsGPU/crun", true),
 	}}})
 	_, checks, _ := strings.Cut(got, "\n## ")
 	assert.Equal(t, `Docker
@@ -165,6 +176,12 @@ func TestTable(t *testing.T) {
 |---|---|
 | run it | runc, crun |
 | userns remap: exec | runc **fails: crun** |
+
+## A bundle, without an engine
+
+| check | forky |
+|---|---|
+| keeps its GPU | crun |
 
 ## The package by itself
 
