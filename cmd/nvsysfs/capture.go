@@ -20,13 +20,13 @@ import (
 func newCapture(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "capture DIR|FILE.txtar|-",
-		Short: "save what a machine shows of its GPUs as a fixture",
-		Long: `Saves what the machine shows of its NVIDIA GPUs and driver as a fixture: an
-archive if the name ends in .txtar, on standard output for -, else a tree in a
-new directory. Libraries and programs are kept as stubs with their SONAMEs.
-Host names, user names, the driver's registry keys and serial numbers are not
-kept; UUIDs are, unless --scrub replaces each by the same one everywhere.
-Read the archive before you publish it.`,
+		Short: "save a machine's GPUs and driver as a fixture",
+		Long: `Saves the files that describe the machine's NVIDIA GPUs and driver as a fixture:
+an archive if the name ends in .txtar, an archive on standard output for -, else
+a tree in a new directory. Libraries and programs become stubs with the same
+SONAMEs. Host names, user names, the driver's registry keys and serial numbers
+are left out; UUIDs are kept, unless --scrub replaces them consistently. Read
+the archive before you publish it.`,
 		Example: `  nvsysfs capture --scrub machine.txtar
   nvsysfs capture - | less`,
 		Args: arguments("DIR or FILE.txtar"),
@@ -64,9 +64,9 @@ func runCapture(i invocation, dir string, scrub bool, to string) error {
 	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return fmt.Errorf("capture: %q is there already: remove it, or give another name", to)
+		return fmt.Errorf("capture: %q already exists: remove it, or choose another name", to)
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("capture: no directory %q: make it first", filepath.Dir(to))
+		return fmt.Errorf("capture: no directory %q: create it first", filepath.Dir(to))
 	case err != nil:
 		return fmt.Errorf("capture: %w", err)
 	}

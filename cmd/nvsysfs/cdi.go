@@ -24,9 +24,8 @@ func newCDI(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cdi",
 		Short: "describe GPUs in CDI files, for engines that read them",
-		Long: `Describes the machine's GPUs in files of the Container Device Interface, from
-which docker, podman, containerd and CRI-O give them to containers without any
-runtime but runc or crun.`,
+		Long: `Writes and checks files of the Container Device Interface, with which docker,
+podman, containerd and CRI-O give containers GPUs without a special runtime.`,
 		Example: `  nvsysfs cdi generate --output /etc/cdi/nvidia.yaml
   podman run --device nvidia.com/gpu=0 IMAGE nvidia-smi`,
 	}
@@ -34,13 +33,12 @@ runtime but runc or crun.`,
 	return cmd
 }
 
-// warn prints what is not as one might think, and no reason to fail.
 func (i invocation) warn(format string, args ...any) {
-	// Nothing is left to be done if stderr cannot be written.
-	_, _ = fmt.Fprintf(i.stderr, "nvsysfs: warning: %s\n", strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; "))
+	text := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")
+	_, _ = fmt.Fprintf(i.stderr, "nvsysfs: warning: %s\n", text)
 }
 
-// words splits at commas.
+// words splits a comma-separated list.
 func words(list string) []string {
 	var result []string
 	for word := range strings.SplitSeq(list, ",") {
@@ -63,49 +61,52 @@ func newCDIGenerate(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "generate",
 		Short: "write a CDI file for this machine",
-		Long: `Describes the machine's GPUs as a CDI file: each GPU, each MIG device, and
-"all". With --output the file is replaced in one step, and only if it would
-change; without, it is printed. Engines read /etc/cdi and /var/run/cdi. A file
-that this command did not write, or that was edited since, needs --force.
+		Long: `Writes a CDI file with a device for each GPU, each MIG device, and "all". With
+--output, the file is replaced atomically, and only if it changes; otherwise it
+is printed. Engines read /etc/cdi and /var/run/cdi. Replacing a file that this
+command did not write, or that was edited since, requires --force.
 
-Names of devices, by --name (index and uuid by default):
+Device names (--name, default: index and uuid):
   index       0, 0:1
-  uuid        GPU-<uuid>, and MIG-<uuid> where "nvsysfs learn" learned it
+  uuid        GPU-<uuid>, and MIG-<uuid> if "nvsysfs learn" has recorded it
   type-index  gpu0, mig0:1
 
-The file has no hooks: nothing runs in or for the container. The driver's
-libraries are mounted under their SONAMEs where CUDA images look, in
-/usr/local/nvidia/lib64 (32-bit ones in /usr/local/nvidia/lib). Other images
-need LD_LIBRARY_PATH=/usr/local/nvidia/lib64; or name their distribution or
-their loader's directory. The container gets NVIDIA_VISIBLE_DEVICES=void, so
-that a runtime for NVIDIA GPUs adds nothing.
+The file contains no hooks. The driver's libraries are mounted under their
+SONAMEs where CUDA images look: in /usr/local/nvidia/lib64 (32-bit ones in
+/usr/local/nvidia/lib). For other images, set
+LD_LIBRARY_PATH=/usr/local/nvidia/lib64, or use --distribution or --library-dir.
+The container gets NVIDIA_VISIBLE_DEVICES=void, so that a runtime for NVIDIA
+GPUs adds nothing.
 
-The file gets the lowest CDI version that can express it: 0.7.0 where containers
-need a group for a device node, else 0.5.0 (0.6.0 in JSON). Generate it anew at
-each boot and after the driver or MIG devices change.`,
+The file has the lowest CDI version that supports its contents: 0.7.0 if
+containers need a group for a device node, else 0.5.0 (0.6.0 in JSON). Generate
+it again at each boot and whenever the driver or MIG devices change.`,
 		Example: `  nvsysfs cdi generate --output /etc/cdi/nvidia.yaml
   nvsysfs cdi generate --name type-index --distribution debian`,
 		Args: noArguments,
 	}
 	var o generateOptions
 	flags := cmd.Flags()
-	flags.StringVar(&o.output, "output", "", "write to `FILE`, in the format of its name (.yaml or .json)")
+	flags.StringVar(&o.output, "output", "", "write to `FILE`, which ends in .yaml or .json")
 	flags.BoolVar(&o.force, "force", false, "replace a file that this command did not write")
-	flags.StringVar(&o.format, "format", "", "`yaml|json`, where no --output tells")
+	flags.StringVar(&o.format, "format", "", "print `yaml|json` (default: yaml)")
 	flags.StringVar(&o.DriverRoot, "driver-root", "",
-		"the root of the driver's files is `DIR`, such as /run/nvidia/driver (default: from config.toml)")
+		"find the driver's files below `DIR`, such as /run/nvidia/driver (default: from config.toml)")
 	flags.StringVar(&o.Vendor, "vendor", "nvidia.com", "vendor `NAME` of the devices")
 	flags.StringVar(&o.Class, "class", "gpu", "class `NAME` of the devices")
-	flags.StringArrayVar(&o.names, "name", nil, "name devices by `index|uuid|type-index`; repeatable, or comma-separated")
+	flags.StringArrayVar(&o.names, "name", nil,
+		"name devices by `index|uuid|type-index`; repeatable, or comma-separated")
 	flags.StringVar(&o.capabilities, "capabilities", "all",
 		"driver capabilities `LIST`, as in NVIDIA_DRIVER_CAPABILITIES")
-	flags.StringVar(&o.with, "with", "", "further devices `LIST`: gds, mofed, gdrcopy, nvswitch, imex")
-	flags.StringVar(&o.Distribution, "distribution", "", "the images' distribution `NAME`: "+
+	flags.StringVar(&o.with, "with", "", "add devices, `LIST` of gds, mofed, gdrcopy, nvswitch, imex")
+	flags.StringVar(&o.Distribution, "distribution", "", "mount libraries for images of distribution `NAME`: "+
 		"alpine, amazon, arch, debian, fedora, opensuse, rhel, ubuntu")
-	flags.StringVar(&o.LibraryDir, "library-dir", "", "the images' loader searches `DIR`")
-	flags.StringVar(&o.LibraryDir32, "library-dir32", "", "the same, for 32-bit libraries: `DIR`")
-	flags.StringVar(&o.MaxVersion, "cdi-version", "", "newest `VERSION` of CDI that the engines read (podman 4.3: 0.5.0)")
-	flags.StringVar(&o.fixture, "fixture", "", "the machine `NAME` that \"nvsysfs fixture up\" unpacked, with device nodes that nobody can open")
+	flags.StringVar(&o.LibraryDir, "library-dir", "", "mount libraries in `DIR`")
+	flags.StringVar(&o.LibraryDir32, "library-dir32", "", "mount 32-bit libraries in `DIR`")
+	flags.StringVar(&o.MaxVersion, "cdi-version", "",
+		"newest CDI `VERSION` that the engines support (podman 4.3: 0.5.0)")
+	flags.StringVar(&o.fixture, "fixture", "",
+		"describe the machine `NAME` of \"nvsysfs fixture up\"; its device nodes cannot be opened")
 	isFile(cmd, "output")
 	isDirectory(cmd, "driver-root")
 	isOneOf(cmd, "format", "yaml", "json")
@@ -133,7 +134,7 @@ func runCDIGenerate(i invocation, g generateOptions) error {
 		err = o.Check()
 	}
 	if err == nil && g.force && g.output == "" {
-		err = errors.New("--force goes with --output")
+		err = errors.New("--force needs --output")
 	}
 	if err != nil {
 		return &usageError{"cdi generate: " + err.Error()}
@@ -166,7 +167,7 @@ func runCDIGenerate(i invocation, g generateOptions) error {
 	return i.saveCDI(g.output, file, data, g.force)
 }
 
-// saveCDI writes the file and tells what has come of it.
+// saveCDI writes the file and reports the result.
 func (i invocation) saveCDI(output string, file cdi.File, data []byte, force bool) error {
 	written, err := cdi.Write(output, data, force)
 	if err != nil {
@@ -181,7 +182,8 @@ func (i invocation) saveCDI(output string, file cdi.File, data []byte, force boo
 		return fmt.Errorf("cdi generate: %w", err)
 	}
 	if len(others) > 0 {
-		i.warn("%s describes devices of the same names: engines give none that two files of one directory have", fileName(strings.Join(others, ", ")))
+		i.warn("%s defines devices with the same names: engines ignore devices that two files in a directory define",
+			fileName(strings.Join(others, ", ")))
 	}
 	if !written {
 		_, err = fmt.Fprintf(i.stdout, "%s is up to date.\n", fileName(output))
@@ -193,13 +195,14 @@ func (i invocation) saveCDI(output string, file cdi.File, data []byte, force boo
 	}
 	hint := ""
 	if file.Record.Options.MaxVersion == "" && spec.Version > "0.5.0" {
-		hint = "; engines that read older ones only take --cdi-version"
+		hint = "; for engines that only read older versions, set --cdi-version"
 	}
-	_, err = fmt.Fprintf(i.stdout, "%s written: %d devices of %s, for driver %s (CDI %s%s).\n", fileName(output), len(spec.Devices), file.Kind(), file.Record.Driver, spec.Version, hint)
+	_, err = fmt.Fprintf(i.stdout, "%s written: %d devices of %s, for driver %s (CDI %s%s).\n",
+		fileName(output), len(spec.Devices), file.Kind(), file.Record.Driver, spec.Version, hint)
 	return err
 }
 
-// cdiFormat tells whether a file is to be JSON.
+// cdiFormat reports whether to write JSON.
 func cdiFormat(format, output string) (bool, error) {
 	if output != "" {
 		extension, ok := strings.CutPrefix(filepath.Ext(output), ".")
@@ -207,7 +210,7 @@ func cdiFormat(format, output string) (bool, error) {
 			return false, fmt.Errorf("engines read files whose names end in .yaml or .json, not %.100q", output)
 		}
 		if format != "" && format != extension {
-			return false, fmt.Errorf("the format %.100q does not go with %.100q: engines take it from the name", format, output)
+			return false, fmt.Errorf("the format %.100q contradicts %.100q: engines go by the name", format, output)
 		}
 		format = extension
 	}
@@ -220,7 +223,7 @@ func cdiFormat(format, output string) (bool, error) {
 	return false, fmt.Errorf("the format %.100q is neither yaml nor json", format)
 }
 
-// fileName shows the name of a file; one with odd characters in it as Go would write it.
+// fileName returns a printable file name: names with control characters are quoted.
 func fileName(name string) string {
 	if strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) {
 		return fmt.Sprintf("%q", name)
@@ -228,7 +231,7 @@ func fileName(name string) string {
 	return name
 }
 
-// readCDI reads the files in the directories that engines read, and in more.
+// readCDI reads the files in the directories that engines read, and in the directories more.
 func readCDI(dir string, more []string) ([]cdi.Found, error) {
 	root, err := plan.OpenRoot(dir)
 	if err != nil {
@@ -252,7 +255,7 @@ func readCDI(dir string, more []string) ([]cdi.Found, error) {
 	return found, nil
 }
 
-type leftAside struct {
+type ignoredFile struct {
 	File   string `json:"file"`
 	Reason string `json:"reason"`
 }
@@ -261,9 +264,9 @@ func newCDIList(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "list the devices that CDI files describe",
-		Long: `Lists the devices of the CDI files in /etc/cdi, /var/run/cdi and --spec-dir.
-Of devices with the same name, the one in the later directory counts. Files that
-cannot be read, or that others than root may write, are named on standard error
+		Long: `Lists the devices of the CDI files in /etc/cdi, /var/run/cdi and --spec-dir. If
+several directories define a device, the last one wins. Files that cannot be
+read, or that users other than root may write, are reported on standard error
 and ignored.`,
 		Example: `  nvsysfs cdi list
   nvsysfs cdi list --vendor nvidia.com --class gpu --json`,
@@ -274,7 +277,9 @@ and ignored.`,
 	class := cmd.Flags().String("class", "", "only devices of class `NAME`")
 	isDirectory(cmd, "spec-dir")
 	dir, as := rootFlag(cmd, "/"), outputFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return runCDIList(i, *dir, *more, *vendor, *class, *as) }
+	cmd.RunE = func(*cobra.Command, []string) error {
+		return runCDIList(i, *dir, *more, *vendor, *class, *as)
+	}
 	return cmd
 }
 
@@ -283,10 +288,10 @@ func runCDIList(i invocation, dir string, more []string, vendor, class string, a
 	if err != nil {
 		return fmt.Errorf("cdi list: %w", err)
 	}
-	aside := []leftAside{}
+	ignored := []ignoredFile{}
 	found = slices.DeleteFunc(found, func(f cdi.Found) bool {
 		if f.Err != nil {
-			aside = append(aside, leftAside{f.Path, f.Err.Error()})
+			ignored = append(ignored, ignoredFile{f.Path, f.Err.Error()})
 		}
 		v, c, _ := strings.Cut(f.File.Kind(), "/")
 		return f.Err != nil || vendor != "" && v != vendor || class != "" && c != class
@@ -294,12 +299,12 @@ func runCDIList(i invocation, dir string, more []string, vendor, class string, a
 	devices := cdi.Devices(found)
 	if as != asTable {
 		return as.write(i.stdout, struct {
-			Devices   []cdi.Device `json:"devices"`
-			LeftAside []leftAside  `json:"left_aside"`
-		}{devices, aside})
+			Devices []cdi.Device  `json:"devices"`
+			Ignored []ignoredFile `json:"left_aside"`
+		}{devices, ignored})
 	}
-	for _, f := range aside {
-		i.warn("%s is left aside: %s", fileName(f.File), f.Reason)
+	for _, f := range ignored {
+		i.warn("%s is ignored: %s", fileName(f.File), f.Reason)
 	}
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
@@ -324,13 +329,12 @@ func newCDICheck(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [FILE...]",
 		Short: "check whether generated CDI files still match the machine",
-		Long: `Generates each FILE anew, with the options it was generated with, and tells what
-is different: the driver's version, devices, numbers of nodes, files. Without
-FILE, it checks those that "nvsysfs cdi generate" wrote to /etc/cdi and
-/var/run/cdi.
+		Long: `Generates each FILE again with its original options, and shows what differs: the
+driver's version, devices, device numbers, files. Without FILE, it checks those
+that "nvsysfs cdi generate" wrote to /etc/cdi and /var/run/cdi.
 
 The exit status is 0 if nothing differs, 1 if something does (the command that
-fixes it is shown), and 2 if that cannot be told.`,
+fixes it is printed), and 2 if a file could not be checked.`,
 		Example: `  nvsysfs cdi check
   nvsysfs cdi check /etc/cdi/nvidia.yaml --json`,
 		Args: cobra.ArbitraryArgs,
@@ -341,8 +345,8 @@ fixes it is shown), and 2 if that cannot be told.`,
 }
 
 func runCDICheck(i invocation, files []string, dir string, as outputFormat) error {
-	checked, aside := []cdi.Checked{}, []leftAside{}
-	troubles := 0
+	checked, ignored := []cdi.Checked{}, []ignoredFile{}
+	failed := 0
 	found, err := readCDI(cmp.Or(dir, "/"), nil)
 	if err != nil {
 		return cannotTell(err)
@@ -350,8 +354,8 @@ func runCDICheck(i invocation, files []string, dir string, as outputFormat) erro
 	check := func(name string, f cdi.File) {
 		c, err := cdi.Check(i.environ, dir, found, name, f)
 		if err != nil {
-			aside = append(aside, leftAside{name, err.Error()})
-			troubles++
+			ignored = append(ignored, ignoredFile{name, err.Error()})
+			failed++
 			return
 		}
 		checked = append(checked, c)
@@ -360,7 +364,7 @@ func runCDICheck(i invocation, files []string, dir string, as outputFormat) erro
 		for _, f := range found {
 			switch {
 			case f.Err != nil:
-				aside = append(aside, leftAside{f.Path, f.Err.Error()})
+				ignored = append(ignored, ignoredFile{f.Path, f.Err.Error()})
 			case f.File.Ours():
 				check(f.Path, f.File)
 			}
@@ -376,13 +380,13 @@ func runCDICheck(i invocation, files []string, dir string, as outputFormat) erro
 			err = errors.New("nvsysfs cdi generate did not write it")
 		}
 		if err != nil {
-			aside = append(aside, leftAside{name, err.Error()})
-			troubles++
+			ignored = append(ignored, ignoredFile{name, err.Error()})
+			failed++
 			continue
 		}
 		check(absolute, f)
 	}
-	if err := i.printChecked(checked, aside, as); err != nil {
+	if err := i.printChecked(checked, ignored, as); err != nil {
 		return err
 	}
 	drifted := 0
@@ -392,29 +396,29 @@ func runCDICheck(i invocation, files []string, dir string, as outputFormat) erro
 		}
 	}
 	switch {
-	case troubles > 0:
-		return cannotTell(fmt.Errorf("%d of %d files could not be compared", troubles, troubles+len(checked)))
+	case failed > 0:
+		return cannotTell(fmt.Errorf("%d of %d files could not be compared", failed, failed+len(checked)))
 	case len(checked) == 0:
-		return cannotTell(fmt.Errorf("nvsysfs cdi generate wrote no file in %s", strings.Join(cdi.Dirs, " or ")))
+		dirs := strings.Join(cdi.Dirs, " or ")
+		return cannotTell(fmt.Errorf("no file in %s was written by nvsysfs cdi generate", dirs))
 	case drifted > 0:
 		return fmt.Errorf("cdi check: %d of %d files drifted", drifted, len(checked))
 	}
 	return nil
 }
 
-// cannotTell makes the exit status 2, as cmp and diff have it: 1 is kept for a file that has
-// drifted.
+// cannotTell makes the exit status 2, as cmp and diff do: 1 means that a file has drifted.
 func cannotTell(err error) error { return &usageError{"cdi check: " + err.Error()} }
 
-func (i invocation) printChecked(checked []cdi.Checked, aside []leftAside, as outputFormat) error {
+func (i invocation) printChecked(checked []cdi.Checked, ignored []ignoredFile, as outputFormat) error {
 	if as != asTable {
 		return as.write(i.stdout, struct {
-			Files     []cdi.Checked `json:"files"`
-			LeftAside []leftAside   `json:"left_aside"`
-		}{checked, aside})
+			Files   []cdi.Checked `json:"files"`
+			Ignored []ignoredFile `json:"left_aside"`
+		}{checked, ignored})
 	}
-	for _, f := range aside {
-		i.warn("%s is left aside: %s", fileName(f.File), f.Reason)
+	for _, f := range ignored {
+		i.warn("%s is ignored: %s", fileName(f.File), f.Reason)
 	}
 	var out bytes.Buffer
 	for _, c := range checked {

@@ -20,8 +20,8 @@ func newConfig(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "check config.toml",
-		Long: `Looks at config.toml, the configuration of
-nvidia-container-runtime.experimental. "nvsysfs info" shows each key's value.`,
+		Long: `Checks config.toml, the configuration of nvidia-container-runtime.experimental.
+"nvsysfs info -o wide" shows each key's value.`,
 		Example: `  nvsysfs config check
   nvsysfs config check /tmp/config.toml`,
 	}
@@ -32,10 +32,10 @@ nvidia-container-runtime.experimental. "nvsysfs info" shows each key's value.`,
 func newConfigCheck(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [FILE]",
-		Short: "find keys that have no effect",
-		Long: `Finds what has no effect in config.toml, or in FILE: keys in a wrong table,
-misspelt keys, values that are not known, a log that cannot be written. Keys of
-NVIDIA's programs are left alone. The exit status is 1 if anything is found.`,
+		Short: "find settings without effect",
+		Long: `Finds settings without effect in config.toml, or in FILE: keys in the wrong
+table, misspelled keys, unknown values, a log that cannot be written. Keys of
+NVIDIA's programs are ignored. The exit status is 1 if anything is found.`,
 		Example: `  nvsysfs config check
   nvsysfs config check /tmp/config.toml`,
 		Args: cobra.MaximumNArgs(1),
@@ -56,7 +56,7 @@ func runConfigCheck(i invocation, dir string, files []string) error {
 			return err
 		}
 		if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("config check: no file %q: without FILE the configuration that counts is checked", files[0])
+			return fmt.Errorf("config check: no file %q; omit FILE to check the active configuration", files[0])
 		} else if err != nil {
 			return fmt.Errorf("config check: %w", err)
 		}
@@ -78,9 +78,9 @@ func runConfigCheck(i invocation, dir string, files []string) error {
 	if len(findings) > 0 {
 		return errors.New("config check: " + counted(len(findings), "problem", "problems"))
 	}
-	what := "every key counts"
+	what := "no problems found"
 	if _, err := sysfs.Root("/").Stat(cfg.File[1:]); err != nil {
-		what = "no such file: the defaults count"
+		what = "no such file: the defaults apply"
 	}
 	_, err = fmt.Fprintf(i.stdout, "%s: %s\n", cfg.File, what)
 	return err

@@ -55,7 +55,8 @@ func newConfigureEngine(i invocation, engine string) *cobra.Command {
 	cmd.RunE = func(*cobra.Command, []string) error {
 		err := configure.Run(f, i.stdout, i.stderr)
 		if errors.Is(err, configure.ErrUsage) {
-			return &usageError{"configure " + engine + ": " + strings.TrimPrefix(err.Error(), configure.ErrUsage.Error()+": ")}
+			text := strings.TrimPrefix(err.Error(), configure.ErrUsage.Error()+": ")
+			return &usageError{"configure " + engine + ": " + text}
 		}
 		return err
 	}

@@ -17,14 +17,14 @@ import (
 func newDoctor(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "find what keeps containers from their GPUs",
-		Long: `Checks the machine for what keeps containers from their GPUs. Each check prints
-ok, note (worth knowing) or wrong, and below it the command that fixes it.
-Checks that do not concern the machine are left out. The exit status is 1 if
-anything is wrong. The ids in the JSON form do not change between versions.
+		Short: "find problems that keep containers from using GPUs",
+		Long: `Checks the machine for problems that keep containers from using GPUs. Each check
+prints ok, note (worth knowing) or wrong, and below it the command that fixes
+it. Checks that do not apply are left out. The exit status is 1 if anything is
+wrong. The ids in JSON do not change between versions.
 
-Nothing is changed. On this machine the low-level runtime is asked for its
-version; everything else is read from files.`,
+Nothing is changed. On this machine, the low-level runtime and systemd are asked
+for their versions; everything else is read from files.`,
 		Example: `  nvsysfs doctor
   nvsysfs doctor --json | jq '.findings[] | select(.state == "wrong")'`,
 		Args: noArguments,

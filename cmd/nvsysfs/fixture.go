@@ -24,13 +24,13 @@ func newFixture(i invocation) *cobra.Command {
 	cmd := newFixtureList(i)
 	cmd.Use, cmd.Aliases = "fixture", []string{"fixtures"}
 	cmd.Short = "list fixtures, and run containers on one without a GPU"
-	cmd.Long = `Fixtures are machines that nvsysfs carries as text. Without a subcommand, this
+	cmd.Long = `Fixtures are machines as text, built into nvsysfs. Without a subcommand, this
 lists them.
 
-"up" makes one a runtime of a container engine: containers that are started with
-it see what they would see on that machine. Device nodes are closed: nobody can
-open them, whatever has their numbers here. nvidia-smi prints the container's
-devices; libraries can be loaded, and have no functions.`
+"up" registers a fixture as a runtime with a container engine: containers
+started with it see what they would see on that machine. Device nodes are
+closed: nobody can open them, whatever device has their numbers here. nvidia-smi
+prints the container's devices; libraries can be loaded, but have no functions.`
 	cmd.Example = `  nvsysfs fixture
   nvsysfs fixture up a100-mig --engine docker`
 	cmd.AddCommand(newFixtureList(i), newFixtureShow(i), newFixtureUp(i), newFixtureDown(i), newFixturePS(i))
@@ -41,10 +41,10 @@ func newFixtureList(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
-		Short:   "list the machines that nvsysfs carries",
-		Long: `Lists the machines that are built into nvsysfs, with one sentence on each.
-"nvsysfs unpack", "nvsysfs demo" and "nvsysfs explain" take their names.
-"-o wide" tells their drivers and GPUs.`,
+		Short:   "list the built-in fixtures",
+		Long: `Lists the fixtures built into nvsysfs, with one sentence on each. "nvsysfs
+unpack", "nvsysfs demo" and "nvsysfs explain" take their names. "-o wide" shows
+their drivers and GPUs.`,
 		Example: `  nvsysfs fixture list
   nvsysfs fixture list -o wide`,
 		Args: noArguments,
@@ -57,9 +57,9 @@ func newFixtureList(i invocation) *cobra.Command {
 func newFixtureShow(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show NAME",
-		Short: "show what one of them is, and its GPUs",
-		Long: `Shows what is known of a machine from "nvsysfs fixture list", or of an archive
-file, whose name has a slash or ends in .txtar, and its GPUs.`,
+		Short: "describe a fixture and its GPUs",
+		Long: `Describes a fixture and its GPUs. NAME is from "nvsysfs fixture list", or an
+archive file, whose name has a slash or ends in .txtar.`,
 		Example: `  nvsysfs fixture show a100-mig
   nvsysfs fixture show ./machine.txtar`,
 		Args:              arguments("NAME"),
@@ -81,9 +81,9 @@ func newFixtureUp(i invocation) *cobra.Command {
 		Use:   "up FIXTURE|FILE.txtar",
 		Short: "unpack a fixture and register it with an engine",
 		Long: `Unpacks a fixture, one of "nvsysfs fixture list" or an archive of "nvsysfs
-capture", and registers it with an engine as a runtime named after it. Several
-fixtures can be up, and one with several engines. Without --engine it is only
-unpacked, for ctr and "nvsysfs cdi generate --fixture".`,
+capture", and registers it with an engine as a runtime with the same name.
+Several fixtures can be up, each with several engines. Without --engine, it is
+only unpacked, for ctr and "nvsysfs cdi generate --fixture".`,
 		Example: `  nvsysfs fixture up a100-mig --engine docker
   nvsysfs fixture up ./captured.txtar --engine podman --name lab`,
 		Args:              arguments("FIXTURE"),
@@ -93,8 +93,9 @@ unpacked, for ctr and "nvsysfs cdi generate --fixture".`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.Engine, "engine", "", "register with `docker|containerd|crio|podman`")
 	flags.StringVar(&o.Name, "name", "", "the runtime's `NAME` (default: the fixture's)")
-	flags.StringVar(&o.Config, "config", "", "edit the engine's `FILE` instead of its usual one")
-	flags.StringVar(&o.Runtime, "runtime-path", "", "the runtime is `FILE` (default: beside nvsysfs, else in /usr/bin)")
+	flags.StringVar(&o.Config, "config", "", "edit the engine's configuration `FILE` instead of the usual one")
+	flags.StringVar(&o.Runtime, "runtime-path", "",
+		"use the runtime `FILE` (default: next to nvsysfs, else in /usr/bin)")
 	fixtureDirFlag(cmd, &o.Dir)
 	isOneOf(cmd, "engine", "docker", "containerd", "crio", "podman")
 	isFile(cmd, "config", "runtime-path")
@@ -105,7 +106,7 @@ unpacked, for ctr and "nvsysfs cdi generate --fixture".`,
 func newFixtureDown(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down NAME",
-		Short: "take a fixture out of the engines, and remove it",
+		Short: "unregister a fixture and remove its files",
 		Long: `Unregisters the fixture's runtime from every engine that "nvsysfs fixture up"
 registered it with, and removes its files.`,
 		Example: `  nvsysfs fixture down a100-mig
@@ -142,11 +143,12 @@ other commands take as --root, and the engines it is registered with.`,
 }
 
 func fixtureDirFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "dir", "", "keep fixtures in `DIR` (default: /var/lib/nvsysfs/fixtures, or ~/.local/share/nvsysfs/fixtures)")
+	cmd.Flags().StringVar(dir, "dir", "",
+		"keep fixtures in `DIR` (default: /var/lib/nvsysfs/fixtures, or ~/.local/share/nvsysfs/fixtures)")
 	isDirectory(cmd, "dir")
 }
 
-// fixtureDir is the directory of the fixtures that are up.
+// fixtureDir returns the directory of the fixtures that are up.
 func fixtureDir(environ []string, given string) (string, error) {
 	if given != "" {
 		return given, nil
@@ -172,7 +174,7 @@ func runFixtureUp(i invocation, o fixture.Options, machine string) error {
 	return fixture.Up(o, i.stdout, i.stderr)
 }
 
-// fixtureRoot is the directory of the files of a machine that is up.
+// fixtureRoot returns the root directory of a fixture that is up.
 func fixtureRoot(environ []string, name string) (string, error) {
 	dir, err := fixtureDir(environ, "")
 	if err != nil {
@@ -187,7 +189,8 @@ func fixtureRoot(environ []string, name string) (string, error) {
 			return m.Root, nil
 		}
 	}
-	return "", fmt.Errorf("no fixture %.100q is up: \"nvsysfs fixture up\" unpacks one, \"nvsysfs fixture ps\" shows which are", name)
+	return "", fmt.Errorf("no fixture %.100q is up: "+
+		"\"nvsysfs fixture up\" unpacks one, \"nvsysfs fixture ps\" shows which are", name)
 }
 
 func runFixturePS(i invocation, dir string, as outputFormat) error {
@@ -212,7 +215,7 @@ func runFixturePS(i invocation, dir string, as outputFormat) error {
 	return as.print(i.stdout, machines, out.Bytes())
 }
 
-// shownFixture is a machine as -o json has it.
+// shownFixture is a fixture in JSON.
 type shownFixture struct {
 	Name        string `json:"name"`
 	Description string `json:"description"`
@@ -256,13 +259,14 @@ func runFixtureList(i invocation, as outputFormat) error {
 		for _, g := range m.GPUs {
 			model, mig = cmp.Or(model, g.Model), mig+len(g.Instances)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n", name, cmp.Or(driver, "-"), len(m.GPUs), mig, cmp.Or(model, "-"), firstSentence(m.Description))
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n",
+			name, cmp.Or(driver, "-"), len(m.GPUs), mig, cmp.Or(model, "-"), firstSentence(m.Description))
 	}
 	_ = table.Flush() // to a buffer
 	return as.print(i.stdout, machines, out.Bytes())
 }
 
-// firstSentence ends at a period before a blank or a newline.
+// firstSentence returns the text up to a period before a space or a newline.
 func firstSentence(text string) string {
 	text, _, _ = strings.Cut(strings.TrimSpace(text), "\n")
 	sentence, _, found := strings.Cut(text, ". ")

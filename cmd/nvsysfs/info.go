@@ -13,11 +13,10 @@ func newInfo(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "info",
 		Short: "show driver, device nodes, engines and configuration",
-		Long: `Shows on one page the machine as nvidia-container-runtime.experimental sees it:
-the driver and its kernel modules, the GPUs, how many device nodes and driver
-files there are, the container engines, and the configuration keys that differ
-from their defaults. "-o wide" lists all MIG devices, nodes, directories and
-keys.`,
+		Long: `Shows a page about the machine as nvidia-container-runtime.experimental sees it:
+the driver and its kernel modules, the GPUs, the number of device nodes and
+driver files, the container engines, and the configuration keys that differ from
+their defaults. "-o wide" lists all MIG devices, nodes, directories and keys.`,
 		Example: `  nvsysfs info
   nvsysfs info -o wide --root /mnt/image`,
 		Args: noArguments,

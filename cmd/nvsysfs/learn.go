@@ -12,18 +12,18 @@ import (
 func newLearn(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "learn",
-		Short: "learn the UUIDs of MIG devices from nvidia-smi",
-		Long: `Learns which MIG device has which UUID, which /proc does not tell, so that
-containers can ask for MIG-<uuid>. It runs nvidia-smi -L and nvidia-smi -q,
-compares them with /proc, and keeps the result in
-/var/lib/nvidia-container-runtime/mig.learnt. Run it as root after MIG devices
-were made or destroyed, or enable the systemd units nvsysfs-learn.service and
-nvsysfs-learn.timer. What was known of other GPUs is kept.
+		Short: "record the UUIDs of MIG devices from nvidia-smi",
+		Long: `Records the UUIDs of MIG devices, which are not in /proc, so that containers can
+request MIG-<uuid>. It runs nvidia-smi -L and nvidia-smi -q, compares their
+output with /proc, and writes the result to
+/var/lib/nvidia-container-runtime/mig.learnt. Run it as root after creating or
+destroying MIG devices, or enable the systemd units nvsysfs-learn.service and
+nvsysfs-learn.timer. The records of other GPUs are kept.
 
-Where nvidia-smi is neither in PATH nor in a usual directory, it is run inside
-the driver container (root in config.toml, else /run/nvidia/driver).
+If nvidia-smi is neither in PATH nor in a usual directory, it is run inside the
+driver container (root in config.toml, else /run/nvidia/driver).
 
-The exit status is 1 if nothing could be learned of a GPU with MIG devices.`,
+The exit status is 1 if nothing could be learned about a GPU with MIG devices.`,
 		Example: `  nvsysfs learn
   nvidia-smi -L | nvsysfs learn --from - --dry-run`,
 		Args: noArguments,
@@ -31,9 +31,9 @@ The exit status is 1 if nothing could be learned of a GPU with MIG devices.`,
 	var o learn.Options
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.From, "from", nil,
-		"read output of nvidia-smi -L or -q, or both, from `FILE` (- is standard input) instead of running it; repeatable")
-	flags.StringVar(&o.Output, "output", "", "keep the UUIDs in `FILE`")
-	flags.BoolVar(&o.DryRun, "dry-run", false, "print what would be kept")
+		"read the output of nvidia-smi -L or -q from `FILE` (- is standard input) instead of running it; repeatable")
+	flags.StringVar(&o.Output, "output", "", "write the UUIDs to `FILE`")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "print what would be written")
 	flags.BoolVar(&o.IfChanged, "if-changed", false, "do nothing if all MIG devices are known; reads only /proc")
 	isFile(cmd, "from", "output")
 	root := rootFlag(cmd, "")

@@ -19,10 +19,10 @@ func newList(i invocation) *cobra.Command {
 		Short: "list GPUs and MIG devices",
 		Long: `Lists the machine's GPUs as nvidia-smi -L does, with PCI address and device
 minor, and below each its MIG devices with GPU instance and compute instance.
-GPUs that no container can get come last, without an index, and with the reason.
+GPUs that containers cannot use come last, with the reason instead of an index.
 
 NVIDIA_VISIBLE_DEVICES takes a GPU's index, UUID or PCI address, and a MIG
-device's index ("0:1"), its name, or MIG-<uuid> if "nvsysfs learn" knows it.`,
+device's index ("0:1"), name, or MIG-<uuid> if "nvsysfs learn" has recorded it.`,
 		Example: `  nvsysfs list
   nvsysfs list --json | jq -r '.gpus[].uuid'`,
 		Args: noArguments,
@@ -47,7 +47,7 @@ func runList(i invocation, dir string, as outputFormat) error {
 	}
 	unbound, err := sysfs.UnboundGPUs(root, inventory)
 	if err != nil {
-		// It comes with what could be read: the list is worth printing all the same.
+		// The GPUs that could be read are worth printing.
 		i.warn("%v", err)
 	}
 
@@ -57,14 +57,14 @@ func runList(i invocation, dir string, as outputFormat) error {
 		text = l.Table()
 	}
 	err = as.print(i.stdout, l, []byte(text))
-	if err == nil && inventory.Driver == nil { // no GPU can be used
+	if err == nil && inventory.Driver == nil {
 		err = errors.New("list: no NVIDIA driver is loaded")
 	}
 	return err
 }
 
-// machine is the root of the machine to look at: that of the flag, else what config.toml says, if
-// it can be read.
+// machine returns the root of the machine: the flag's value, else that of config.toml, if it can be
+// read.
 func (i invocation) machine(dir string) (sysfs.Root, error) {
 	if dir == "" {
 		dir = "/"

@@ -1,11 +1,10 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command nvsysfs is the operator's tool beside nvidia-container-runtime.experimental: it shows
-// what the runtime sees of a machine, and keeps machines as text archives.
+// Command nvsysfs is the operator's tool for nvidia-container-runtime.experimental: it shows what
+// the runtime sees of a machine, sets up container engines, and runs containers on fixtures.
 //
-// Like the runtime it only reads files. Each command has a file of its own; newRoot in run.go has
-// them all.
+// Each command has its own file; newRoot in run.go lists them.
 package main
 
 import (
@@ -15,7 +14,7 @@ import (
 )
 
 func main() {
-	// A copy of this program is the nvidia-smi of a fixture.
+	// Fixtures use a copy of this program as nvidia-smi.
 	if status, ok := fakesmi.Main(os.Args, os.Stdout); ok {
 		os.Exit(status)
 	}

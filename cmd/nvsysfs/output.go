@@ -21,13 +21,13 @@ type outputFormat string
 // Formats of output.
 const (
 	asTable outputFormat = "table"
-	asWide  outputFormat = "wide" // a table with more in it
+	asWide  outputFormat = "wide" // a table with more columns
 	asJSON  outputFormat = "json"
 	asYAML  outputFormat = "yaml"
 )
 
-// outputFlag defines --output, and --json, which is older. Formats beside table, json and yaml are
-// named.
+// outputFlag defines --output, and --json for compatibility. more are formats besides table, json
+// and yaml.
 func outputFlag(cmd *cobra.Command, more ...outputFormat) *outputFormat {
 	formats := append([]outputFormat{asTable, asJSON, asYAML}, more...)
 	names := make([]string, len(formats))
@@ -50,7 +50,7 @@ func outputFlag(cmd *cobra.Command, more ...outputFormat) *outputFormat {
 	return &format
 }
 
-// print prints the document, or what stands for it as a table.
+// print prints the document as JSON or YAML, or else the table.
 func (f outputFormat) print(w io.Writer, document any, table []byte) error {
 	if f == asJSON || f == asYAML {
 		return f.write(w, document)
@@ -59,7 +59,7 @@ func (f outputFormat) print(w io.Writer, document any, table []byte) error {
 	return err
 }
 
-// write prints a document, the same one as JSON or YAML.
+// write prints a document as JSON or YAML.
 func (f outputFormat) write(w io.Writer, v any) error {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
@@ -69,7 +69,7 @@ func (f outputFormat) write(w io.Writer, v any) error {
 		return err
 	}
 	if f == asYAML {
-		// JSON is YAML in another style: keys keep their names and their order.
+		// JSON is YAML: parsing it keeps the keys' names and order.
 		var document yaml.Node
 		if err := yaml.Unmarshal(out.Bytes(), &document); err != nil {
 			return err
@@ -86,8 +86,8 @@ func (f outputFormat) write(w io.Writer, v any) error {
 	return err
 }
 
-// plainStyle drops braces, brackets and the quotes that a string does not need: "0:1" is a number
-// of base 60 to some readers.
+// plainStyle drops braces, brackets and unnecessary quotes. Strings like "0:1", which YAML 1.1 reads
+// as base 60 numbers, keep their quotes.
 func plainStyle(n *yaml.Node) {
 	if n.Tag != "!!str" || !strings.Contains(n.Value, ":") {
 		n.Style = 0

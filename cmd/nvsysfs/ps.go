@@ -22,14 +22,14 @@ func newPS(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ps",
 		Short: "list the processes that use GPUs, with their containers",
-		Long: `Lists the processes that have a device node of the driver open or one of its
-libraries mapped, from /proc alone: who keeps "modprobe -r nvidia" or a change
-of MIG devices from working, and which containers still run with the libraries
-of another driver version than the loaded module's.
+		Long: `Lists the processes that have one of the driver's device nodes open or one of
+its libraries mapped. They block "modprobe -r nvidia" and changes of MIG
+devices; LIBRARIES shows which still use another driver version than that of the
+loaded module. Only /proc is read.
 
-DEVICES are GPUs and MIG devices by index, else the names of device nodes. What
-others run is seen by root only; how many processes were hidden is printed last.
-"-o wide" has whole command lines and container ids.`,
+DEVICES are the indices of GPUs and MIG devices, else names of device nodes.
+Only root sees other users' processes; the number of hidden ones is printed
+last. "-o wide" shows whole command lines and container ids.`,
 		Example: `  nvsysfs ps
   nvsysfs ps -o json | jq -r '.processes[].container.id'`,
 		Args: noArguments,
@@ -79,18 +79,20 @@ func printProcesses(list ps.List, wide bool) []byte {
 			for _, l := range p.Libraries {
 				libraries = append(libraries, l.Version+remarkOn(l, list.Module))
 			}
-			fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\n", p.PID, cmp.Or(p.User, strconv.Itoa(p.UID)), fileName(command),
-				container, cmp.Or(strings.Join(p.Devices, ","), "-"), cmp.Or(strings.Join(libraries, ", "), "-"))
+			fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\n",
+				p.PID, cmp.Or(p.User, strconv.Itoa(p.UID)), fileName(command), container,
+				cmp.Or(strings.Join(p.Devices, ","), "-"), cmp.Or(strings.Join(libraries, ", "), "-"))
 		}
 		_ = table.Flush() // to a buffer
 	}
 	if list.Hidden > 0 {
-		fmt.Fprintf(&out, "This user may not look at %s; run it as root.\n", counted(list.Hidden, "more process", "more processes"))
+		fmt.Fprintf(&out, "%s hidden from this user; run as root to see all.\n",
+			counted(list.Hidden, "more process", "more processes"))
 	}
 	return out.Bytes()
 }
 
-// remarkOn tells what is wrong with libraries that a process has mapped.
+// remarkOn returns what is wrong with libraries that a process has mapped, or "".
 func remarkOn(l ps.Libraries, module string) string {
 	var words []string
 	if module != "" && l.Version != module {

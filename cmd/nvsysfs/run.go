@@ -24,14 +24,14 @@ type invocation struct {
 	stderr  io.Writer
 }
 
-// Groups of commands in the help.
+// Groups of commands in the help text.
 const (
 	groupLook  = "look"
 	groupSetUp = "setup"
 	groupTest  = "test"
 )
 
-// usageError is a command line that was not understood: the exit status is 2.
+// usageError is an error of the command line: the exit status is 2.
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
@@ -42,8 +42,8 @@ func newRoot(i invocation) *cobra.Command {
 		Use:   "nvsysfs",
 		Short: "inspect a machine's NVIDIA GPUs and set up containers for them",
 		Long: `nvsysfs shows what nvidia-container-runtime.experimental sees of a machine,
-finds what keeps containers from their GPUs, and registers the runtime with
-Docker, containerd, CRI-O and podman.`,
+finds problems that keep containers from using GPUs, and registers the runtime
+with Docker, containerd, CRI-O and podman.`,
 		Version:       strings.TrimPrefix(version.Line("nvsysfs"), "nvsysfs version "),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -77,9 +77,11 @@ Docker, containerd, CRI-O and podman.`,
 		if !errors.As(err, &unknown) || len(unknown.GetSpecifiedName()) < 2 {
 			return err
 		}
-		flags := &cobra.Command{} // cobra compares names of commands
+		flags := &cobra.Command{} // cobra suggests only commands, so flags become some
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			flags.AddCommand(&cobra.Command{Use: "--" + f.Name, Hidden: f.Hidden, Run: func(*cobra.Command, []string) {}})
+			flags.AddCommand(&cobra.Command{
+				Use: "--" + f.Name, Hidden: f.Hidden, Run: func(*cobra.Command, []string) {},
+			})
 		})
 		return fmt.Errorf("%w%s", err, didYouMean(flags, "--"+unknown.GetSpecifiedName()))
 	})
@@ -103,7 +105,7 @@ Docker, containerd, CRI-O and podman.`,
 
 func newVersion(i invocation) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "print which build this is", Args: noArguments,
+		Use: "version", Short: "print the version", Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(i.stdout, version.Line("nvsysfs"))
 			return err
@@ -111,7 +113,7 @@ func newVersion(i invocation) *cobra.Command {
 	}
 }
 
-// run carries out a command line. Errors of the command line itself come as usageError.
+// run executes a command line.
 func run(args, environ []string, stdout, stderr io.Writer) error {
 	root := newRoot(invocation{environ, stdout, stderr})
 	root.SetArgs(args)
@@ -128,7 +130,7 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 	if err == nil || started {
 		return err
 	}
-	text := strings.Map(func(r rune) rune { // pflag repeats what it was given
+	text := strings.Map(func(r rune) rune { // pflag quotes arguments as they are
 		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
 			return unicode.ReplacementChar
 		}
@@ -140,7 +142,7 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 	return &usageError{fmt.Sprintf("%s\nSee %q.", text, cmd.CommandPath()+" --help")}
 }
 
-// forEach visits a command and all below it.
+// forEach visits a command and its subcommands.
 func forEach(cmd *cobra.Command, visit func(*cobra.Command)) {
 	visit(cmd)
 	for _, sub := range cmd.Commands() {
@@ -148,8 +150,7 @@ func forEach(cmd *cobra.Command, visit func(*cobra.Command)) {
 	}
 }
 
-// demandSubcommand makes a command of nothing but subcommands fail without one of them, and with
-// any other word.
+// demandSubcommand makes a command fail without a known subcommand.
 func demandSubcommand(cmd *cobra.Command) {
 	cmd.RunE = func(*cobra.Command, []string) error { return nil } // Args never lets it run
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
@@ -165,7 +166,7 @@ func demandSubcommand(cmd *cobra.Command) {
 	}
 }
 
-// orList is "a, b or c".
+// orList returns "a, b or c".
 func orList(names []string) string {
 	last := len(names) - 1
 	if last == 0 {
@@ -174,7 +175,7 @@ func orList(names []string) string {
 	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
-// didYouMean names a subcommand that is spelt much like a word.
+// didYouMean suggests a subcommand with a similar name.
 func didYouMean(cmd *cobra.Command, word string) string {
 	cmd.SuggestionsMinimumDistance = 2
 	if similar := cmd.SuggestionsFor(word); len(similar) > 0 {
@@ -183,7 +184,7 @@ func didYouMean(cmd *cobra.Command, word string) string {
 	return ""
 }
 
-// noArguments is [cobra.NoArgs] in other words.
+// noArguments is [cobra.NoArgs] with a better message.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("unexpected argument %.100q%s", args[0], didYouMean(cmd, args[0]))
@@ -191,7 +192,7 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// arguments demands one argument for each name.
+// arguments requires one argument for each name.
 func arguments(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < len(names) {
@@ -203,7 +204,7 @@ func arguments(names ...string) cobra.PositionalArgs {
 
 // rootFlag defines --root.
 func rootFlag(cmd *cobra.Command, value string) *string {
-	root := cmd.Flags().String("root", value, "look at the machine whose root directory is `DIR`")
+	root := cmd.Flags().String("root", value, "read the machine below the root directory `DIR`")
 	isDirectory(cmd, "root")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if *root == "" && cmd.Flags().Changed("root") {
@@ -214,26 +215,26 @@ func rootFlag(cmd *cobra.Command, value string) *string {
 	return root
 }
 
-// isDirectory has shells complete directories for the flags.
+// isDirectory makes shells complete directories for the flags.
 func isDirectory(cmd *cobra.Command, flags ...string) {
 	for _, name := range flags {
 		must(cmd.MarkFlagDirname(name))
 	}
 }
 
-// isFile has shells complete files for the flags.
+// isFile makes shells complete files for the flags.
 func isFile(cmd *cobra.Command, flags ...string) {
 	for _, name := range flags {
 		must(cmd.MarkFlagFilename(name))
 	}
 }
 
-// isOneOf has shells complete values for a flag.
+// isOneOf makes shells complete values for a flag.
 func isOneOf(cmd *cobra.Command, flag string, values ...string) {
 	must(cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
 }
 
-// must is for errors that only a flag without a definition can cause.
+// must is for errors that only an undefined flag can cause.
 func must(err error) {
 	if err != nil {
 		panic(err)
@@ -248,13 +249,12 @@ func completeFixture(_ *cobra.Command, args []string, word string) ([]string, co
 	return fixtures.Names(), cobra.ShellCompDirectiveDefault
 }
 
-// exitCode prints an error and returns what the process exits with: 2 for a command line that was
-// not understood, 1 for everything else that failed.
+// exitCode prints an error and returns the exit status: 2 for errors of the command line, 1 for
+// others.
 func exitCode(err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	// Nothing is left to be done if stderr cannot be written.
 	_, _ = fmt.Fprintf(stderr, "nvsysfs: %s\n", err)
 	var misused *usageError
 	if errors.As(err, &misused) {

@@ -18,10 +18,10 @@ func newUnpack(i invocation) *cobra.Command {
 	return &cobra.Command{
 		Use:   "unpack FIXTURE|FILE.txtar DIR",
 		Short: "unpack a fixture, to use as --root",
-		Long: `Unpacks a fixture to DIR, which must be absent or empty. The fixture is a name
-from "nvsysfs fixture list", or an archive file, whose name has a slash or ends
-in .txtar. Device nodes that may not be made are named on standard error;
-neither nvsysfs nor the runtime needs them.`,
+		Long: `Unpacks a fixture to DIR, which must be empty or not exist. The fixture is a
+name from "nvsysfs fixture list", or an archive file, whose name has a slash or
+ends in .txtar. Device nodes that cannot be created are listed on standard
+error; neither nvsysfs nor the runtime needs them.`,
 		Example: `  nvsysfs unpack a100-mig /tmp/a100
   nvsysfs list --root /tmp/a100`,
 		Args:              arguments("FIXTURE", "DIR"),
@@ -46,6 +46,6 @@ func tellSkipped(w io.Writer, skipped []string) error {
 	if len(skipped) == 0 {
 		return nil
 	}
-	_, err := fmt.Fprintf(w, "nvsysfs: not allowed to make device nodes, left out: %s\n", strings.Join(skipped, " "))
+	_, err := fmt.Fprintf(w, "nvsysfs: not allowed to create device nodes, skipped: %s\n", strings.Join(skipped, " "))
 	return err
 }

@@ -171,7 +171,7 @@ func TestGroups(t *testing.T) {
 	o.MaxVersion = "0.6.0"
 	f, notes, err = Make(p, o)
 	require.NoError(t, err)
-	assert.Equal(t, []string{"processes that are not root need the groups [44] for some of the device nodes, which CDI 0.6.0 cannot give them"}, notes)
+	assert.Equal(t, []string{"non-root processes need the groups [44] for some device nodes, which CDI 0.6.0 cannot express"}, notes)
 	assert.Equal(t, "0.5.0", f.Spec.Version)
 }
 
@@ -184,8 +184,8 @@ func TestNames(t *testing.T) {
 	f, notes, err := Make(p, usual)
 	require.NoError(t, err)
 	assert.Equal(t, []string{
-		`no device has the name "GPU-????????-????-????-????-????????????", which CDI does not allow`,
-		`two devices have the name GPU-1af86d05-b3c2-97e4-5d78-f60c4ea91b32: only the first one can be asked for by it`,
+		`no device is named "GPU-????????-????-????-????-????????????": CDI does not allow the name`,
+		`two devices are named GPU-1af86d05-b3c2-97e4-5d78-f60c4ea91b32: only the first one can be requested by that name`,
 	}, notes)
 	_, err = f.Encode()
 	require.NoError(t, err)
@@ -232,8 +232,8 @@ func TestHostNodes(t *testing.T) {
 	_, notes, err := Make(p, usual)
 	require.NoError(t, err)
 	assert.Equal(t, []string{
-		"/dev/nvidia-uvm of the host is no character device 508:0 but a regular file: containers with a user namespace cannot use it",
-		"/dev/nvidia0 of the host is no character device 195:0 but a character device 1:2: containers with a user namespace cannot use it",
+		"the host's /dev/nvidia-uvm is a regular file, not character device 508:0: containers in user namespaces cannot use it",
+		"the host's /dev/nvidia0 is a character device 1:2, not character device 195:0: containers in user namespaces cannot use it",
 	}, notes)
 }
 
@@ -329,13 +329,13 @@ func TestCompare(t *testing.T) {
 		}
 		return ""
 	}
-	assert.Equal(t, "is there, but not of the driver any more", reason())
+	assert.Equal(t, "exists, but no longer belongs to the driver", reason())
 	old := describe()
 	require.NoError(t, os.Remove(cuda))
 	list := Compare(old, gone)
-	assert.Contains(t, list, Difference{What: "mount", Name: "/usr/local/nvidia/lib64/libcuda.so.1", File: cuda, Reason: "is not there any more: containers cannot start"})
+	assert.Contains(t, list, Difference{What: "mount", Name: "/usr/local/nvidia/lib64/libcuda.so.1", File: cuda, Reason: "no longer exists: containers cannot start"})
 	require.NoError(t, os.Mkdir(cuda, 0o755))
-	assert.Contains(t, Compare(old, gone), Difference{What: "mount", Name: "/usr/local/nvidia/lib64/libcuda.so.1", File: cuda, Reason: "is a directory now"})
+	assert.Contains(t, Compare(old, gone), Difference{What: "mount", Name: "/usr/local/nvidia/lib64/libcuda.so.1", File: cuda, Reason: "is now a directory"})
 }
 
 // Every flag is kept in the file.
@@ -387,7 +387,7 @@ func TestParse(t *testing.T) {
 		{"our options broken", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\n" + minimal, "nvsysfs/options: unexpected EOF"},
 		{"our options of tomorrow", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\"new\":1}\n" + minimal, "unknown field"},
 		{"our options missing", "# nvsysfs/fingerprint: x\n" + minimal, "nvsysfs/options: EOF"},
-		{"our options impossible", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\"vendor\":\"a\",\"class\":\"b\",\"capabilities\":[]}\n" + minimal, "no driver capability is given"},
+		{"our options impossible", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\"vendor\":\"a\",\"class\":\"b\",\"capabilities\":[]}\n" + minimal, "no driver capability given"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, err := Parse([]byte(tt.data))
@@ -434,7 +434,7 @@ func TestRead(t *testing.T) {
 		{"good", ""},
 		{"link", ""},
 		{"missing", "no such file or directory"},
-		{"public", "others than its owner may write it (mode 0646)"},
+		{"public", "other users may write it (mode 0646)"},
 		{"huge", "more than 1048576"},
 		{"escapes", "control characters are not allowed"},
 		{"directory", "not a regular file but a directory"},
@@ -470,7 +470,7 @@ func TestRead(t *testing.T) {
 		require.NoError(t, os.Chown(filepath.Join(dir, "good"), 0, 65534))
 		require.NoError(t, os.Chmod(filepath.Join(dir, "good"), 0o664))
 		_, _, err = Read("/", filepath.Join(dir, "good"), 0)
-		require.ErrorContains(t, err, "others than its owner may write it (mode 0664)")
+		require.ErrorContains(t, err, "other users may write it (mode 0664)")
 	})
 }
 
@@ -536,7 +536,7 @@ func TestWrite(t *testing.T) {
 
 	// Bytes that are no CDI file replace nothing.
 	_, err = Write(file, []byte("kind: x\n"), false)
-	require.ErrorContains(t, err, "what would be written is no CDI file")
+	require.ErrorContains(t, err, "the result is not a valid CDI file")
 	assert.Equal(t, []string{"nvidia.yaml"}, names())
 	kept, err := os.ReadFile(file)
 	require.NoError(t, err)

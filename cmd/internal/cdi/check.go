@@ -9,8 +9,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// SetRoot has the options name the machine whose root directory is dir, which may be relative. ""
-// changes nothing.
+// SetRoot selects the machine with the root directory dir, which may be relative. "" changes
+// nothing.
 func (o *Options) SetRoot(dir string) error {
 	if dir == "" {
 		return nil
@@ -22,9 +22,9 @@ func (o *Options) SetRoot(dir string) error {
 	return err
 }
 
-// Generate describes the machine that the options name, and tells what it leaves out. Programs of
-// the driver are looked for in the usual directories alone: what is in the file is not to depend on
-// the PATH of the one who makes it.
+// Generate describes the machine that the options select, and returns notes about what it left out.
+// It ignores PATH and looks for the driver's programs in the usual directories only: the file must
+// not depend on who generates it.
 func Generate(environ []string, o Options) (File, []string, error) {
 	classes, err := o.Classes()
 	if err != nil {
@@ -50,17 +50,17 @@ func Generate(environ []string, o Options) (File, []string, error) {
 	return Make(parts, o)
 }
 
-// Checked is what came of comparing a file with its machine.
+// Checked is the result of comparing a file with its machine.
 type Checked struct {
 	File        string       `json:"file"`
 	Drifted     bool         `json:"drifted"`
 	Differences []Difference `json:"differences"`
-	Fix         string       `json:"fix,omitempty"`   // the command that does; "" if another file is in the way
+	Fix         string       `json:"fix,omitempty"`   // a command; "" if another file is in the way
 	Notes       []string     `json:"notes,omitempty"` // what [Generate] left out
 }
 
-// Check generates a file anew, of the machine below dir if that is given, and compares the two. Of
-// found, the files that engines read, it tells which take devices away.
+// Check generates a file again, from the machine below dir if dir is not "", and compares the two.
+// It also reports which of found, the files that engines read, override its devices.
 func Check(environ []string, dir string, found []Found, name string, f File) (Checked, error) {
 	o := f.Record.Options
 	if err := o.SetRoot(dir); err != nil {
@@ -87,7 +87,7 @@ func Check(environ []string, dir string, found []Found, name string, f File) (Ch
 	return c, nil
 }
 
-// command writes a file anew.
+// command returns the command that generates a file again.
 func (o Options) command(name string, force bool) string {
 	args := []string{"nvsysfs", "cdi", "generate"}
 	for _, f := range []struct{ flag, value, usual string }{
@@ -113,11 +113,13 @@ func (o Options) command(name string, force bool) string {
 	return strings.Join(append(args, "--output", shellWord(name)), " ")
 }
 
-// shellWord quotes a word for a shell if it needs to be.
+// shellWord quotes a word for a shell if necessary.
 func shellWord(word string) string {
-	if word != "" && !strings.ContainsFunc(word, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("/._-,:=+@%", r)
-	}) {
+	special := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') &&
+			!strings.ContainsRune("/._-,:=+@%", r)
+	}
+	if word != "" && !strings.ContainsFunc(word, special) {
 		return word
 	}
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"

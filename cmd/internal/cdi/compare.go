@@ -14,18 +14,18 @@ import (
 	specs "tags.cncf.io/container-device-interface/specs-go"
 )
 
-// Difference is one thing in which a file and the machine are apart.
+// Difference is a difference between a file and the machine.
 type Difference struct {
-	What   string `json:"what"`             // "driver", "device", "node", "mount", "environment", "groups", "version", "file"
-	Name   string `json:"name,omitempty"`   // of the device; the path in the container
-	File   string `json:"file,omitempty"`   // what the file says; "" if it has no such thing
-	Now    string `json:"now,omitempty"`    // what the machine says; "" if it has no such thing
-	Reason string `json:"reason,omitempty"` // what is wrong, where the two do not tell
+	What   string `json:"what"`             // "driver", "device", "node", "mount", "environment", "groups", …
+	Name   string `json:"name,omitempty"`   // name of the device, or path in the container
+	File   string `json:"file,omitempty"`   // value in the file; "" if missing
+	Now    string `json:"now,omitempty"`    // value on the machine; "" if missing
+	Reason string `json:"reason,omitempty"` // what is wrong, if the values do not show it
 }
 
-// String is the difference in words, without What and Name.
+// String describes the difference without What and Name.
 func (d Difference) String() string {
-	text := d.File + " is " + d.Now + " now"
+	text := d.File + " is now " + d.Now
 	switch {
 	case d.File == "" && d.Now == "":
 		return d.Reason
@@ -40,13 +40,12 @@ func (d Difference) String() string {
 	return text
 }
 
-// Compare tells in what old, which was read, differs from now, which [Make]
-// has just made of the machine. It looks at the host's files only to say why one is
-// not in now any more.
+// Compare compares old, a file, with now, which [Make] has just made. It reads the host's files
+// only to explain why a mount is gone.
 func Compare(old, now File) []Difference {
 	var list []Difference
 	add := func(d Difference) {
-		if !slices.Contains(list, d) { // the same node of "0", of the GPU's UUID and of "all"
+		if !slices.Contains(list, d) { // "0", the GPU's UUID and "all" have the same nodes
 			list = append(list, d)
 		}
 	}
@@ -116,7 +115,7 @@ func compareEdits(old, now specs.ContainerEdits, add func(Difference)) {
 	}
 }
 
-// named is an item of a list: what it is called and all that is said of it.
+// named is an item of a list: its name and everything else as text.
 type named struct{ name, text string }
 
 func texts[T any](list []T, text func(T) named) []named {
@@ -152,7 +151,7 @@ func envText(entry string) named {
 	return named{name, fmt.Sprintf("%q", value)}
 }
 
-// nodeText is "195:0 mode 0666 group 0 rw".
+// nodeText returns "195:0 mode 0666 group 0 rw".
 func nodeText(n *specs.DeviceNode) named {
 	text := fmt.Sprintf("%d:%d", n.Major, n.Minor)
 	if n.Type != "c" {
@@ -174,7 +173,7 @@ func nodeText(n *specs.DeviceNode) named {
 	return named{n.Path, text}
 }
 
-// mountText is the file of the host, with the options where they are not those of a file.
+// mountText returns the host's path, and the options if they are not those of a regular file.
 func mountText(m *specs.Mount) named {
 	text := m.HostPath
 	if options := strings.Join(m.Options, ","); options != "ro,nosuid,nodev,rbind,rprivate" {
@@ -193,7 +192,7 @@ func gidText(e specs.ContainerEdits) string {
 	return strings.Trim(fmt.Sprint(e.AdditionalGIDs), "[]")
 }
 
-// otherText is what we never write.
+// otherText summarizes edits that we never write.
 func otherText(e specs.ContainerEdits) string {
 	var list []string
 	for _, o := range []struct {
@@ -210,7 +209,7 @@ func otherText(e specs.ContainerEdits) string {
 	return strings.Join(list, ", ")
 }
 
-// missing tells why a mount's file would stop a container from starting, or "".
+// missing returns why a mount is gone.
 func missing(containerPath string, mounts []*specs.Mount) string {
 	for _, m := range mounts {
 		if m.ContainerPath != containerPath {
@@ -219,19 +218,19 @@ func missing(containerPath string, mounts []*specs.Mount) string {
 		info, err := os.Stat(m.HostPath)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return "is not there any more: containers cannot start"
+			return "no longer exists: containers cannot start"
 		case err != nil:
-			return "cannot be looked at: " + bare(err).Error()
+			return "cannot be read: " + bare(err).Error()
 		case info.IsDir():
-			return "is a directory now"
+			return "is now a directory"
 		case info.Mode().Type()&fs.ModeSocket != 0:
-			return "is a socket now"
+			return "is now a socket"
 		case info.Mode().Type()&fs.ModeNamedPipe != 0:
-			return "is a named pipe now"
+			return "is now a named pipe"
 		case info.Mode().Type()&fs.ModeDevice != 0:
-			return "is a device now"
+			return "is now a device"
 		}
-		return "is there, but not of the driver any more"
+		return "exists, but no longer belongs to the driver"
 	}
 	return ""
 }

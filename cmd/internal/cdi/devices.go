@@ -8,21 +8,21 @@ import (
 	"slices"
 )
 
-// Device is a device of a file.
+// Device is a device that a file defines.
 type Device struct {
 	Name   string `json:"name"` // "nvidia.com/gpu=0"
 	File   string `json:"file"`
-	Remark string `json:"remark,omitempty"` // why no engine gives it as this file describes it
+	Remark string `json:"remark,omitempty"` // why engines ignore this definition
 }
 
-// Devices lists the devices of files, which are in the order of [ReadDirs]. Of a name that two
-// files of one directory have, engines give no device, not even one of another directory; else the
-// file in the later directory counts (pkg/cdi in the CDI library).
+// Devices lists the devices of files, which are in the order of [ReadDirs]. Engines ignore a device
+// that two files in one directory define, even if another directory has it, too; otherwise the last
+// directory wins (pkg/cdi in the CDI library).
 func Devices(found []Found) []Device {
 	type place struct{ device, dir string }
 	devices := []Device{}
 	last := map[string]string{}  // device to file
-	twice := map[string]string{} // device to what is wrong with it
+	twice := map[string]string{} // device to remark
 	inDir := map[place]string{}  // to file
 	for _, f := range found {
 		if f.Err != nil {
@@ -32,7 +32,7 @@ func Devices(found []Found) []Device {
 			name := f.File.Kind() + "=" + d.Name
 			at := place{name, path.Dir(f.Path)}
 			if other, ok := inDir[at]; ok && other != f.Path {
-				twice[name] = "not given: " + other + " and " + f.Path + " have it"
+				twice[name] = "ignored: both " + other + " and " + f.Path + " define it"
 			}
 			inDir[at], last[name] = f.Path, f.Path
 			devices = append(devices, Device{Name: name, File: f.Path})
@@ -47,7 +47,7 @@ func Devices(found []Found) []Device {
 	return devices
 }
 
-// Rivals are the files beside name that describe devices of its names too.
+// Rivals returns the other files in name's directory that define devices with the same names.
 func Rivals(name string, caller int) ([]string, error) {
 	found, err := ReadDirs("/", []string{path.Dir(name)}, caller)
 	if err != nil {

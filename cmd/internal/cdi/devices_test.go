@@ -30,13 +30,13 @@ func TestDevices(t *testing.T) {
 		{"alone", []Found{file(ours, gpu, "0", "all")}, map[string]string{}},
 		{"other kind", []Found{file("/etc/cdi/a.yaml", "nvidia.com/mig", "0"), file(ours, gpu, "0")}, map[string]string{}},
 		{"beside", []Found{file("/etc/cdi/a.yaml", gpu, "0"), file(ours, gpu, "0", "1")}, map[string]string{
-			"nvidia.com/gpu=0": "not given: /etc/cdi/a.yaml and /etc/cdi/nvidia.yaml have it",
+			"nvidia.com/gpu=0": "ignored: both /etc/cdi/a.yaml and /etc/cdi/nvidia.yaml define it",
 		}},
 		{"later directory", []Found{file(ours, gpu, "0", "1"), file("/var/run/cdi/n.yaml", gpu, "1")}, map[string]string{
 			"nvidia.com/gpu=1": "hidden by /var/run/cdi/n.yaml",
 		}},
 		{"twice in a later directory", []Found{file(ours, gpu, "0"), file("/var/run/cdi/a.yaml", gpu, "0"), file("/var/run/cdi/b.yaml", gpu, "0")}, map[string]string{
-			"nvidia.com/gpu=0": "not given: /var/run/cdi/a.yaml and /var/run/cdi/b.yaml have it",
+			"nvidia.com/gpu=0": "ignored: both /var/run/cdi/a.yaml and /var/run/cdi/b.yaml define it",
 		}},
 		{"a file that engines leave aside", []Found{{Path: "/etc/cdi/a.yaml", Err: errors.New("broken")}, file(ours, gpu, "0")}, map[string]string{}},
 	} {

@@ -12,20 +12,18 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Dirs are the directories that engines read by themselves; what is in a
-// later one counts before what is in an earlier one.
+// Dirs are the directories that engines read by default. Later ones take precedence.
 var Dirs = []string{"/etc/cdi", "/var/run/cdi"}
 
-// Found is a file of a directory that engines read.
+// Found is a file in a directory that engines read.
 type Found struct {
 	Path string // on the host
 	File File
-	Err  error // why the file is left aside
+	Err  error // why the file is ignored
 }
 
-// ReadDirs reads the CDI files in directories of a machine, in the order of
-// the directories and of their names: those that end in .yaml or .json. A
-// directory that does not exist has no files.
+// ReadDirs reads the .yaml and .json files in directories of a machine, in the order of the
+// directories and of the files' names. A missing directory has no files.
 func ReadDirs(root sysfs.Root, dirs []string, caller int) ([]Found, error) {
 	var list []Found
 	for _, dir := range dirs {

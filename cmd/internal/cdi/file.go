@@ -26,21 +26,20 @@ import (
 
 // File is a CDI file.
 type File struct {
-	Spec   specs.Spec // without annotations that are in Record
+	Spec   specs.Spec // without the annotations that Record holds
 	Record Record
-	JSON   bool // the format; else YAML
+	JSON   bool // JSON instead of YAML
 }
 
-// Record is what is kept in a file beside the devices. It is that of a file
-// that [Make] has not made, if it has no Fingerprint.
+// Record is how a file was generated. Files that [Make] did not make have no Fingerprint.
 type Record struct {
-	Driver      string // version of the driver
-	Fingerprint string // "sha256:…" of all that the file says
+	Driver      string // version
+	Fingerprint string // "sha256:…" of the contents
 	Options     Options
 }
 
-// Keys of the record. Annotations take CDI 0.6.0, which containerd 1.7 and
-// podman 4.3 do not read, so in YAML they are comments at the beginning:
+// Keys of the record. Annotations need CDI 0.6.0, which containerd 1.7 and podman 4.3 do not
+// support, so YAML files have comments at the beginning instead:
 //
 //	# nvsysfs/driver-version: 550.54.15
 //	# nvsysfs/fingerprint: sha256:9b2e…
@@ -51,9 +50,10 @@ const (
 	keyOptions     = "nvsysfs/options"
 )
 
-const heading = "# The GPUs of this machine. Made by \"nvsysfs cdi generate\"; \"nvsysfs cdi check\" tells whether it still fits.\n"
+const heading = "# This machine's GPUs, written by \"nvsysfs cdi generate\". " +
+	"\"nvsysfs cdi check\" tells whether they still match.\n"
 
-// fingerprint covers all but the version, which depends on the format.
+// fingerprint covers everything except the CDI version, which depends on the format.
 func (f File) fingerprint() (string, error) {
 	f.Spec.Version = ""
 	data, err := json.Marshal(struct {
@@ -67,25 +67,27 @@ func (f File) fingerprint() (string, error) {
 	return fmt.Sprintf("sha256:%x", sha256.Sum256(data)), nil
 }
 
-// Ours tells whether [Make] made what is in the file.
+// Ours reports whether [Make] made the file.
 func (f File) Ours() bool { return f.Record.Fingerprint != "" }
 
-// Edited tells whether a file of ours has been changed since.
+// Edited reports whether a file of ours was changed since.
 func (f File) Edited() bool {
 	fingerprint, err := f.fingerprint()
 	return err != nil || fingerprint != f.Record.Fingerprint
 }
 
-// Kind is the vendor and the class, "nvidia.com/gpu".
+// Kind is vendor and class: "nvidia.com/gpu".
 func (f File) Kind() string { return f.Spec.Kind }
 
-// Encode returns the file's bytes. The same file gives the same bytes.
+// Encode serializes the file. The same file gives the same bytes.
 func (f File) Encode() ([]byte, error) {
 	options, err := json.Marshal(f.Record.Options)
 	if err != nil {
 		return nil, err
 	}
-	record := [][2]string{{keyDriver, f.Record.Driver}, {keyFingerprint, f.Record.Fingerprint}, {keyOptions, string(options)}}
+	record := [][2]string{
+		{keyDriver, f.Record.Driver}, {keyFingerprint, f.Record.Fingerprint}, {keyOptions, string(options)},
+	}
 	spec, err := f.Versioned()
 	if err != nil {
 		return nil, err
@@ -114,28 +116,28 @@ func (f File) Encode() ([]byte, error) {
 		}
 	}
 	if _, err := Parse(out.Bytes()); err != nil {
-		return nil, fmt.Errorf("what would be written is no CDI file: %w", err)
+		return nil, fmt.Errorf("the result is not a valid CDI file: %w", err)
 	}
 	return out.Bytes(), nil
 }
 
-// Versioned is the description with the lowest version that has all that it uses.
+// Versioned returns the description with the lowest CDI version that supports it.
 func (f File) Versioned() (specs.Spec, error) {
 	spec := f.Spec
 	if f.JSON {
 		spec.Version = max(spec.Version, "0.6.0")
 	}
 	if limit := f.Record.Options.MaxVersion; limit != "" && older(limit, spec.Version) {
-		what := "what is asked for"
+		what := "the description needs"
 		if f.JSON && spec.Version == "0.6.0" {
-			what = "JSON with the annotations that tell how it was made; YAML does not"
+			what = "unlike YAML, JSON needs annotations, and so"
 		}
-		return specs.Spec{}, fmt.Errorf("%s takes CDI %s, and %s is the newest that is allowed", what, spec.Version, limit)
+		return specs.Spec{}, fmt.Errorf("%s CDI %s, but the newest allowed version is %s", what, spec.Version, limit)
 	}
 	return spec, nil
 }
 
-// Parse understands the bytes of a CDI file, as the engines do: JSON is YAML.
+// Parse parses a CDI file as engines do: JSON is YAML.
 func Parse(data []byte) (File, error) {
 	spec, err := cdi.ParseSpec(data)
 	if err != nil {
@@ -176,7 +178,7 @@ func Parse(data []byte) (File, error) {
 	return f, nil
 }
 
-// comments returns the record that the comments at the beginning are.
+// comments returns the record in the comments at the beginning.
 func comments(data []byte) map[string]string {
 	record := map[string]string{}
 	for line := range bytes.Lines(data) {
@@ -191,14 +193,14 @@ func comments(data []byte) map[string]string {
 	return record
 }
 
-// validate does what engines do when they read a file.
+// validate checks a file as engines do.
 func validate(spec *specs.Spec) error {
 	edits := []*specs.ContainerEdits{&spec.ContainerEdits}
 	for i := range spec.Devices {
 		edits = append(edits, &spec.Devices[i].ContainerEdits)
 	}
 	for _, e := range edits {
-		// The library does not expect them.
+		// The CDI library does not expect nil.
 		if slices.Contains(e.DeviceNodes, nil) || slices.Contains(e.Mounts, nil) ||
 			slices.Contains(e.Hooks, nil) || slices.Contains(e.NetDevices, nil) {
 			return errors.New("an item of a list is empty")
@@ -220,7 +222,7 @@ func validate(spec *specs.Spec) error {
 		}
 	}
 	if len(spec.Devices) == 0 {
-		return errors.New("there are no devices in it")
+		return errors.New("it has no devices")
 	}
 	names := map[string]bool{}
 	for _, d := range spec.Devices {
@@ -240,13 +242,12 @@ func validate(spec *specs.Spec) error {
 	return nil
 }
 
-// maxFile is the longest CDI file that is read. One with 8 GPUs, 56 MIG
-// devices and every library of the driver has 120 KB.
+// maxFile limits the size of CDI files. With 8 GPUs, 56 MIG devices and all of the driver's
+// libraries, a file has 120 KB.
 const maxFile = 1 << 20
 
-// Read reads a CDI file of a machine. What is not a regular file of an
-// ordinary size, that its owner alone may write and that belongs to root or
-// to the caller, is an error.
+// Read reads a CDI file of a machine. It must be a regular file of at most maxFile bytes that
+// belongs to root or the caller and that nobody else may write.
 func Read(root sysfs.Root, name string, caller int) (File, []byte, error) {
 	data, err := readFile(root, name, caller)
 	if err != nil {
@@ -277,10 +278,11 @@ func readFile(root sysfs.Root, name string, caller int) ([]byte, error) {
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		if st.Uid != 0 && int(st.Uid) != caller {
-			return nil, fmt.Errorf("it belongs to user %d: an engine that reads it gives containers what that user likes", st.Uid)
+			return nil, fmt.Errorf("it belongs to user %d, who so controls what engines give to containers", st.Uid)
 		}
 		if mode := info.Mode().Perm(); mode&0o002 != 0 || mode&0o020 != 0 && st.Gid != 0 {
-			return nil, fmt.Errorf("others than its owner may write it (mode %04o): an engine that reads it gives containers what they like", mode)
+			return nil, fmt.Errorf("other users may write it (mode %04o) and so control "+
+				"what engines give to containers", mode)
 		}
 	}
 	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
@@ -293,7 +295,7 @@ func readFile(root sysfs.Root, name string, caller int) ([]byte, error) {
 	return data, nil
 }
 
-// bare takes the name out of an error: the caller has it.
+// bare removes the file name from an error: the caller adds it.
 func bare(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
@@ -302,7 +304,7 @@ func bare(err error) error {
 	return err
 }
 
-// shorten makes one short line of an error that quotes a file.
+// shorten turns an error that quotes a file into one short line.
 func shorten(text string) string {
 	const most = 200
 	text = strings.Join(strings.Fields(text), " ")

@@ -1,12 +1,11 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cdi describes a machine's GPUs as a file of the Container Device
-// Interface, which engines read themselves: docker, podman, containerd and
-// CRI-O then give a container a GPU without a runtime of ours.
+// Package cdi writes and checks Container Device Interface files, with which docker, podman,
+// containerd and CRI-O give containers GPUs without our runtime.
 //
-// [Make] makes the description of a machine and [File.Encode] the bytes of it;
-// [Read] reads such files, of whomever, and [Compare] tells two apart.
+// [Make] describes a machine, [File.Encode] serializes the description, [Read] reads any CDI file,
+// and [Compare] compares two.
 package cdi
 
 import (
@@ -14,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -27,24 +27,24 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// Options say what the description is to be like. They are kept in the file,
-// so that it can be made again.
+// Options are the options of generating a file. The file records them, so that it can be generated
+// again.
 type Options struct {
-	Root         string   `json:"root,omitempty"`        // the machine's, if it is not "/"
-	ClosedNodes  bool     `json:"closedNodes,omitempty"` // nobody can open the device nodes: plan.ClosedNode
-	DriverRoot   string   `json:"driverRoot,omitempty"`  // of the driver's files, inside Root; "" is what config.toml says
+	Root         string   `json:"root,omitempty"`        // of the machine, if not "/"
+	ClosedNodes  bool     `json:"closedNodes,omitempty"` // device nodes cannot be opened: plan.ClosedNode
+	DriverRoot   string   `json:"driverRoot,omitempty"`  // of the driver's files, below Root; "": as in config.toml
 	Vendor       string   `json:"vendor"`                // "nvidia.com"
 	Class        string   `json:"class"`                 // "gpu"
-	Names        []string `json:"names"`                 // of the strategies ByIndex, ByUUID, ByType
+	Names        []string `json:"names"`                 // naming strategies: ByIndex, ByUUID, ByType
 	Capabilities []string `json:"capabilities"`          // driver capabilities, as in NVIDIA_DRIVER_CAPABILITIES
-	Extras       []string `json:"extras,omitempty"`      // further devices, of plan.Extras
+	Extras       []string `json:"extras,omitempty"`      // more devices, from plan.Extras
 	Distribution string   `json:"distribution,omitempty"`
-	LibraryDir   string   `json:"libraryDir,omitempty"`   // in place of the distribution's
-	LibraryDir32 string   `json:"libraryDir32,omitempty"` // for 32-bit libraries, with LibraryDir
-	MaxVersion   string   `json:"maxVersion,omitempty"`   // of CDI that the engines understand
+	LibraryDir   string   `json:"libraryDir,omitempty"`   // instead of the distribution's
+	LibraryDir32 string   `json:"libraryDir32,omitempty"` // for 32-bit libraries; needs LibraryDir
+	MaxVersion   string   `json:"maxVersion,omitempty"`   // newest CDI version that the engines support
 }
 
-// Strategies of names.
+// Naming strategies.
 const (
 	ByIndex = "index"      // 0, 0:1
 	ByUUID  = "uuid"       // GPU-<uuid>, MIG-<uuid>
@@ -57,17 +57,18 @@ func (o Options) Classes() (driver.Class, error) {
 	for _, name := range o.Capabilities {
 		class, ok := driver.ParseClass(name)
 		if !ok {
-			return 0, fmt.Errorf("driver capability %.100q is not known: there are compute, compat32, display, graphics, ngx, utility, video and all", name)
+			return 0, fmt.Errorf("unknown driver capability %.100q; "+
+				"known: compute, compat32, display, graphics, ngx, utility, video, all", name)
 		}
 		classes |= class
 	}
 	if classes == 0 {
-		return 0, errors.New("no driver capability is given")
+		return 0, errors.New("no driver capability given")
 	}
 	return classes, nil
 }
 
-// Check tells what of the options cannot be.
+// Check validates the options.
 func (o Options) Check() error {
 	if err := parser.ValidateVendorName(o.Vendor); err != nil {
 		return err
@@ -77,7 +78,7 @@ func (o Options) Check() error {
 	}
 	for _, name := range o.Names {
 		if name != ByIndex && name != ByUUID && name != ByType {
-			return fmt.Errorf("strategy of names %.100q is not known: there are %s, %s and %s", name, ByIndex, ByUUID, ByType)
+			return fmt.Errorf("unknown naming strategy %.100q; known: %s, %s, %s", name, ByIndex, ByUUID, ByType)
 		}
 	}
 	if _, err := o.Classes(); err != nil {
@@ -90,44 +91,45 @@ func (o Options) Check() error {
 	}
 	if o.Distribution != "" {
 		if o.LibraryDir != "" {
-			return errors.New("a library directory and a distribution exclude each other")
+			return errors.New("a library directory and a distribution are mutually exclusive")
 		}
 		if _, ok := distributions[o.Distribution]; !ok {
-			return fmt.Errorf("distribution %.100q is not known: there are %s", o.Distribution, strings.Join(Distributions(), ", "))
+			return fmt.Errorf("unknown distribution %.100q; known: %s",
+				o.Distribution, strings.Join(Distributions(), ", "))
 		}
 	}
 	if o.DriverRoot != "" && !path.IsAbs(o.DriverRoot) {
 		return fmt.Errorf("driver root %.100q is not an absolute path", o.DriverRoot)
 	}
 	if o.LibraryDir == "" && o.LibraryDir32 != "" {
-		return errors.New("a directory of 32-bit libraries goes with one of the others")
+		return errors.New("a directory for 32-bit libraries needs one for the others")
 	}
+	odd := func(r rune) bool { return r <= ' ' || r == ':' || r >= 0x7f }
 	for _, dir := range []string{o.LibraryDir, o.LibraryDir32} {
-		if dir != "" && (!path.IsAbs(dir) || path.Clean(dir) != dir || dir == "/" || strings.ContainsFunc(dir, func(r rune) bool { return r <= ' ' || r == ':' || r >= 0x7f })) {
-			return fmt.Errorf("library directory %.100q is not the clean absolute path of a directory", dir)
+		clean := path.IsAbs(dir) && path.Clean(dir) == dir && dir != "/" && !strings.ContainsFunc(dir, odd)
+		if dir != "" && !clean {
+			return fmt.Errorf("library directory %.100q is not a clean absolute path", dir)
 		}
 	}
-	if o.MaxVersion != "" {
-		if !slices.Contains(versions, o.MaxVersion) {
-			return fmt.Errorf("version %.100q of CDI is none that can be written: there are %s", o.MaxVersion, strings.Join(versions, ", "))
-		}
+	if o.MaxVersion != "" && !slices.Contains(versions, o.MaxVersion) {
+		return fmt.Errorf("unknown CDI version %.100q; known: %s", o.MaxVersion, strings.Join(versions, ", "))
 	}
 	return nil
 }
 
-// versions of CDI from the first one in which a device may be named 0.
+// versions of CDI, beginning with the first that allows a device to be named 0.
 var versions = []string{"0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"}
 
 func older(a, b string) bool { return slices.Index(versions, a) < slices.Index(versions, b) }
 
-// Where CUDA images look for the driver: LD_LIBRARY_PATH has these two there.
+// In CUDA images these directories are in LD_LIBRARY_PATH.
 const (
 	cudaDir   = "/usr/local/nvidia/lib64"
 	cudaDir32 = "/usr/local/nvidia/lib"
 )
 
-// distributions are where those have libraries of the machine and 32-bit
-// ones; * stands for the name that Debian gives to the architecture.
+// distributions maps names to the directories of native and of 32-bit libraries; * is Debian's
+// architecture triplet.
 var distributions = map[string][2]string{
 	"alpine":   {"/usr/lib", ""},
 	"amazon":   {"/usr/lib64", "/usr/lib"},
@@ -139,43 +141,36 @@ var distributions = map[string][2]string{
 	"ubuntu":   {"/usr/lib/*", "/usr/lib/*"},
 }
 
-// Distributions lists those that are known.
-func Distributions() []string {
-	var names []string
-	for name := range distributions {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
+// Distributions lists the known distributions.
+func Distributions() []string { return slices.Sorted(maps.Keys(distributions)) }
 
-// libraryDirs are the directories of the container for libraries of the
-// machine and for 32-bit ones; "" is none.
+// libraryDirs returns the container's directories for native and for 32-bit libraries; "" if there
+// is none.
 func (o Options) libraryDirs(arch ldcache.Arch) (dir, dir32 string) {
 	switch {
 	case o.LibraryDir != "":
 		return o.LibraryDir, o.LibraryDir32
 	case o.Distribution != "":
 		d := distributions[o.Distribution]
-		return strings.Replace(d[0], "*", arch.Triplet(), 1), strings.Replace(d[1], "*", cmp.Or(arch.Compat(), arch).Triplet(), 1)
+		compat := cmp.Or(arch.Compat(), arch)
+		return strings.Replace(d[0], "*", arch.Triplet(), 1), strings.Replace(d[1], "*", compat.Triplet(), 1)
 	}
 	return cudaDir, cudaDir32
 }
 
-// maker collects what is worth a warning.
 type maker struct {
 	options Options
 	parts   plan.Survey
-	notes   []string
-	gids    bool // supplementary groups may be given
+	notes   []string // warnings
+	gids    bool     // the CDI version has supplementary groups
 }
 
 func (m *maker) note(format string, args ...any) {
 	m.notes = append(m.notes, fmt.Sprintf(format, args...))
 }
 
-// Make describes a machine, and tells what of it is left out. It reads
-// nothing; the same arguments give the same description.
+// Make describes a machine, and returns notes about what it left out. It reads nothing from the
+// machine; the same arguments give the same description.
 func Make(parts plan.Survey, o Options) (File, []string, error) {
 	if err := o.Check(); err != nil {
 		return File{}, nil, err
@@ -188,8 +183,8 @@ func Make(parts plan.Survey, o Options) (File, []string, error) {
 	m.noteHostNodes()
 	spec := specs.Spec{Kind: o.Vendor + "/" + o.Class, Devices: m.devices()}
 	spec.ContainerEdits = specs.ContainerEdits{
-		// Images for CUDA ask for all GPUs in their environment. Where the engine's
-		// runtime is ours or NVIDIA's, it is to add nothing.
+		// CUDA images request all GPUs in their environment. Our runtime and NVIDIA's must not
+		// add them.
 		Env:            []string{"NVIDIA_VISIBLE_DEVICES=void"},
 		DeviceNodes:    m.nodes(parts.Common),
 		AdditionalGIDs: m.groups(parts.Common),
@@ -205,22 +200,23 @@ func Make(parts plan.Survey, o Options) (File, []string, error) {
 		return File{}, nil, err
 	}
 	if !m.gids && len(m.allGroups()) > 0 {
-		m.note("processes that are not root need the groups %v for some of the device nodes, which CDI %s cannot give them", m.allGroups(), o.MaxVersion)
+		m.note("non-root processes need the groups %v for some device nodes, which CDI %s cannot express",
+			m.allGroups(), o.MaxVersion)
 	}
 	return f, m.notes, nil
 }
 
-// devices are the parts under each of their names, and "all".
+// devices returns a device for each name of each part, and "all".
 func (m *maker) devices() []specs.Device {
 	var devices []specs.Device
 	taken := map[string]bool{"all": true}
 	add := func(name string, nodes []sysfs.Node) {
 		if err := parser.ValidateDeviceName(name); err != nil {
-			m.note("no device has the name %.100q, which CDI does not allow", name)
+			m.note("no device is named %.100q: CDI does not allow the name", name)
 			return
 		}
 		if taken[name] {
-			m.note("two devices have the name %s: only the first one can be asked for by it", name)
+			m.note("two devices are named %s: only the first one can be requested by that name", name)
 			return
 		}
 		taken[name] = true
@@ -253,7 +249,7 @@ func (m *maker) edits(nodes []sysfs.Node) specs.ContainerEdits {
 	return specs.ContainerEdits{DeviceNodes: m.nodes(nodes), AdditionalGIDs: m.groups(nodes), Mounts: m.closed(nodes)}
 }
 
-// nameOf is a device's name by one strategy; "" if it has none.
+// nameOf returns a device's name, or "" if the strategy has none for it.
 func nameOf(p plan.Part, strategy string) string {
 	mig := p.Rank >= 0
 	switch {
@@ -271,14 +267,17 @@ func nameOf(p plan.Part, strategy string) string {
 	return fmt.Sprint(p.GPU.Index)
 }
 
-// closed are the nodes where nobody is to open them.
+// closed returns mounts for device nodes that cannot be opened.
 func (m *maker) closed(nodes []sysfs.Node) []*specs.Mount {
+	if !m.options.ClosedNodes {
+		return nil
+	}
 	var list []*specs.Mount
 	for _, n := range nodes {
-		if m.options.ClosedNodes {
-			mount := plan.ClosedNode(n, m.parts.DevRoot)
-			list = append(list, &specs.Mount{HostPath: mount.Source, ContainerPath: mount.Destination, Options: mount.Options})
-		}
+		mount := plan.ClosedNode(n, m.parts.DevRoot)
+		list = append(list, &specs.Mount{
+			HostPath: mount.Source, ContainerPath: mount.Destination, Options: mount.Options,
+		})
 	}
 	return list
 }
@@ -294,7 +293,7 @@ func (m *maker) nodes(nodes []sysfs.Node) []*specs.DeviceNode {
 			Path: n.Path, Type: "c", Major: int64(n.Major), Minor: int64(n.Minor),
 			FileMode: (*fs.FileMode)(&mode), UID: &uid, GID: &gid, Permissions: "rw",
 		}
-		// With a user namespace engines bind the host's node.
+		// In user namespaces, engines bind-mount the host's node.
 		if n.OnHost && m.parts.DevRoot != "/" {
 			node.HostPath = m.parts.DevRoot.Path(n.Path)
 		}
@@ -303,20 +302,25 @@ func (m *maker) nodes(nodes []sysfs.Node) []*specs.DeviceNode {
 	return list
 }
 
-// noteHostNodes tells of nodes of the host that are another thing. Only
-// containers with a user namespace are given the host's own.
+// noteHostNodes adds notes about wrong device nodes of the host. They only matter for containers in
+// user namespaces, which get the host's nodes.
 func (m *maker) noteHostNodes() {
 	told := map[string]bool{}
+	for _, n := range m.allNodes() {
+		if n.Instead != "" && !told[n.Path] {
+			told[n.Path] = true
+			m.note("the host's %s is a %s, not character device %d:%d: containers in user namespaces cannot use it",
+				n.Path, n.Instead, n.Major, n.Minor)
+		}
+	}
+}
+
+func (m *maker) allNodes() []sysfs.Node {
 	nodes := slices.Clone(m.parts.Common)
 	for _, p := range m.parts.Devices {
 		nodes = append(nodes, p.Nodes...)
 	}
-	for _, n := range nodes {
-		if n.Instead != "" && !told[n.Path] {
-			told[n.Path] = true
-			m.note("%s of the host is no character device %d:%d but a %s: containers with a user namespace cannot use it", n.Path, n.Major, n.Minor, n.Instead)
-		}
-	}
+	return nodes
 }
 
 func (m *maker) groups(nodes []sysfs.Node) []uint32 {
@@ -326,29 +330,24 @@ func (m *maker) groups(nodes []sysfs.Node) []uint32 {
 	return sysfs.Groups(nodes)
 }
 
-func (m *maker) allGroups() []uint32 {
-	nodes := slices.Clone(m.parts.Common)
-	for _, p := range m.parts.Devices {
-		nodes = append(nodes, p.Nodes...)
-	}
-	return sysfs.Groups(nodes)
-}
+func (m *maker) allGroups() []uint32 { return sysfs.Groups(m.allNodes()) }
 
-// linkedWith are the libraries that programs are linked with, or open by the
-// name without a version; the others have no use for that name.
+// linkedWith are the libraries that programs are linked with or open by the name without a version.
+// Only these get a mount under that name.
 var linkedWith = []string{"libcuda", "libnvcuvid", "libnvidia-encode", "libnvidia-ml", "libnvidia-opticalflow"}
 
-// mounts are the driver's files. No hook makes links, so each name that
-// programs open a library by is a mount of the same file: its SONAME, and
-// those of its links that are of use. The name with the driver's version is
-// not among them unless it is the SONAME: nothing opens it.
+// mounts returns the driver's files. Since no hook creates links, each name by which programs open
+// a library is a mount of the same file: its SONAME and its useful links. The name with the driver's
+// version is left out unless it is the SONAME, because nothing opens it.
 func (m *maker) mounts() []*specs.Mount {
 	dir, dir32 := m.options.libraryDirs(m.parts.Arch)
 	var list []*specs.Mount
 	left32 := false
 	for _, f := range m.parts.Files {
 		mount := func(name string) {
-			list = append(list, &specs.Mount{HostPath: m.parts.DriverRoot.Path(f.Path), ContainerPath: name, Options: plan.MountOptions(f.Kind)})
+			list = append(list, &specs.Mount{
+				HostPath: m.parts.DriverRoot.Path(f.Path), ContainerPath: name, Options: plan.MountOptions(f.Kind),
+			})
 		}
 		beside := path.Dir(f.Dest)
 		if f.Kind == driver.Library {
@@ -375,11 +374,15 @@ func (m *maker) mounts() []*specs.Mount {
 		}
 	}
 	for _, name := range m.parts.GDS {
-		list = append(list, &specs.Mount{HostPath: m.parts.Root.Path(name), ContainerPath: name, Options: plan.MountOptions(driver.Library)})
+		list = append(list, &specs.Mount{
+			HostPath: m.parts.Root.Path(name), ContainerPath: name, Options: plan.MountOptions(driver.Library),
+		})
 	}
 	if left32 {
 		m.note("32-bit libraries are left out: there is no directory for them")
 	}
-	slices.SortStableFunc(list, func(a, b *specs.Mount) int { return strings.Compare(a.ContainerPath, b.ContainerPath) })
+	slices.SortStableFunc(list, func(a, b *specs.Mount) int {
+		return strings.Compare(a.ContainerPath, b.ContainerPath)
+	})
 	return slices.CompactFunc(list, func(a, b *specs.Mount) bool { return a.ContainerPath == b.ContainerPath })
 }

@@ -17,10 +17,9 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Write writes data to a file of the host, whole or not at all, and tells
-// whether it had to: a file that has the same bytes is left alone. So is,
-// without force, one that [Make] did not make, that has been edited since, or that cannot
-// be read; and in any case what is not a regular file.
+// Write replaces a file of the host atomically, and reports whether it did: a file with the same
+// bytes is left alone. Without force, it refuses to replace a file that [Make] did not make, that
+// was edited since, or that cannot be read. It never replaces anything but a regular file.
 func Write(name string, data []byte, force bool) (written bool, err error) {
 	dir, err := filepath.Abs(filepath.Dir(name))
 	if err != nil {
@@ -62,10 +61,11 @@ func Write(name string, data []byte, force bool) (written bool, err error) {
 		return false, err
 	}
 	defer func() { _ = d.Close() }()
-	return true, replace.Write(d, filepath.Base(name), replace.File{Data: data, Perm: 0o644, Check: func(temp string) error {
+	check := func(temp string) error {
 		if _, err := cdi.ReadSpec(filepath.Join(dir, temp), 0); err != nil {
-			return fmt.Errorf("what would be written is no CDI file: %w", err)
+			return fmt.Errorf("the result is not a valid CDI file: %w", err)
 		}
 		return nil
-	}})
+	}
+	return true, replace.Write(d, filepath.Base(name), replace.File{Data: data, Perm: 0o644, Check: check})
 }

@@ -268,7 +268,7 @@ func look(root sysfs.Root) (map[string]learnt.Seen, error) {
 		return nil, err
 	}
 	if inv.Driver == nil {
-		return nil, fmt.Errorf("no NVIDIA kernel driver is loaded: neither %s nor %s is there", root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))
+		return nil, fmt.Errorf("no NVIDIA kernel driver is loaded: neither %s nor %s exists", root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))
 	}
 	epoch, err := mig.ReadEpoch(root, inv.Driver.Version)
 	if err != nil {
