@@ -14,8 +14,9 @@ import (
 
 // WriteBeside makes a file in the directory of config.json, which everybody may read who gets
 // there, and returns its absolute path. One of that name, from an earlier run, is replaced by a new
-// file. It goes when the engine removes the bundle.
-func (d *Document) WriteBeside(name string, data []byte) (_ string, err error) {
+// file. It goes when the engine removes the bundle. A label that is not "" becomes its SELinux label
+// if that can be set: [Facts].MountLabel lets the container read it.
+func (d *Document) WriteBeside(name string, data []byte, label string) (_ string, err error) {
 	if d.path == "" {
 		return "", errors.New("writing beside config.json: it was not read from a file")
 	}
@@ -39,6 +40,9 @@ func (d *Document) WriteBeside(name string, data []byte) (_ string, err error) {
 	}
 	if err != nil {
 		return "", fmt.Errorf("writing %q: %w", full, err)
+	}
+	if label != "" {
+		_ = unix.Fsetxattr(fd, "security.selinux", []byte(label), 0) // without SELinux it makes no difference
 	}
 	f := os.NewFile(uintptr(fd), full)
 	defer func() { err = errors.Join(err, f.Close()) }()

@@ -48,6 +48,9 @@ type Facts struct {
 	HasLinux, HasSeccomp, HasMaskedPaths bool
 	// CgroupsPath is linux.cgroupsPath: "/a/b", or "slice:prefix:name" for systemd.
 	CgroupsPath string
+	// MountLabel is linux.mountLabel, the SELinux label of the container's files:
+	// "system_u:object_r:container_file_t:s0:c182,c624".
+	MountLabel string
 	// Devices is linux.devices[].path, in order.
 	Devices []string
 }
@@ -331,7 +334,7 @@ func (d *Document) readMounts(array rawjson.Value) ([]Mount, error) {
 }
 
 func (f *Facts) linux(linux rawjson.Value) error {
-	var namespaces, uids, gids, seccomp, masked, cgroups, devices rawjson.Value
+	var namespaces, uids, gids, seccomp, masked, cgroups, label, devices rawjson.Value
 	err := fields(linux,
 		want{"namespaces", rawjson.Array, &namespaces},
 		want{"uidMappings", rawjson.Array, &uids},
@@ -339,12 +342,13 @@ func (f *Facts) linux(linux rawjson.Value) error {
 		want{"seccomp", rawjson.Object, &seccomp},
 		want{"maskedPaths", rawjson.Array, &masked},
 		want{"cgroupsPath", rawjson.String, &cgroups},
+		want{"mountLabel", rawjson.String, &label},
 		want{"devices", rawjson.Array, &devices})
 	if err != nil {
 		return err
 	}
 	f.HasLinux, f.HasSeccomp, f.HasMaskedPaths = linux.Present(), seccomp.Present(), masked.Present()
-	f.CgroupsPath = cgroups.Text()
+	f.CgroupsPath, f.MountLabel = cgroups.Text(), label.Text()
 	for e := range namespaces.Elements() {
 		var kind, path rawjson.Value
 		if err := fields(e, want{"type", rawjson.String, &kind}, want{"path", rawjson.String, &path}); err != nil {

@@ -37,7 +37,7 @@ func TestFacts(t *testing.T) {
 				"linux":{"namespaces":[{"type":"pid"},{"type":"user","path":"/proc/7/ns/user"}],
 					"uidMappings":[{"containerID":1,"hostID":1,"size":5},{"containerID":0,"hostID":100000,"size":65536}],
 					"gidMappings":[{"containerID":0,"hostID":200000,"size":65536}],
-					"cgroupsPath":"system.slice:docker:abc","seccomp":{},"maskedPaths":[],
+					"cgroupsPath":"system.slice:docker:abc","mountLabel":"u:r:t:s0:c1,c2","seccomp":{},"maskedPaths":[],
 					"devices":[{"path":"/dev/fuse","type":"c","major":10,"minor":229}]}}`,
 			want: Facts{
 				Env:      []string{"PATH=/bin", "A=1", "A=2", "no equals sign", "=", "NVIDIA_VISIBLE_DEVICES=all"},
@@ -51,7 +51,7 @@ func TestFacts(t *testing.T) {
 				},
 				UserNS: true, UserNSPath: "/proc/7/ns/user", ContainerUID: 100000, ContainerGID: 200000,
 				HasLinux: true, HasSeccomp: true, HasMaskedPaths: true,
-				CgroupsPath: "system.slice:docker:abc", Devices: []string{"/dev/fuse"},
+				CgroupsPath: "system.slice:docker:abc", MountLabel: "u:r:t:s0:c1,c2", Devices: []string{"/dev/fuse"},
 			},
 		},
 		{

@@ -23,10 +23,8 @@ func (p Plan) Carry(doc *spec.Document) ([]string, error) {
 	}
 	p.note(makeCharLinks(p.config, p.Root, p.CharLinks)...)
 	if p.Directory != "" && !p.made {
-		p.inDirectories(func(base string, boot linkdir.Boot, version string, files []linkdir.File) (
-			string, bool, error,
-		) {
-			dir, err := linkdir.Make(base, boot, version, files)
+		p.inDirectories(func(base string, boot linkdir.Boot, set linkdir.Set) (string, bool, error) {
+			dir, err := linkdir.Make(base, boot, set)
 			return dir, err == nil, err
 		})
 		p.place()
@@ -53,7 +51,7 @@ func (p *Plan) bringData(doc *spec.Document) error {
 		if f.Source != "" {
 			continue
 		}
-		source, err := doc.WriteBeside("nvidia-"+path.Base(f.Place), f.Data)
+		source, err := doc.WriteBeside("nvidia-"+path.Base(f.Place), f.Data, p.container.Facts.MountLabel)
 		if err != nil {
 			return err
 		}
@@ -111,7 +109,7 @@ func (p *Plan) writeImage(doc *spec.Document) error {
 			cover != nil && !mountable(*cover, u.Path):
 			p.notef("%s is not written: %v", u.Path, failed)
 		default:
-			source, err := doc.WriteBeside("nvidia-"+path.Base(u.Path), u.New)
+			source, err := doc.WriteBeside("nvidia-"+path.Base(u.Path), u.New, p.container.Facts.MountLabel)
 			if err != nil {
 				return err
 			}

@@ -167,9 +167,7 @@ func (p *Plan) findDirectory(view *view) {
 }
 
 // inDirectories tries find, linkdir's Find or Make, in each place where the directory may be.
-func (p *Plan) inDirectories(
-	find func(base string, boot linkdir.Boot, version string, files []linkdir.File) (string, bool, error),
-) {
+func (p *Plan) inDirectories(find func(string, linkdir.Boot, linkdir.Set) (string, bool, error)) {
 	p.Directory = ""
 	if p.boot.ID == "" {
 		var err error
@@ -178,10 +176,11 @@ func (p *Plan) inDirectories(
 			return
 		}
 	}
-	files := p.directory()
+	set := linkdir.Set{Version: p.Inventory.Driver.Version, Files: p.directory()}
 	var errs []error
 	for _, base := range p.directories() {
-		dir, there, err := find(base, p.boot, p.Inventory.Driver.Version, files)
+		set.Label = sharedLabel(p.container.Facts.MountLabel, base)
+		dir, there, err := find(base, p.boot, set)
 		if err == nil {
 			p.Directory, p.made = dir, there
 			return
@@ -206,6 +205,19 @@ func (p *Plan) directories() []string {
 		}
 	}
 	return dirs
+}
+
+// sharedLabel returns the SELinux label of what is created in a directory that several containers
+// mount, "" to leave it to the policy. Below /usr that is lib_t, which every container may read.
+// Elsewhere it is the label of the container's files, without the categories that keep other
+// containers out, as engines label a volume with ":z".
+func sharedLabel(mountLabel, dir string) string {
+	parts := strings.SplitN(mountLabel, ":", 4)
+	if len(parts) < 4 || strings.HasPrefix(dir, "/usr/") {
+		return ""
+	}
+	parts[3] = "s0"
+	return strings.Join(parts, ":")
 }
 
 // place plans mounts and links, whether the driver comes in p.Directory or file by file.

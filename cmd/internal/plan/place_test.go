@@ -105,6 +105,18 @@ func TestPlaceDirectory(t *testing.T) {
 	}, names)
 }
 
+func TestSharedLabel(t *testing.T) {
+	for _, tt := range []struct{ mountLabel, dir, want string }{
+		{"system_u:object_r:container_file_t:s0:c1,c2", "/var/lib/x", "system_u:object_r:container_file_t:s0"},
+		{"system_u:object_r:container_file_t:s0", "/var/lib/x", "system_u:object_r:container_file_t:s0"},
+		{"system_u:object_r:container_file_t:s0:c1,c2", "/usr/lib/x", ""},
+		{"", "/var/lib/x", ""},
+		{"unconfined", "/var/lib/x", ""}, // AppArmor and Smack have other labels
+	} {
+		assert.Equal(t, tt.want, sharedLabel(tt.mountLabel, tt.dir), tt)
+	}
+}
+
 // A container sees the same names where each file has a mount of its own.
 func TestPlaceOneByOne(t *testing.T) {
 	p := tesla(all()...)

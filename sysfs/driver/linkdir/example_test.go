@@ -23,7 +23,7 @@ func ExampleFind() {
 		log.Fatal(err)
 	}
 	files := []linkdir.File{{Name: "libcuda.so.550.54.15", Source: library}, {Name: "libcuda.so.1", Target: "libcuda.so.550.54.15"}}
-	dir, there, err := linkdir.Find("/usr/lib/example", boot, "550.54.15", files)
+	dir, there, err := linkdir.Find("/usr/lib/example", boot, linkdir.Set{Version: "550.54.15", Files: files})
 	if err != nil {
 		log.Fatal(err)
 	}

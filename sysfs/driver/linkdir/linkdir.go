@@ -18,8 +18,8 @@
 // A directory holds exactly what was asked for: two containers share one only if they get the same
 // files, so a container never sees a file of a driver capability that it did not get. Its name is
 // the driver's version and a hash over the name of each file and its device, inode, size and time
-// of change, its target or its content: when a package replaces a file, the next container gets
-// another directory.
+// of change, its target or its content, and the label: when a package replaces a file, the next
+// container gets another directory.
 //
 // # How one is made
 //
@@ -96,6 +96,16 @@ type File struct {
 	Data   []byte
 }
 
+// Set is what one directory holds.
+type Set struct {
+	Version string // of the driver, "550.54.15": what the directory's name begins with
+	Files   []File
+	// Label is the SELinux label (security.selinux) of what is created: directories, symbolic links
+	// and files with Data. "" leaves it to the policy. Sources keep theirs. Setting it is tried: a
+	// kernel without SELinux may refuse, and nothing depends on it there.
+	Label string
+}
+
 // Boot is one boot of the machine.
 type Boot struct {
 	ID   string    // /proc/sys/kernel/random/boot_id: "4d7a2c9e-3f1b-4c6d-9a58-0e7f6b2d8c1e"
@@ -142,17 +152,17 @@ func isUUID(s string) bool {
 
 const bootPrefix = "boot-"
 
-// Make returns the directory of these files below base, and makes it if it is not there. The parent
+// Make returns the directory of a set below base, and makes it if it is not there. The parent
 // of base must exist; the path must be absolute and free of links.
-func Make(base string, boot Boot, version string, files []File) (string, error) {
-	dir, there, err := Find(base, boot, version, files)
+func Make(base string, boot Boot, want Set) (string, error) {
+	dir, there, err := Find(base, boot, want)
 	if err != nil || there {
 		return dir, err
 	}
-	if err := build(base, boot, version, files); err != nil {
+	if err := build(base, boot, want); err != nil {
 		return "", fmt.Errorf("directory of links below %q: %w", base, err)
 	}
-	dir, there, err = Find(base, boot, version, files)
+	dir, there, err = Find(base, boot, want)
 	if err == nil && !there {
 		err = fmt.Errorf("directory of links below %q: somebody removes what was just made", base)
 	}
@@ -164,7 +174,7 @@ func Make(base string, boot Boot, version string, files []File) (string, error) 
 
 // Find is [Make] without making anything: if the directory is not there, it returns its name and
 // false.
-func Find(base string, boot Boot, version string, files []File) (_ string, there bool, err error) {
+func Find(base string, boot Boot, want Set) (_ string, there bool, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("directory of links below %q: %w", base, err)
@@ -173,10 +183,10 @@ func Find(base string, boot Boot, version string, files []File) (_ string, there
 	if !path.IsAbs(base) || path.Clean(base) != base || base == "/" {
 		return "", false, errors.New("not an absolute, clean path")
 	}
-	if !isUUID(boot.ID) || strings.ContainsAny(version, "/\x00") || len(version) > 64 {
-		return "", false, fmt.Errorf("boot %.100q, version %.100q: cannot be part of a name", boot.ID, version)
+	if !isUUID(boot.ID) || strings.ContainsAny(want.Version, "/\x00") || len(want.Version) > 64 {
+		return "", false, fmt.Errorf("boot %.100q, version %.100q: cannot be part of a name", boot.ID, want.Version)
 	}
-	s, err := newSet(version, files)
+	s, err := newSet(want)
 	if err != nil {
 		return "", false, err
 	}
@@ -215,18 +225,18 @@ func about(name string, err error) error {
 
 // set is a set of files as they are now.
 type set struct {
-	name   string // of the directory
-	files  []File
+	Set
+	name   string        // of the directory
 	stats  []unix.Stat_t // of the sources
 	dirs   []string      // directories in the directory
 	device uint64
 }
 
-func newSet(version string, files []File) (set, error) {
-	s := set{files: files, stats: make([]unix.Stat_t, len(files))}
+func newSet(want Set) (set, error) {
+	s := set{Set: want, stats: make([]unix.Stat_t, len(want.Files))}
 	var key []byte
 	first := ""
-	for i, f := range files {
+	for i, f := range want.Files {
 		dir, base, below := strings.Cut(f.Name, "/")
 		if !fs.ValidPath(f.Name) || f.Name == "." || strings.HasPrefix(f.Name, ".") || strings.ContainsAny(base, "/") ||
 			strings.Contains(f.Name+f.Target, "\x00") || strings.Contains(f.Target, "/") {
@@ -261,8 +271,8 @@ func newSet(version string, files []File) (set, error) {
 		return set{}, errors.New("no files")
 	}
 	hash := fnv.New128a()
-	hash.Write(key)
-	s.name = fmt.Sprintf("%s-%x", version, hash.Sum(nil))
+	hash.Write(append(key, want.Label...))
+	s.name = fmt.Sprintf("%s-%x", want.Version, hash.Sum(nil))
 	return s, nil
 }
 
@@ -335,7 +345,7 @@ func (s set) verify(dir string) error {
 // check compares what was put into a directory with the sources.
 func (s set) check(fd int) error {
 	var st unix.Stat_t
-	for i, f := range s.files {
+	for i, f := range s.Files {
 		if f.Source == "" {
 			continue
 		}
@@ -351,8 +361,8 @@ func (s set) check(fd int) error {
 
 // build makes what is missing, after Find has looked at what is there. That another process was
 // faster is no error.
-func build(base string, boot Boot, version string, files []File) error {
-	s, err := newSet(version, files)
+func build(base string, boot Boot, want Set) error {
+	s, err := newSet(want)
 	if err != nil {
 		return err
 	}
@@ -425,7 +435,7 @@ func (s set) fill(parent int, name string) error {
 		}
 		done(sub)
 	}
-	for _, f := range s.files {
+	for _, f := range s.Files {
 		switch {
 		case f.Source != "":
 			err = unix.Linkat(unix.AT_FDCWD, f.Source, fd, f.Name, 0)
@@ -441,12 +451,30 @@ func (s set) fill(parent int, name string) error {
 	if err := s.check(fd); err != nil {
 		return err
 	}
+	s.label(fd)
 	for _, d := range append(s.dirs, ".") {
 		if err := unix.UtimesNanoAt(fd, d, []unix.Timespec{sealed, sealed}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return about(d, err)
 		}
 	}
 	return nil
+}
+
+// label labels what was created in the directory. No call sets the label of a link below a
+// directory that is open, so it goes through /proc.
+func (s set) label(dir int) {
+	if s.Label == "" {
+		return
+	}
+	names := append([]string{"."}, s.dirs...)
+	for _, f := range s.Files {
+		if f.Source == "" {
+			names = append(names, f.Name)
+		}
+	}
+	for _, name := range names {
+		_ = unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir, name), "security.selinux", []byte(s.Label), 0)
+	}
 }
 
 // writeFile makes a file that everybody may read, whatever the umask is.

@@ -63,7 +63,7 @@ func (h host) files(names ...string) []File {
 
 func (h host) make(names ...string) string {
 	h.t.Helper()
-	dir, err := Make(h.base, boot, version, h.files(names...))
+	dir, err := Make(h.base, boot, Set{Version: version, Files: h.files(names...)})
 	require.NoError(h.t, err)
 	return dir
 }
@@ -131,13 +131,50 @@ func TestMake(t *testing.T) {
 	assert.NotEqual(t, dir, h.make("libcuda"))
 }
 
+// What is created has the label, the driver's own files do not, and directories with different
+// labels are distinct.
+func TestMakeLabels(t *testing.T) {
+	h := newHost(t)
+	set := Set{Version: version, Label: "system_u:object_r:container_file_t:s0", Files: append(h.files("libcuda"),
+		File{Name: "libcuda.so.1", Target: "libcuda.so." + version},
+		File{Name: "share/profile", Data: []byte("{}")})}
+	before := labels(t, h.lib)
+	dir, err := Make(h.base, boot, set)
+	require.NoError(t, err)
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: needs root, whom a kernel without SELinux lets set labels")
+	}
+	assert.Equal(t, map[string]string{
+		".": set.Label, "64": set.Label, "share": set.Label, "libcuda.so.1": set.Label, "share/profile": set.Label,
+		"64/libcuda.so.550.54.15": before["libcuda.so.550.54.15"],
+	}, labels(t, dir))
+	set.Label = ""
+	other, err := Make(h.base, boot, set)
+	require.NoError(t, err)
+	assert.NotEqual(t, dir, other)
+	assert.NotContains(t, labels(t, other)["share/profile"], "container_file_t")
+}
+
+// labels returns the SELinux label of each file below dir, "" if it has none.
+func labels(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	list := map[string]string{}
+	require.NoError(t, fs.WalkDir(os.DirFS(dir), ".", func(name string, _ fs.DirEntry, err error) error {
+		var value [256]byte
+		n, _ := unix.Lgetxattr(filepath.Join(dir, name), "security.selinux", value[:])
+		list[name] = string(value[:max(n, 0)])
+		return err
+	}))
+	return list
+}
+
 // Symbolic links and files of our own are part of a directory, and of its name.
 func TestMakeLinksAndFiles(t *testing.T) {
 	h := newHost(t)
 	files := append(h.files("libcuda"),
 		File{Name: "libcuda.so.1", Target: "libcuda.so." + version},
 		File{Name: "share/profile", Data: []byte("{}")})
-	dir, err := Make(h.base, boot, version, files)
+	dir, err := Make(h.base, boot, Set{Version: version, Files: files})
 	require.NoError(t, err)
 	target, err := os.Readlink(filepath.Join(dir, "libcuda.so.1"))
 	require.NoError(t, err)
@@ -146,7 +183,7 @@ func TestMakeLinksAndFiles(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "{}", string(data))
 
-	again, err := Make(h.base, boot, version, files)
+	again, err := Make(h.base, boot, Set{Version: version, Files: files})
 	require.NoError(t, err)
 	assert.Equal(t, dir, again)
 	for _, change := range []func(){
@@ -154,7 +191,7 @@ func TestMakeLinksAndFiles(t *testing.T) {
 		func() { files[2].Data = []byte("{ }") },
 	} {
 		change()
-		other, err := Make(h.base, boot, version, files)
+		other, err := Make(h.base, boot, Set{Version: version, Files: files})
 		require.NoError(t, err)
 		assert.NotEqual(t, again, other)
 		again = other
@@ -180,7 +217,7 @@ func TestMakeTwoArchitectures(t *testing.T) {
 	h := newHost(t)
 	files := h.files("libcuda", "libnvidia-ml")
 	files[1].Name = strings.Replace(files[0].Name, "64/", "32/", 1)
-	dir, err := Make(h.base, boot, version, files)
+	dir, err := Make(h.base, boot, Set{Version: version, Files: files})
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{
 		"64": "drwxr-xr-x", "64/libcuda.so.550.54.15": "libcuda",
@@ -234,18 +271,18 @@ func TestMakeRefusesFiles(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			dir, err := Make(h.base, boot, version, tt.files)
+			dir, err := Make(h.base, boot, Set{Version: version, Files: tt.files})
 			require.ErrorContains(t, err, tt.want)
 			assert.Empty(t, dir)
 			assertNoLeftovers(t, h)
 		})
 	}
-	_, err := Make(h.base, boot, "../x", h.files("libcuda"))
+	_, err := Make(h.base, boot, Set{Version: "../x", Files: h.files("libcuda")})
 	require.ErrorContains(t, err, "cannot be part of a name")
-	_, err = Make(h.base, Boot{ID: "../../../../../../../../../../../../"}, version, h.files("libcuda"))
+	_, err = Make(h.base, Boot{ID: "../../../../../../../../../../../../"}, Set{Version: version, Files: h.files("libcuda")})
 	require.ErrorContains(t, err, "cannot be part of a name")
 	for _, base := range []string{"", "/", "links", h.above + "/../usr/links", h.base + "/"} {
-		_, err = Make(base, boot, version, h.files("libcuda"))
+		_, err = Make(base, boot, Set{Version: version, Files: h.files("libcuda")})
 		require.ErrorContains(t, err, "not an absolute, clean path", base)
 	}
 }
@@ -306,7 +343,7 @@ func TestMakeRefusesPlantedDirectories(t *testing.T) {
 				require.NoError(t, os.RemoveAll(h.base))
 				tt.plant(t, h, name)
 				before := stamps(t, h.above)
-				dir, err := Make(h.base, boot, version, h.files("libcuda"))
+				dir, err := Make(h.base, boot, Set{Version: version, Files: h.files("libcuda")})
 				require.ErrorContains(t, err, tt.want)
 				assert.Empty(t, dir)
 				assert.Equal(t, before, stamps(t, h.above))
@@ -358,7 +395,7 @@ func TestMakeRefusesChangedDirectories(t *testing.T) {
 			dir := h.make("libcuda", "libnvidia-ml")
 			tt.change(t, dir)
 			before := stamps(t, h.above)
-			got, err := Make(h.base, boot, version, h.files("libcuda", "libnvidia-ml"))
+			got, err := Make(h.base, boot, Set{Version: version, Files: h.files("libcuda", "libnvidia-ml")})
 			require.ErrorContains(t, err, tt.want)
 			assert.Empty(t, got)
 			assert.Equal(t, before, stamps(t, h.above))
@@ -370,33 +407,33 @@ func TestMakeRefusesChangedDirectories(t *testing.T) {
 func TestMakeRefusesPlacesOfOthers(t *testing.T) {
 	h := newHost(t)
 	require.NoError(t, os.Chmod(h.above, 0o777))
-	_, err := Make(h.base, boot, version, h.files("libcuda"))
+	_, err := Make(h.base, boot, Set{Version: version, Files: h.files("libcuda")})
 	require.ErrorContains(t, err, "others may write here")
 	require.NoError(t, os.Chmod(h.above, 0o775))
-	_, err = Make(h.base, boot, version, h.files("libcuda"))
+	_, err = Make(h.base, boot, Set{Version: version, Files: h.files("libcuda")})
 	require.ErrorContains(t, err, "others may write here")
 	// Not where only the owner of an entry can replace it.
 	require.NoError(t, os.Chmod(h.above, 0o777|fs.ModeSticky))
 	h.make("libcuda")
 
-	_, err = Make(filepath.Join(h.above, "missing", "links"), boot, version, h.files("libcuda"))
+	_, err = Make(filepath.Join(h.above, "missing", "links"), boot, Set{Version: version, Files: h.files("libcuda")})
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.NoError(t, os.Symlink(h.above, filepath.Join(h.lib, "alias")))
-	_, err = Make(filepath.Join(h.lib, "alias", "links"), boot, version, h.files("libcuda"))
+	_, err = Make(filepath.Join(h.lib, "alias", "links"), boot, Set{Version: version, Files: h.files("libcuda")})
 	require.ErrorContains(t, err, "not a directory")
 
 	t.Run("owner", func(t *testing.T) {
 		needRoot(t)
 		require.NoError(t, os.Chmod(h.above, 0o755))
 		require.NoError(t, os.Chown(h.above, 12345, 12345))
-		_, err := Make(h.base, boot, version, h.files("libcuda"))
+		_, err := Make(h.base, boot, Set{Version: version, Files: h.files("libcuda")})
 		require.ErrorContains(t, err, "others may write here: owner 12345")
 	})
 }
 
 func TestMakeElsewhere(t *testing.T) {
 	h := newHost(t)
-	_, err := Make("/proc/links", boot, version, h.files("libcuda"))
+	_, err := Make("/proc/links", boot, Set{Version: version, Files: h.files("libcuda")})
 	require.ErrorContains(t, err, "/proc: on another file system than the files")
 	assert.True(t, linkable(unix.EXT4_SUPER_MAGIC))
 	assert.False(t, linkable(unix.OVERLAYFS_SUPER_MAGIC))
@@ -425,7 +462,7 @@ func mounted(t *testing.T, kind, options string) host {
 func TestMakeOnFullFileSystem(t *testing.T) {
 	h := mounted(t, "tmpfs", "mode=755,nr_inodes=12") // the root, two directories, three files: six are left
 	dir := h.make("libcuda")                          // base, boot, directory, 64, link: five
-	_, err := Make(h.base, boot, version, h.files("libcuda", "libnvidia-ml"))
+	_, err := Make(h.base, boot, Set{Version: version, Files: h.files("libcuda", "libnvidia-ml")})
 	require.ErrorIs(t, err, unix.ENOSPC)
 	entries, err := os.ReadDir(filepath.Dir(dir))
 	require.NoError(t, err)
@@ -437,7 +474,7 @@ func TestMakeOnReadOnlyFileSystem(t *testing.T) {
 	h := mounted(t, "tmpfs", "mode=755")
 	dir := h.make("libcuda")
 	require.NoError(t, unix.Mount("", filepath.Dir(h.lib), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
-	_, err := Make(h.base, boot, version, h.files("libnvidia-ml"))
+	_, err := Make(h.base, boot, Set{Version: version, Files: h.files("libnvidia-ml")})
 	require.ErrorIs(t, err, unix.EROFS)
 	// What is there already can be used.
 	assert.Equal(t, dir, h.make("libcuda"))
@@ -448,7 +485,7 @@ func TestMakeAcrossMounts(t *testing.T) {
 	h := mounted(t, "tmpfs", "mode=755")
 	require.NoError(t, unix.Mount(h.lib, h.lib, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { assert.NoError(t, unix.Unmount(h.lib, unix.MNT_DETACH)) })
-	_, err := Make(h.base, boot, version, h.files("libcuda"))
+	_, err := Make(h.base, boot, Set{Version: version, Files: h.files("libcuda")})
 	require.ErrorIs(t, err, unix.EXDEV)
 	assertNoLeftovers(t, h)
 }
@@ -465,7 +502,7 @@ func TestMakeOnOverlay(t *testing.T) {
 		"lowerdir="+filepath.Join(dir, "lower")+",upperdir="+filepath.Join(dir, "upper")+",workdir="+filepath.Join(dir, "work")))
 	t.Cleanup(func() { assert.NoError(t, unix.Unmount(merged, unix.MNT_DETACH)) })
 	h := host{t: t, lib: filepath.Join(merged, "lib"), base: filepath.Join(merged, "usr/links")}
-	_, err := Make(h.base, boot, version, h.files("libcuda"))
+	_, err := Make(h.base, boot, Set{Version: version, Files: h.files("libcuda")})
 	// The kernel may give a lower file another device number than a directory.
 	assert.Regexp(t, `no hard links are made on a file system of type 0x794c7630|on another file system`, err)
 	assert.NoFileExists(t, filepath.Join(dir, "upper/lib"), "nothing is copied up")
@@ -479,7 +516,7 @@ func TestMakeAtOnce(t *testing.T) {
 	for i := range dirs {
 		wait.Go(func() {
 			names := []string{"libcuda", "libnvidia-ml", "libGLX_nvidia"}[:2+i%2]
-			dirs[i], errs[i] = Make(h.base, boot, version, h.files(names...))
+			dirs[i], errs[i] = Make(h.base, boot, Set{Version: version, Files: h.files(names...)})
 		})
 	}
 	wait.Wait()
@@ -495,7 +532,7 @@ func TestMakeAtOnce(t *testing.T) {
 func TestMakeRemovesOldBoots(t *testing.T) {
 	h := newHost(t)
 	old := Boot{ID: "00000000-0000-4000-8000-000000000001", Time: time.Now().Add(-2 * time.Hour)}
-	oldDir, err := Make(h.base, old, version, h.files("libcuda"))
+	oldDir, err := Make(h.base, old, Set{Version: version, Files: h.files("libcuda")})
 	require.NoError(t, err)
 	// Such as a kernel leaves behind that was turned off in between.
 	require.NoError(t, os.MkdirAll(filepath.Join(filepath.Dir(oldDir), ".new-1/64"), 0o755))
@@ -507,11 +544,11 @@ func TestMakeRemovesOldBoots(t *testing.T) {
 	assert.DirExists(t, oldDir)
 	// A directory that is only used removes nothing.
 	later := Boot{ID: boot.ID, Time: time.Now().Add(time.Hour)}
-	_, err = Make(h.base, later, version, h.files("libcuda"))
+	_, err = Make(h.base, later, Set{Version: version, Files: h.files("libcuda")})
 	require.NoError(t, err)
 	assert.DirExists(t, oldDir)
 
-	second, err := Make(h.base, later, version, h.files("libcuda", "libnvidia-ml"))
+	second, err := Make(h.base, later, Set{Version: version, Files: h.files("libcuda", "libnvidia-ml")})
 	require.NoError(t, err)
 	assert.NoDirExists(t, filepath.Dir(oldDir))
 	assert.DirExists(t, foreign)
@@ -526,7 +563,7 @@ func TestMakeIsBounded(t *testing.T) {
 	for i := range mostDirs {
 		require.NoError(t, os.Mkdir(filepath.Join(filepath.Dir(dir), ".new-"+strings.Repeat("x", i%200)+string(rune('a'+i/200))), 0o755))
 	}
-	_, err := Make(h.base, boot, version, h.files("libnvidia-ml"))
+	_, err := Make(h.base, boot, Set{Version: version, Files: h.files("libnvidia-ml")})
 	require.ErrorContains(t, err, "512 directories are there already")
 	assert.Equal(t, dir, h.make("libcuda"))
 }
@@ -561,7 +598,7 @@ func TestFillRefusesChangedFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
 			files := h.files("libcuda")
-			s, err := newSet(version, files)
+			s, err := newSet(Set{Version: version, Files: files})
 			require.NoError(t, err)
 			require.NoError(t, change(files[0].Source))
 			above, err := unix.Open(h.above, unix.O_PATH|unix.O_DIRECTORY, 0)
