@@ -32,15 +32,15 @@ func heading(g *ground, o options, out io.Writer) error {
 	}
 	fmt.Fprintf(out, `# Benchmarks
 
-Printed by `+"`make bench`"+` on %s. Runs of what is compared alternate; a time is a median, and a ratio is the median of
-the ratios within a round. Low-level runtime of the single commands is a stub that ends at once.
+Printed by `+"`make bench`"+` on %s. Each round runs everything that is compared once. Times are medians, and ratios are
+medians of the ratios within a round. In the single commands, the low-level runtime is a stub that exits at once.
 
 - machine: %s, %d processors, Linux %s
 - programs: %s; %s; %s
 - machines and root filesystems on %s, bundles on %s; load average at the start: %s
 - %d rounds of single commands, %d of whole lives
 `,
-		time.Now().UTC().Format("2 January 2006"), cpuModel(), runtime.NumCPU(), unix.ByteSliceToString(name.Release[:]),
+		time.Now().UTC().Format("January 2, 2006"), cpuModel(), runtime.NumCPU(), unix.ByteSliceToString(name.Release[:]),
 		runtime.Version(), versionOf("runc"), versionOf("crun"),
 		fileSystem(disk.Type), fileSystem(run.Type), loadAverage(), o.rounds, o.lives)
 	return nil
@@ -138,7 +138,7 @@ func commands(g *ground, o options, out io.Writer) error {
 		fresh   bool
 		one     bool // each file of the driver has a mount of its own
 	}{
-		{"`create`, nothing asked", g.t4, 0, nil, g.run, false, false},
+		{"`create`, nothing requested", g.t4, 0, nil, g.run, false, false},
 		{"`create`, one GPU", g.t4, 0, gpuEnv("0"), g.run, false, false},
 		{"`create`, one GPU, bundle on disk", g.t4, 0, gpuEnv("0"), g.dir, false, false},
 		{"`create`, one GPU, first time in its root filesystem", g.t4, 0, gpuEnv("0"), g.run, true, false},
@@ -147,7 +147,7 @@ func commands(g *ground, o options, out io.Writer) error {
 		{"`create`, largest machine, all 8 GPUs", g.large, 0, gpuEnv("all"), g.run, false, false},
 		{"`create`, largest machine, all, config.json of 34 KB", g.large, 34 << 10, gpuEnv("all"), g.run, false, false},
 		{"`create`, largest machine, all, config.json of 1 MB", g.large, 1 << 20, gpuEnv("all"), g.run, false, false},
-		{"`create`, nothing asked, config.json of 1 MB", g.t4, 1 << 20, nil, g.run, false, false},
+		{"`create`, nothing requested, config.json of 1 MB", g.t4, 1 << 20, nil, g.run, false, false},
 	} {
 		s, b, err := g.createBelow(c.dir, c.name, g.shim, c.machine, c.size, c.env...)
 		if err != nil {
@@ -184,7 +184,7 @@ func commands(g *ground, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(out, "\n## Single commands\n\nMemory, system calls, files opened and processes started are those before the exec of the stub.\n\n"+
+	fmt.Fprint(out, "\n## Single commands\n\nMemory, system calls, opened files and started processes are counted until the exec of the stub.\n\n"+
 		"| | median ms | least ms | ÷ floor | peak memory MiB | system calls | opened | processes |\n|---|---:|---:|---:|---:|---:|---:|---:|\n")
 	for i, s := range subjects {
 		a := accounts[i]
@@ -228,7 +228,7 @@ func (g *ground) nvidia(program string) ([]subject, error) {
 	for _, c := range []struct {
 		name string
 		env  []string
-	}{{"NVIDIA's: `create`, nothing asked", nil}, {"NVIDIA's: `create`, one GPU", gpuEnv("0")}} {
+	}{{"NVIDIA's: `create`, nothing requested", nil}, {"NVIDIA's: `create`, one GPU", gpuEnv("0")}} {
 		s, _, err := g.create(c.name, program, g.t4, 0, c.env...)
 		if err != nil {
 			return nil, err

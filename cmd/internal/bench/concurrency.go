@@ -74,7 +74,7 @@ func concurrency(g *ground, o options, out io.Writer) error {
 			*way.times = append(*way.times, time.Since(start))
 		}
 	}
-	fmt.Fprintf(out, "\n## Concurrency\n\n%d creates of one GPU in bundles of their own, %d rounds; none failed.\n\n- in a row: %s ms\n- at one time: %s ms, %.2f × as long\n",
+	fmt.Fprintf(out, "\n## Concurrency\n\n%d creates of one GPU, each in its own bundle, %d rounds; none failed.\n\n- one after another: %s ms\n- all at once: %s ms, %.2f × as long\n",
 		o.many, rounds, ms(row.median()), ms(crowd.median()), crowd.times(row))
 	return nil
 }

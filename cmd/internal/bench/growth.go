@@ -41,12 +41,12 @@ func growth(g *ground, o options, out io.Writer) error {
 		{"MIG instances on 32 GPUs, a GPU without any given", []int{0, 56, 112, 224}, func(n int) size {
 			return size{gpus: 32, instances: n, devices: "31"}
 		}},
-		{"PCI functions of others", []int{100, 500, 1000, 2000}, func(n int) size { s := usual; s.functions = n; return s }},
-		{"libraries of the driver", []int{40, 100, 200, 400}, func(n int) size { s := usual; s.libraries = n - usualLibraries; return s }},
+		{"other PCI functions", []int{100, 500, 1000, 2000}, func(n int) size { s := usual; s.functions = n; return s }},
+		{"driver libraries", []int{40, 100, 200, 400}, func(n int) size { s := usual; s.libraries = n - usualLibraries; return s }},
 		{"KB of config.json, one GPU", []int{10, 100, 1000, 4000}, func(n int) size { s := usual; s.config = n << 10; return s }},
-		{"KB of config.json, nothing asked", []int{10, 100, 1000, 4000}, func(n int) size { return size{gpus: 1, config: n << 10} }},
+		{"KB of config.json, nothing requested", []int{10, 100, 1000, 4000}, func(n int) size { return size{gpus: 1, config: n << 10} }},
 	}
-	fmt.Fprint(out, "\n## Growth\n\nA create on machines of several sizes, in milliseconds (median), times floor in brackets, system calls behind the comma.\n\n")
+	fmt.Fprint(out, "\n## Growth\n\nA create on machines of several sizes: milliseconds (median), multiples of the floor in parentheses, then system calls.\n\n")
 	for i, axis := range axes {
 		subjects := []subject{{name: "floor", argv: []string{g.floor, "state"}, env: g.environment(g.t4, g.stub)}}
 		for _, n := range axis.sizes {
@@ -84,7 +84,7 @@ func growth(g *ground, o options, out io.Writer) error {
 	return nil
 }
 
-// usualLibraries is how many libraries of the driver the machine t4 has.
+// usualLibraries is how many driver libraries the machine t4 has.
 const usualLibraries = 40
 
 // sized makes a machine and a bundle of some size, and the create of it.

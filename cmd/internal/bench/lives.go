@@ -42,8 +42,8 @@ type way struct {
 // overlay: on the file system of this machine, and on a new ext4.
 func lives(g *ground, o options, out io.Writer) error {
 	fmt.Fprint(out, "\n## Whole life of a container\n\nCreate, start, wait, delete; the root filesystem is a fresh overlay each time. "+
-		"What no program in front of a runtime gets around is the row \"floor × 3\": a static Go program that only execs, at create, start and delete. "+
-		"New inodes are those in the container's own layer.\n")
+		"The row \"floor × 3\" is the least that any program in front of a runtime costs: a static Go program that only execs, at create, start and delete. "+
+		"New inodes are counted in the container's own layer.\n")
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(out, "\nNot measured: this takes root.")
 		return nil
@@ -88,7 +88,7 @@ func (g *ground) livesOn(o options, out io.Writer, place, disk, mark string) err
 		ways := []way{
 			{Name: "plain", Program: path, Env: os.Environ(), Config: plain},
 			{Name: "floor × 3", Program: g.floor, Env: env, Config: plain},
-			{Name: "nothing asked", Program: g.shim, Env: env, Config: plain},
+			{Name: "nothing requested", Program: g.shim, Env: env, Config: plain},
 			{Name: "compute and utility", Program: g.shim, Env: env, Config: usual},
 			{Name: "all driver capabilities", Program: g.shim, Env: env, Config: asking},
 			{Name: "the same, second start on the root filesystem", Program: g.shim, Env: env, Config: asking, Again: true},

@@ -23,7 +23,7 @@ var stageNames = []string{"config.toml", "config.json: read, request", "plan: ma
 // of its own that does it once, as the runtime does: what a stage costs the first time is
 // several times what it costs once code and directories are in the caches of the processor.
 func stages(g *ground, o options, out io.Writer) error {
-	fmt.Fprintf(out, "\n## Stages of a create\n\nMilliseconds (median), each taken in a process that goes through them once. The rest of a create is the start of the process, its floor.\n\n"+
+	fmt.Fprintf(out, "\n## Stages of a create\n\nMilliseconds (median), each measured in a process that runs them once. The rest of a create is starting the process, the floor.\n\n"+
 		"| | %s | all |\n|---|%s---:|\n", strings.Join(stageNames, " | "), strings.Repeat("---:|", len(stageNames)))
 	for _, c := range []struct {
 		name, machine, devices string

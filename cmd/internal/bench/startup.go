@@ -57,8 +57,8 @@ func startup(g *ground, o options, out io.Writer) error {
 		sum += s.median()
 	}
 	slices.SortFunc(rows, func(a, b row) int { return cmp.Or(cmp.Compare(b.clock, a.clock), cmp.Compare(a.name, b.name)) })
-	fmt.Fprintf(out, "\n## Initialisation of packages\n\nFrom `GODEBUG=inittrace=1`, medians of %d starts. %d packages initialise something, in %.3f ms together (internal/godebug takes longer than usual because GODEBUG is set); "+
-		"those of 5 µs and more:\n\n| package | ms | |\n|---|---:|---|\n", rounds, len(rows), float64(sum)/float64(time.Millisecond))
+	fmt.Fprintf(out, "\n## Initialization of packages\n\nFrom `GODEBUG=inittrace=1`, medians of %d starts. %d packages initialize something, in %.3f ms together (internal/godebug takes longer than usual because GODEBUG is set); "+
+		"those that take 5 µs or more:\n\n| package | ms | |\n|---|---:|---|\n", rounds, len(rows), float64(sum)/float64(time.Millisecond))
 	for _, r := range rows {
 		if r.clock < 5*time.Microsecond {
 			break
