@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WriteBeside makes a file in the directory of config.json, which everybody may read who gets
-// there, and returns its absolute path. One of that name, from an earlier run, is replaced by a new
-// file. It goes when the engine removes the bundle. A label that is not "" becomes its SELinux label
-// if that can be set: [Facts].MountLabel lets the container read it.
+// WriteBeside creates a world-readable file in the directory of config.json and returns its
+// absolute path. A file of that name left by an earlier run is replaced by a new one. The engine
+// deletes it together with the bundle. A label other than "" becomes the file's SELinux label if it
+// can be set; with [Facts].MountLabel the container can read the file.
 func (d *Document) WriteBeside(name string, data []byte, label string) (_ string, err error) {
 	if d.path == "" {
 		return "", errors.New("writing beside config.json: it was not read from a file")
@@ -29,7 +29,7 @@ func (d *Document) WriteBeside(name string, data []byte, label string) (_ string
 		return "", fmt.Errorf("writing %q: not the name of a file of ours", full)
 	}
 	fd := -1
-	for range 3 { // an earlier run, or another one at this moment
+	for range 3 { // the name may be taken by an earlier or a concurrent run
 		if err := unix.Unlinkat(d.dir, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return "", fmt.Errorf("writing %q: %w", full, err)
 		}

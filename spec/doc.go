@@ -3,11 +3,11 @@
 
 // Package spec reads and edits the config.json of an OCI bundle.
 //
-// A [Document] is opened with [Open] (or made from bytes with [Parse]). What matters to GPUs is
-// read from it with [Document.Facts] and [Document.Request]; [Document.Apply] puts devices, mounts
-// and the rest in; [Document.Save] replaces the file. The types of runtime-spec are used for what
-// is added only. What is already there is never decoded and encoded again: it stays in the file
-// byte for byte, known to us or not.
+// [Open] reads a [Document] from a bundle, [Parse] from bytes. [Document.Facts] and [NewRequest]
+// extract what matters to GPUs, [Document.Apply] adds devices, mounts and the rest, and
+// [Document.Save] replaces the file. The types of runtime-spec are used only for what is added.
+// Existing content is never decoded and encoded again: known to us or not, it stays in the file
+// byte for byte.
 //
-// The package knows nothing of NVIDIA's files and does not look at the machine.
+// The package knows nothing about NVIDIA's files and does not look at the machine.
 package spec

@@ -13,27 +13,27 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// MaxSize is the size in bytes up to which a config.json is read. Ordinary ones have 10 to 100 KB.
+// MaxSize is the largest config.json that is read, in bytes. Typical ones have 10 to 100 KB.
 const MaxSize = 64 << 20
 
 // Document is a config.json. It is not safe for concurrent use.
 type Document struct {
-	dir  int         // handle of the bundle, -1 after Parse and Close
+	dir  int         // handle of the bundle; -1 after Parse and Close
 	path string      // as given to Open, for messages
 	name string      // of the file in dir
 	stat unix.Stat_t // of the file that was read
 
 	original []byte
 	text     []byte
-	top      rawjson.Value // of text; the zero Value after an edit, until it is needed
-	mounts   []Mount       // of text, nil until they are needed
+	top      rawjson.Value // of text; the zero Value after an edit until needed again
+	mounts   []Mount       // of text; nil until needed
 }
 
-// Open reads config.json in the bundle directory. It must be a regular file, not a link: anything
-// else is refused without being opened. The bundle stays open, for [Document.Save], until
-// [Document.Close].
+// Open reads config.json in the bundle directory. It must be a regular file, not a symbolic link;
+// anything else is rejected without being opened. The bundle directory stays open for
+// [Document.Save] until [Document.Close].
 //
-// Errors of syntax name file, line and column.
+// Syntax errors give file, line and column.
 func Open(bundle string) (*Document, error) {
 	return OpenFile(filepath.Join(bundle, "config.json"))
 }
@@ -67,7 +67,7 @@ func OpenFile(path string) (_ *Document, err error) {
 	return d, nil
 }
 
-// openat opens a name below a handle, close-on-exec.
+// openat opens a name relative to a directory handle, close-on-exec.
 func openat(dir int, name string, flags int, perm uint32) (int, error) {
 	for {
 		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, perm)
@@ -77,9 +77,9 @@ func openat(dir int, name string, flags int, perm uint32) (int, error) {
 	}
 }
 
-// readRegular reads a file that must be regular, before and after it is opened. It makes system
-// calls itself, and so does [Document.Save]: an os.File would be made known to the poller, at six
-// more calls for the first one.
+// readRegular reads a regular file, checking its type before and after opening it. Like
+// [Document.Save] it makes the system calls itself: the first os.File would register with the
+// poller, which costs six more calls.
 func readRegular(dir int, name string) (_ []byte, after unix.Stat_t, err error) {
 	var before unix.Stat_t
 	if err := unix.Fstatat(dir, name, &before, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -91,8 +91,8 @@ func readRegular(dir int, name string) (_ []byte, after unix.Stat_t, err error) 
 	return readSame(dir, name, &before)
 }
 
-// readSame reads the file that was looked at before. Should another kind of file have come into its
-// place by now, it is neither waited for nor followed.
+// readSame reads the file described by before. If another file has taken its place since, it is
+// neither waited for nor followed.
 func readSame(dir int, name string, before *unix.Stat_t) (_ []byte, after unix.Stat_t, err error) {
 	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -103,10 +103,10 @@ func readSame(dir int, name string, before *unix.Stat_t) (_ []byte, after unix.S
 		return nil, after, err
 	}
 	if after.Mode&unix.S_IFMT != unix.S_IFREG || !sameFile(before, &after) {
-		return nil, after, errors.New("it was exchanged while being opened")
+		return nil, after, errors.New("it was replaced while being opened")
 	}
 	if after.Size > MaxSize {
-		return nil, after, fmt.Errorf("its size is %d bytes, more than the %d that are read", after.Size, MaxSize)
+		return nil, after, fmt.Errorf("its size is %d bytes, more than the limit of %d", after.Size, MaxSize)
 	}
 	data := make([]byte, after.Size)
 	for n := 0; n < len(data); {
@@ -115,7 +115,7 @@ func readSame(dir int, name string, before *unix.Stat_t) (_ []byte, after unix.S
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return nil, after, err
-		case more == 0: // it became shorter
+		case more == 0: // it was truncated
 			data = data[:n]
 		}
 		n += max(more, 0)
@@ -141,8 +141,8 @@ func kindOf(mode uint32) string {
 	return "a device"
 }
 
-// Parse makes a document of the text of a config.json. The text must be a JSON object; data must
-// not be changed afterwards. Syntax errors wrap a [*rawjson.Error].
+// Parse returns a document for the text of a config.json, which must be a JSON object. The caller
+// must not change data afterwards. Syntax errors wrap a [*rawjson.Error].
 func Parse(data []byte) (*Document, error) {
 	d := &Document{dir: -1, original: data, text: data}
 	if _, err := d.value(); err != nil {
@@ -151,7 +151,7 @@ func Parse(data []byte) (*Document, error) {
 	return d, nil
 }
 
-// value is the text as it is now, checked.
+// value parses the current text.
 func (d *Document) value() (rawjson.Value, error) {
 	if d.top.Kind() == rawjson.Absent {
 		top, err := rawjson.Parse(d.text)
@@ -166,12 +166,12 @@ func (d *Document) value() (rawjson.Value, error) {
 	return d.top, nil
 }
 
-// Bytes returns the text as it is now. It belongs to the document.
+// Bytes returns the current text, which belongs to the document.
 func (d *Document) Bytes() []byte {
 	return d.text
 }
 
-// Close gives the handle on the bundle back.
+// Close closes the handle of the bundle.
 func (d *Document) Close() error {
 	if d.dir < 0 {
 		return nil

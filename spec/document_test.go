@@ -81,7 +81,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"sparse and huge", func(t *testing.T, name string) {
 			require.NoError(t, os.WriteFile(name, nil, 0o600))
 			require.NoError(t, os.Truncate(name, 1<<40))
-		}, "its size is 1099511627776 bytes, more than the 67108864 that are read"},
+		}, "its size is 1099511627776 bytes, more than the limit of 67108864"},
 		{"empty", func(t *testing.T, name string) {
 			require.NoError(t, os.WriteFile(name, nil, 0o600))
 		}, "line 1, column 1 (byte 0): the text ends where a value is expected"},
@@ -212,24 +212,24 @@ func TestSaveRefuses(t *testing.T) {
 		{"replaced", func(t *testing.T, name string) {
 			require.NoError(t, os.WriteFile(name+"2", []byte("{ }"), 0o600))
 			require.NoError(t, os.Rename(name+"2", name))
-		}, "it was changed by somebody else since it was read"},
+		}, "another process changed it since it was read"},
 		{"written to", func(t *testing.T, name string) {
 			require.NoError(t, os.WriteFile(name, []byte(`{ "a":2}`), 0o600))
-		}, "it was changed by somebody else since it was read"},
+		}, "another process changed it since it was read"},
 		{"written to, of the same size", func(t *testing.T, name string) {
 			require.NoError(t, os.WriteFile(name, []byte("[]"), 0o600))
 			require.NoError(t, os.Chtimes(name, time.Time{}, time.Unix(1, 1)))
-		}, "it was changed by somebody else since it was read"},
+		}, "another process changed it since it was read"},
 		{"a link now", func(t *testing.T, name string) {
 			require.NoError(t, os.Rename(name, name+"2"))
 			require.NoError(t, os.Symlink(name+"2", name))
-		}, "it was changed by somebody else since it was read"},
+		}, "another process changed it since it was read"},
 		{"being replaced", func(t *testing.T, name string) {
 			f, err := os.Create(filepath.Join(filepath.Dir(name), temporaryPrefix+"config.json"))
 			require.NoError(t, err)
 			require.NoError(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
 			t.Cleanup(func() { assert.NoError(t, f.Close()) })
-		}, "somebody else is replacing it at this moment"},
+		}, "another process is replacing it"},
 		{"gone", func(t *testing.T, name string) {
 			require.NoError(t, os.Remove(name))
 		}, "no such file or directory"},

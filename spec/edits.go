@@ -15,55 +15,56 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// Edits is what a container is given. The zero value changes nothing.
+// Edits is what to add to a container and what to remove. The zero value changes nothing.
 type Edits struct {
-	// Devices go to linux.devices, and each with one exact rule to linux.resources.devices.
+	// Devices are added to linux.devices, and each with one exact rule to linux.resources.devices.
 	Devices []specs.LinuxDevice
 	// NoCgroups leaves linux.resources.devices alone.
 	NoCgroups bool
-	// Mounts go behind the mounts that are there, in this order.
+	// Mounts are appended to the existing mounts, in this order.
 	Mounts []specs.Mount
-	// MaskedPaths go to linux.maskedPaths, if the document has that list.
+	// MaskedPaths are added to linux.maskedPaths if the document has that list.
 	MaskedPaths []string
-	// AdditionalGIDs go to process.user.additionalGids, if the document has a process.
+	// AdditionalGIDs are added to process.user.additionalGids if the document has a process.
 	AdditionalGIDs []uint32
-	// RemoveHooks are base names of programs whose entries in hooks.prestart go away.
+	// RemoveHooks are base names of programs whose hooks.prestart entries are removed.
 	RemoveHooks []string
-	// RemoveBinds are bind mounts of an earlier edit that go away: those with the destination and
-	// options of one of these, unless Mounts has that destination too.
+	// RemoveBinds are bind mounts of an earlier edit to remove: every mount with the destination,
+	// type and options of one of these, unless Mounts has that destination too.
 	RemoveBinds []specs.Mount
-	// FenceMajors are the device majors whose nodes the container shall not make: see Fence.
+	// FenceMajors are the device majors whose nodes the container must not create: see fence.
 	FenceMajors []int64
-	// FenceAlways gives a container without seccomp profile one that does nothing but this.
+	// FenceAlways adds a profile with nothing but the fence to a container that has no seccomp
+	// profile.
 	FenceAlways bool
 }
 
-// Report tells what became of the edits, as far as it is not as asked. All lists are in the order
+// Report says where the result of the edits differs from what was asked. All lists are in the order
 // of the edits or of the document.
 type Report struct {
-	// KeptMounts are destinations at which the document mounts something else, which stays.
+	// KeptMounts are destinations where the document's own, different mount was kept.
 	KeptMounts []string
-	// ReplacedDevices are paths at which the document had another device.
+	// ReplacedDevices are paths at which the document had a different device.
 	ReplacedDevices []string
-	// StaleMounts are the destinations of RemoveBinds that went away.
+	// StaleMounts are the destinations of the RemoveBinds mounts that were removed.
 	StaleMounts []string
-	// RemovedHooks are the paths of the hooks that went away.
+	// RemovedHooks are the paths of the hooks that were removed.
 	RemovedHooks []string
-	// Fenced tells whether the document has a seccomp profile that denies making the nodes.
+	// Fenced reports whether the seccomp profile denies creating the nodes.
 	Fenced bool
-	// Unfenced are reasons why the profile still allows making some of the nodes.
+	// Unfenced says why the profile still allows creating some of the nodes.
 	Unfenced []string
 }
 
-// Apply puts the edits into the document. On an error the document is as it was. Applying the same
+// Apply applies the edits to the document. On an error the document is unchanged. Applying the same
 // edits a second time changes nothing.
 //
-// What the document has already stays as it is:
+// Existing entries are kept:
 //
-//   - A mount at one of the destinations stays and ours is left out, unless it has exactly the options of
-//     ours: then an earlier edit made it, and ours takes its place.
-//   - A device of the same path stays if it has the same numbers; with other numbers it is replaced.
-//   - A rule that allows exactly the device, or everything, makes another one needless.
+//   - A mount at one of the destinations stays and ours is dropped, unless it has exactly our
+//     options: then it comes from an earlier edit, and ours replaces it.
+//   - A device with the same path stays if its numbers are the same, and is replaced otherwise.
+//   - No rule is added for a device if an existing rule allows exactly that device, or everything.
 func (d *Document) Apply(e Edits) (Report, error) {
 	report, err := d.apply(e)
 	if err != nil {
@@ -72,7 +73,7 @@ func (d *Document) Apply(e Edits) (Report, error) {
 	return report, nil
 }
 
-// Changed tells whether edits have changed the document since it was read or saved.
+// Changed reports whether edits have changed the document since it was read or saved.
 func (d *Document) Changed() bool {
 	return !bytes.Equal(d.original, d.text)
 }
@@ -145,14 +146,14 @@ func (d *Document) apply(e Edits) (Report, error) {
 	return r, nil
 }
 
-// object is an object that members are added to. It may not be there yet: then they are collected.
+// object is an object to add members to. If it does not exist yet, they are collected in added.
 type object struct {
 	splices *rawjson.Splices
 	value   rawjson.Value
 	added   [][]byte // `"name":value`, if value is missing or null
 }
 
-// put stores a member whose old value is missing or null.
+// put sets a member whose old value is missing or null.
 func (o *object) put(name string, old rawjson.Value, text []byte) {
 	switch {
 	case old.Kind() == rawjson.Null:
@@ -164,7 +165,7 @@ func (o *object) put(name string, old rawjson.Value, text []byte) {
 	}
 }
 
-// text is the new object.
+// text returns the collected members as a new object.
 func (o *object) text() []byte {
 	return slices.Concat([]byte("{"), bytes.Join(o.added, []byte(",")), []byte("}"))
 }
@@ -224,7 +225,7 @@ func addGIDs(s *rawjson.Splices, process rawjson.Value, gids []uint32) error {
 	in := object{splices: s, value: user}
 	in.extend("additionalGids", more, added)
 	if len(in.added) > 0 {
-		// The runtime-spec wants both numbers in every user; missing ones count as 0.
+		// The runtime-spec requires both numbers in every user; missing ones count as 0.
 		in.added = slices.Insert(in.added, 0, []byte(`"uid":0`), []byte(`"gid":0`))
 		parent := object{splices: s, value: process}
 		parent.put("user", user, in.text())
@@ -246,7 +247,7 @@ func (d *Document) editMounts(top object, array rawjson.Value, e Edits, r *Repor
 			ours[path.Clean(m.Destination)] = m
 		}
 	}
-	taken := make(map[string]bool) // destinations that need no new entry
+	taken := make(map[string]bool) // destinations that get no new entry
 	changes := make([]rawjson.Change, len(have))
 	for i, m := range have {
 		to := path.Clean(m.Destination)
@@ -259,7 +260,7 @@ func (d *Document) editMounts(top object, array rawjson.Value, e Edits, r *Repor
 			r.StaleMounts = append(r.StaleMounts, m.Destination)
 		case !wanted:
 		case taken[to]:
-			// A second entry for one destination is the user's own affair.
+			// A second entry for the same destination is the user's business.
 		case !slices.Equal(m.Options, our.Options):
 			taken[to] = true
 			r.KeptMounts = append(r.KeptMounts, our.Destination)
@@ -322,8 +323,8 @@ func addDevices(linux *object, array rawjson.Value, devices []specs.LinuxDevice,
 		return nil
 	}
 	type place struct {
-		same  bool // the document has the device
-		index int  // else: one of this path to be replaced, -1 if none
+		same  bool // the document already has the device
+		index int  // otherwise: the entry to replace, -1 if none
 	}
 	places := make(map[string]*place, len(devices))
 	wanted := make(map[string]specs.LinuxDevice, len(devices))
@@ -388,7 +389,7 @@ func addDevices(linux *object, array rawjson.Value, devices []specs.LinuxDevice,
 	return nil
 }
 
-// charOrBlock gives the two names of character devices one name: "u" is unbuffered.
+// charOrBlock maps "u", the other name of character devices (unbuffered), to "c".
 func charOrBlock(kind string) string {
 	if kind == "u" {
 		return "c"
@@ -407,7 +408,7 @@ func sameNumbers(major, minor rawjson.Value, wantMajor, wantMinor int64) (bool, 
 	return gotMajor == wantMajor && gotMinor == wantMinor, nil
 }
 
-// rule is one of linux.resources.devices; -1 is every number.
+// rule is an entry of linux.resources.devices; -1 stands for every number.
 type rule struct {
 	allow        bool
 	kind         string // "a", "b", "c"
@@ -427,9 +428,9 @@ func addRules(linux *object, resources rawjson.Value, devices []specs.LinuxDevic
 		kind         string
 		major, minor int64
 	}
-	// allowed is what the rules so far allow for reading and writing. A later rule beats an earlier
-	// one; a denial of a range counts as one of everything here, which costs no more than a
-	// needless rule.
+	// allowed is what the rules so far allow to read and write. A later rule beats an earlier one.
+	// A denied range is taken as denying everything here: at worst we add a rule that is not
+	// needed.
 	allowed := make(map[key]bool)
 	everything := false
 	for e := range array.Elements() {
@@ -462,8 +463,8 @@ func addRules(linux *object, resources rawjson.Value, devices []specs.LinuxDevic
 			continue
 		}
 		allowed[k] = true
-		// No "m": both runtimes allow making every node anyway (and nothing of ours is to be made
-		// there).
+		// No "m": both runtimes let every container create nodes anyway, and none of ours should be
+		// created inside.
 		rule := specs.LinuxDeviceCgroup{Allow: true, Type: k.kind, Major: &d.Major, Minor: &d.Minor, Access: "rw"}
 		text, err := encode(rule)
 		if err != nil {

@@ -256,9 +256,9 @@ func TestApplyErrors(t *testing.T) {
 		AdditionalGIDs: []uint32{1}, RemoveHooks: []string{"x"}, FenceMajors: []int64{195},
 	}
 	for in, want := range map[string]string{
-		`{"linux":{},"linux":{}}`:                                     `the key "linux" is here a second time`,
-		`{"linux":{},"LINUX":{}}`:                                     `the key "LINUX" is a second spelling of "linux"`,
-		`{"linux":{"devices":[],"Devices":[]}}`:                       `linux: line 1, column 24 (byte 23): the key "Devices" is a second spelling of "devices"`,
+		`{"linux":{},"linux":{}}`:                                     `duplicate key "linux"`,
+		`{"linux":{},"LINUX":{}}`:                                     `the key "LINUX" is another spelling of "linux"`,
+		`{"linux":{"devices":[],"Devices":[]}}`:                       `linux: line 1, column 24 (byte 23): the key "Devices" is another spelling of "devices"`,
 		`{"linux":[]}`:                                                `"linux": line 1, column 10 (byte 9): an array where an object is expected`,
 		`{"linux":{"devices":{}}}`:                                    `linux: "devices": `,
 		`{"linux":{"devices":[1]}}`:                                   `linux: devices: line 1, column 22 (byte 21): a number where an object is expected`,

@@ -11,9 +11,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// encode makes JSON of plain data: strings, numbers, and the types of runtime-spec. What an edit
-// has many of is written here, the same as encoding/json would write it: that takes longer to learn
-// the types, at every start anew, than to write a whole edit.
+// encode encodes strings, numbers and the types of runtime-spec as JSON. The common types are
+// written by hand, with the same result as encoding/json: in every start anew, encoding/json takes
+// longer to learn a type by reflection than writing a whole edit takes.
 func encode(v any) ([]byte, error) {
 	switch v := v.(type) {
 	case string:
@@ -34,7 +34,7 @@ func encode(v any) ([]byte, error) {
 	return marshal(v)
 }
 
-// marshal is the general way.
+// marshal is encode for any type.
 func marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
@@ -45,7 +45,7 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// appendText appends a string.
+// appendText appends s as a JSON string.
 func appendText(b []byte, s string) ([]byte, error) {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
@@ -58,13 +58,13 @@ func appendText(b []byte, s string) ([]byte, error) {
 	return append(b, '"'), nil
 }
 
-// writer collects the members of an object.
+// writer writes the members of an object.
 type writer struct {
 	text []byte
 	err  error
 }
 
-// name begins a member.
+// name starts a member.
 func (w *writer) name(name string) {
 	separator := byte(',')
 	if len(w.text) == 0 {

@@ -12,39 +12,37 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// Facts is what config.json says about the container, as far as GPUs are concerned. A part that the
-// file does not have gives zero fields.
+// Facts is what config.json says about the container, as far as GPUs are concerned. Fields that the
+// file does not have are zero.
 type Facts struct {
-	// Env is process.env as it stands: "NAME=value", perhaps several of one name, perhaps without
-	// "=".
+	// Env is process.env verbatim: "NAME=value". Names may repeat, and "=" may be missing.
 	Env []string
-	// Bounding is process.capabilities.bounding, or the plain list that process.capabilities was in
-	// runtime-spec 1.0.0-rc1 to rc4.
+	// Bounding is process.capabilities.bounding or, in runtime-spec 1.0.0-rc1 to rc4, the plain
+	// list process.capabilities.
 	Bounding []string
 	// User is process.user.
 	User User
-	// NoFile is the RLIMIT_NOFILE of process.rlimits, nil where there is none.
+	// NoFile is the RLIMIT_NOFILE of process.rlimits, nil if there is none.
 	NoFile *Limit
 
-	// HasRoot tells whether there is a root at all. RootPath is root.path as it stands, perhaps
-	// relative to the bundle; RootReadonly is root.readonly.
+	// HasRoot reports whether there is a root. RootPath is root.path verbatim, perhaps relative to
+	// the bundle; RootReadonly is root.readonly.
 	HasRoot      bool
 	RootPath     string
 	RootReadonly bool
 
-	// Mounts is mounts, in order.
+	// Mounts are the mounts, in order.
 	Mounts []Mount
 
-	// UserNS tells whether linux.namespaces has a user namespace. UserNSPath is the one to be
-	// joined.
+	// UserNS reports whether linux.namespaces has a user namespace. UserNSPath is the one to join.
 	UserNS     bool
 	UserNSPath string
-	// ContainerUID and ContainerGID are the host's numbers of the container's root by
-	// linux.uidMappings and linux.gidMappings, 0 where these do not say.
+	// ContainerUID and ContainerGID are the host IDs that linux.uidMappings and linux.gidMappings
+	// map the container's root to, 0 without such a mapping.
 	ContainerUID, ContainerGID uint32
 
-	// HasLinux, HasSeccomp and HasMaskedPaths tell whether linux, linux.seccomp and
-	// linux.maskedPaths are there (an empty list is there).
+	// HasLinux, HasSeccomp and HasMaskedPaths report whether linux, linux.seccomp and
+	// linux.maskedPaths exist; an empty list counts.
 	HasLinux, HasSeccomp, HasMaskedPaths bool
 	// CgroupsPath is linux.cgroupsPath: "/a/b", or "slice:prefix:name" for systemd.
 	CgroupsPath string
@@ -61,24 +59,24 @@ type User struct {
 	AdditionalGIDs []uint32
 }
 
-// Limit is one of process.rlimits.
+// Limit is an entry of process.rlimits.
 type Limit struct {
 	Soft, Hard uint64
 }
 
-// Mount is what we read of one of mounts.
+// Mount has the fields of a mount that are read.
 type Mount struct {
 	Destination, Type, Source string
 	Options                   []string
 }
 
-// HasCapability tells whether a capability, "CAP_SYS_ADMIN", is in the bounding set.
+// HasCapability reports whether a capability such as "CAP_SYS_ADMIN" is in the bounding set.
 func (f Facts) HasCapability(name string) bool {
 	return slices.Contains(f.Bounding, name)
 }
 
-// field gets the one named member of an object, of the given kind or null. A member that is missing
-// is the zero Value, and so are all members of an object that is missing or null.
+// field returns the named member of an object, which must be of the given kind or null. A missing
+// member is the zero Value, and so is every member of a missing or null object.
 func field(object rawjson.Value, name string, kind rawjson.Kind) (rawjson.Value, error) {
 	var v rawjson.Value
 	err := fields(object, want{name, kind, &v})
@@ -91,9 +89,9 @@ type want struct {
 	into *rawjson.Value
 }
 
-// fields is field for several members, at most eight.
+// fields is field for up to eight members.
 func fields(object rawjson.Value, wants ...want) error {
-	// On the stack: this is called for each of what may be thousands of mounts.
+	// On the stack: this runs for every mount, and there may be thousands.
 	var (
 		names [8]string
 		into  [8]*rawjson.Value
@@ -113,13 +111,14 @@ func fields(object rawjson.Value, wants ...want) error {
 			continue // null, or any kind will do
 		}
 		if err := w.into.Want(w.kind); err != nil {
-			return fmt.Errorf("%q: %w", strings.Clone(w.name), err) // or all that wants points to would be on the heap
+			// Without Clone, everything that wants points to escapes to the heap.
+			return fmt.Errorf("%q: %w", strings.Clone(w.name), err)
 		}
 	}
 	return nil
 }
 
-// texts reads an array of strings; none for an array that is not there.
+// texts reads an array of strings; a missing array is empty.
 func texts(array rawjson.Value) ([]string, error) {
 	var list []string
 	for e := range array.Elements() {
@@ -131,8 +130,8 @@ func texts(array rawjson.Value) ([]string, error) {
 	return list, nil
 }
 
-// decode stores a value that may be missing. Ordinary numbers do without encoding/json, which is
-// slow the first time.
+// decode stores a value that may be missing. Plain numbers bypass encoding/json, which is slow the
+// first time.
 func decode(v rawjson.Value, into any) error {
 	if !v.Present() {
 		return nil
@@ -151,13 +150,13 @@ func decode(v rawjson.Value, into any) error {
 		return v.Decode(into)
 	}
 	if err != nil {
-		return v.Decode(into) // its error has the place, or there is none
+		return v.Decode(into) // succeeds, or its error says where
 	}
 	return nil
 }
 
-// Facts reads the document as it is now. It fails where a part that it reads has another type than
-// the runtime-spec says, or is there twice.
+// Facts reads the current document. It fails if a part that it reads occurs twice or does not have
+// the type that the runtime-spec gives it.
 func (d *Document) Facts() (Facts, error) {
 	var f Facts
 	if err := d.facts(&f); err != nil {
@@ -166,7 +165,7 @@ func (d *Document) Facts() (Facts, error) {
 	return f, nil
 }
 
-// label is what messages call the document.
+// label names the document in messages.
 func (d *Document) label() string {
 	if d.path == "" {
 		return "config.json"
@@ -295,7 +294,7 @@ func (f *Facts) root(root rawjson.Value) error {
 	return decode(readonly, &f.RootReadonly)
 }
 
-// readMounts reads mounts, once for a text: there may be thousands. The lists of options share one
+// readMounts reads the mounts, once per text since there may be thousands. All options share one
 // array.
 func (d *Document) readMounts(array rawjson.Value) ([]Mount, error) {
 	if d.mounts != nil {
@@ -374,7 +373,7 @@ func (f *Facts) linux(linux rawjson.Value) error {
 	return nil
 }
 
-// hostID gives the host's number of the container's 0; 0 where the mappings have none.
+// hostID returns the host ID that the container's 0 is mapped to, 0 without such a mapping.
 func hostID(mappings rawjson.Value) (uint32, error) {
 	for e := range mappings.Elements() {
 		var container, host, size rawjson.Value

@@ -82,8 +82,8 @@ func TestFacts(t *testing.T) {
 func TestFactsErrors(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"process":[]}`:                           `"process": line 1, column 12 (byte 11): an array where an object is expected`,
-		`{"process":{},"process":{}}`:              `line 1, column 15 (byte 14): the key "process" is here a second time: runtimes differ in which one counts`,
-		`{"Process":{}}`:                           `line 1, column 2 (byte 1): the key "Process" is a second spelling of "process": runtimes differ in what they make of it`,
+		`{"process":{},"process":{}}`:              `line 1, column 15 (byte 14): duplicate key "process": runtimes differ in which one counts`,
+		`{"Process":{}}`:                           `line 1, column 2 (byte 1): the key "Process" is another spelling of "process": runtimes interpret it differently`,
 		`{"process":{"env":{}}}`:                   `process: "env": line 1, column 19 (byte 18): an object where an array is expected`,
 		`{"process":{"env":["A=1",7]}}`:            `process: env: line 1, column 26 (byte 25): a number where a string is expected`,
 		`{"process":{"capabilities":"all"}}`:       `process: capabilities: line 1, column 28 (byte 27): a string where an object is expected`,

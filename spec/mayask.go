@@ -12,18 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MayAsk tells whether the config.json at that path may hold anything that [NewRequest] acts on or
-// remarks on under the policy. Where it gives false, the container asks for nothing, whoever reads
-// the file and whatever else is wrong with it.
+// MayAsk reports whether the config.json at path may contain anything that [NewRequest] acts on or
+// notes under the policy. If not, the container asks for nothing, whoever reads the file and
+// whatever else is wrong with it.
 //
-// The text is searched, not parsed: a request cannot be made without one of a few words, and JSON
-// has two spellings of a character of theirs, itself and \u followed by its number. A link is
-// followed, size and nesting do not matter, and at a NUL byte the text ends, as it does for
-// low-level runtimes: runc fails there, crun reads no further.
+// The text is searched, not parsed: every request contains one of a few words, and JSON can spell
+// their characters in two ways, literally or as \u and a number. Symbolic links are followed; size
+// and nesting do not matter. The text ends at a NUL byte, as it does for low-level runtimes: runc
+// fails there, crun stops reading.
 //
-// What cannot be read, a file that is missing for one, is the low-level runtime's to complain
-// about: false. So is what is no regular file: to read a FIFO would be to take the text away from
-// the runtime.
+// A file that cannot be read, a missing one for example, is left to the low-level runtime to
+// complain about: false. So is a file that is not regular, since reading from a FIFO would take the
+// text away from the runtime.
 func MayAsk(path string, p Policy) bool {
 	w, ok := newWords(p)
 	if !ok {
@@ -36,7 +36,7 @@ func MayAsk(path string, p Policy) bool {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return false
 	}
-	// Should another kind of file have come into its place by now: do not wait for it.
+	// Do not block if another kind of file has taken its place.
 	fd, err := openat(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return !absent(err)
@@ -45,8 +45,8 @@ func MayAsk(path string, p Policy) bool {
 	return w.read(func(p []byte) (int, error) { return unix.Read(fd, p) }, st.Size)
 }
 
-// absent tells whether an error is about what is at a path: the low-level runtime will fail for it
-// too. Any other, a disk that fails for one, may be gone by then, and must not hide a request.
+// absent reports whether err is about the path, so that the low-level runtime will fail as well.
+// Other errors, such as a failing disk, may be gone by then and must not hide a request.
 func absent(err error) bool {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES),
@@ -57,15 +57,16 @@ func absent(err error) bool {
 	return false
 }
 
-// words are what there is no request without: one of the variables, or the folder of markers.
+// words are the variables and the directory name of marker mounts; every request contains one of
+// them.
 type words struct {
 	variables []string
 	longest   int
-	plain     []byte // a window without escapes
+	plain     []byte // a window with its escapes decoded
 }
 
-// newWords gives the words for a policy. It fails for a variable that JSON may spell in another
-// way.
+// newWords returns the words for a policy. It fails for a variable whose name JSON may spell in
+// other ways.
 func newWords(p Policy) (*words, bool) {
 	w := &words{longest: len(markBase)}
 	w.variables = append([]string{visibleDevices, cudaVersion}, splitLists(p.SwarmResources)...)
@@ -80,8 +81,8 @@ func newWords(p Policy) (*words, bool) {
 	return w, true
 }
 
-// in tells whether any of the words is in the text. Few bytes of a config.json are equals signs,
-// and fewer are dashes than the letters before them.
+// in reports whether the text contains one of the words. It searches for the rarest bytes: a
+// config.json has few equals signs, and fewer dashes than letters.
 func (w *words) in(text []byte) bool {
 	if bytes.Contains(text, []byte(strings.TrimPrefix(markBase, "nvidia"))) {
 		return true
@@ -100,13 +101,12 @@ func (w *words) in(text []byte) bool {
 	}
 }
 
-// windowSize is how much of a text is looked at at a time: little enough for a processor's nearer
-// cache.
+// windowSize is how many bytes are searched at a time: few enough for the processor's inner caches.
 const windowSize = 64 << 10
 
 // read searches a text of about size bytes.
 func (w *words) read(read func([]byte) (int, error), size int64) bool {
-	// The end of a window is the beginning of the next one, with room for a word all in escapes.
+	// Windows overlap by the length of a word written entirely in escapes.
 	overlap := w.longest * len(`\u0041`)
 	window := make([]byte, overlap+int(min(size+1, windowSize)))
 	kept := 0
@@ -136,9 +136,9 @@ func (w *words) read(read func([]byte) (int, error), size int64) bool {
 	}
 }
 
-// inEscapes is in for what the text has if escapes of ASCII characters are replaced. It need not
-// know where strings begin and end or which backslash is itself escaped: an escape has no other one
-// within it, so that none is missed, and what is taken for one too many does no harm.
+// inEscapes is in for the text with escapes of ASCII characters decoded. It need not know where
+// strings begin and end or which backslashes are themselves escaped: escapes cannot overlap, so
+// none is missed, and decoding one too many does no harm.
 func (w *words) inEscapes(text []byte) bool {
 	escape := []byte(`\u00`)
 	if !bytes.Contains(text, escape) {

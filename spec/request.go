@@ -16,62 +16,63 @@ import (
 )
 
 // Policy says which requests of a container are granted. Its fields are keys of config.toml. The
-// zero Policy trusts nobody but privileged containers.
+// zero Policy trusts only privileged containers.
 type Policy struct {
-	// EnvWhenUnprivileged lets a container without CAP_SYS_ADMIN in its bounding set ask through
-	// its environment: accept-nvidia-visible-devices-envvar-when-unprivileged, true by default.
+	// EnvWhenUnprivileged lets a container without CAP_SYS_ADMIN in its bounding set request
+	// devices through its environment: accept-nvidia-visible-devices-envvar-when-unprivileged, true
+	// by default.
 	EnvWhenUnprivileged bool
-	// VolumeMounts lets mounts below /var/run/nvidia-container-devices ask:
+	// VolumeMounts lets mounts below /var/run/nvidia-container-devices request devices:
 	// accept-nvidia-visible-devices-as-volume-mounts.
 	VolumeMounts bool
-	// SwarmResources are variables that replace NVIDIA_VISIBLE_DEVICES where the container has any
-	// of them: swarm-resource. An element may itself be a comma list.
+	// SwarmResources are variables that replace NVIDIA_VISIBLE_DEVICES in a container that has any
+	// of them: swarm-resource. An element may itself be a comma-separated list.
 	SwarmResources []string
 	// Supported are the driver capabilities that a container can get:
-	// supported-driver-capabilities. An element may itself be a comma list; "all" is all of them,
-	// and so is a nil list.
+	// supported-driver-capabilities. An element may itself be a comma-separated list; "all", like a
+	// nil list, means all of them.
 	Supported []string
-	// DisableRequire switches the requirements off: disable-require.
+	// DisableRequire turns off the checks of requirements: disable-require.
 	DisableRequire bool
 	// IgnoreIMEX ignores requests for IMEX channels: features.ignore-imex-channel-requests.
 	IgnoreIMEX bool
 	// RefuseUnprivileged turns a request that the policy does not grant into an error. Otherwise it
-	// is ignored, and a note tells.
+	// is ignored with a note.
 	RefuseUnprivileged bool
 }
 
-// Values of [Request.Source]. For swarm resources it is the name of the variable, or a comma list
-// of them.
+// Values of [Request.Source]. For swarm resources it is the variable's name, or a comma-separated
+// list of names.
 const (
 	SourceEnvironment  = visibleDevices
 	SourceVolumeMounts = "volume mounts"
 )
 
-// Request is what a container asks for, after the policy had its say.
+// Request is what a container asks for and the policy grants.
 type Request struct {
-	// Devices are ["all"], ["none"] or identifiers in the order asked, trimmed, not empty, each
-	// spelling once. A CDI name nvidia.com/gpu=X or runtime.nvidia.com/gpu=X has become X. What
-	// they mean, and whether they mean anything, only the machine's inventory can tell.
+	// Devices are ["all"], ["none"], or identifiers in the order requested: trimmed, not empty,
+	// without duplicates. A CDI name nvidia.com/gpu=X or runtime.nvidia.com/gpu=X has become X.
+	// Only the inventory of the machine can tell whether they exist.
 	Devices []string
-	// Source tells who asked for Devices.
+	// Source says where Devices comes from.
 	Source string
-	// Capabilities are the driver capabilities asked for and supported, sorted: of compat32,
-	// compute, display, graphics, ngx, utility and video. Classes that others imply are not added.
+	// Capabilities are the requested driver capabilities that are supported, sorted: some of
+	// compat32, compute, display, graphics, ngx, utility and video. Implied ones are not added.
 	Capabilities []string
-	// Requirements are what the image asks of the machine, by name of the variable, CUDA_VERSION
-	// of a legacy image last. Nil where checks are disabled.
+	// Requirements are what the image requires of the machine, sorted by variable, with the
+	// CUDA_VERSION of a legacy image last. Nil if checks are disabled.
 	Requirements []requirement.Requirement
-	// MIGConfig and MIGMonitor ask for the right to configure and to monitor MIG on the selected
+	// MIGConfig and MIGMonitor request the right to configure and to monitor MIG on the selected
 	// GPUs.
 	MIGConfig, MIGMonitor bool
-	// IMEXChannels are sorted and unique. IMEXAll asks for every channel that has a node; only a
-	// mount can ask for that.
+	// IMEXChannels are sorted, without duplicates. IMEXAll requests every channel that has a node;
+	// only a mount can do so.
 	IMEXChannels []int
 	IMEXAll      bool
-	// GDS, MOFED, GDRCopy and NVSwitch ask for /dev/nvidia-fs*, /dev/infiniband, /dev/gdrdrv and
+	// GDS, MOFED, GDRCopy and NVSwitch request /dev/nvidia-fs*, /dev/infiniband, /dev/gdrdrv and
 	// /dev/nvidia-nvswitch*.
 	GDS, MOFED, GDRCopy, NVSwitch bool
-	// Notes are remarks for the log: what was ignored, and why.
+	// Notes say for the log what was ignored and why.
 	Notes []string
 }
 
@@ -82,10 +83,10 @@ const (
 	cudaVersion        = "CUDA_VERSION"
 	requireCUDA        = "NVIDIA_REQUIRE_CUDA"
 	requirePrefix      = "NVIDIA_REQUIRE_"
-	requireJetPack     = "NVIDIA_REQUIRE_JETPACK" // and all that begin with it: for Tegra boards
+	requireJetPack     = "NVIDIA_REQUIRE_JETPACK" // also as a prefix; for Tegra boards
 	disableRequire     = "NVIDIA_DISABLE_REQUIRE"
 
-	swarmPrefix = "DOCKER_RESOURCE_" // of Docker's generic resources; the rest of the name is the kind's
+	swarmPrefix = "DOCKER_RESOURCE_" // Docker's generic resources: DOCKER_RESOURCE_<kind>
 
 	sysAdmin = "CAP_SYS_ADMIN"
 
@@ -93,24 +94,24 @@ const (
 	acceptMounts = "accept-nvidia-visible-devices-as-volume-mounts"
 )
 
-// NewRequest reads what a container asks for from its environment and, where the policy lets it,
-// its mounts:
+// NewRequest reads what a container asks for from its environment and, if the policy allows it, its
+// mounts:
 //
 //	NVIDIA_VISIBLE_DEVICES=0,GPU-fef8089b-…        the devices; see also Policy.SwarmResources
 //	NVIDIA_DRIVER_CAPABILITIES=compute,utility     classes of driver files
 //	NVIDIA_REQUIRE_CUDA=cuda>=12.4                 and others of this prefix; NVIDIA_DISABLE_REQUIRE=1
-//	CUDA_VERSION=9.0.176                           where NVIDIA_REQUIRE_CUDA is empty: a legacy image
+//	CUDA_VERSION=9.0.176                           without NVIDIA_REQUIRE_CUDA: a legacy image
 //	NVIDIA_MIG_CONFIG_DEVICES=all                  and NVIDIA_MIG_MONITOR_DEVICES=all
 //	NVIDIA_IMEX_CHANNELS=0,channel1
 //	NVIDIA_GDS=enabled                             and NVIDIA_MOFED, NVIDIA_GDRCOPY, NVIDIA_NVSWITCH
 //
-// Of several entries of one name the last counts; an entry without "=" is passed over. The rules
-// are those of the classic runtime (nvidia-container-runtime-hook and libnvidia-container).
+// If a name repeats, the last entry counts; entries without "=" are ignored. The rules are those of
+// the classic runtime (nvidia-container-runtime-hook and libnvidia-container).
 //
-// It gives false where nothing is asked or granted: then the container is not ours, and the Request
-// has nothing but Notes. A value that cannot be understood, or that asks for what it must not, is
-// an error that names the variable or mount and quotes its value, shortened. Such values are looked
-// at only where a device is asked for. The time it takes is in proportion to the size of the input.
+// It returns false if nothing is requested or granted: the container is not ours then, and the
+// Request has only Notes. An invalid or forbidden value is an error that names the variable or
+// mount and quotes the value, shortened. Values other than devices are checked only if a device is
+// requested. The running time is proportional to the size of the input.
 func NewRequest(f Facts, p Policy) (Request, bool, error) {
 	r, err := newRequest(f, p)
 	if err != nil {
@@ -147,7 +148,7 @@ func newRequest(f Facts, p Policy) (Request, error) {
 		return Request{}, err
 	}
 	if !p.VolumeMounts && len(marks.items) > 0 {
-		refusal := fmt.Sprintf("%s is no request for a device: %s is false", marks.items[0].origin, acceptMounts)
+		refusal := fmt.Sprintf("%s does not request a device: %s is false", marks.items[0].origin, acceptMounts)
 		if p.RefuseUnprivileged && r.Devices == nil {
 			return Request{}, errors.New(refusal)
 		}
@@ -162,7 +163,9 @@ func newRequest(f Facts, p Policy) (Request, error) {
 		}
 		if r.Source == SourceEnvironment && r.Devices[0] == "all" &&
 			strings.HasPrefix(name, swarmPrefix) && !slices.Contains(swarm, name) {
-			r.note(env.origin(name) + " is not read, and all devices are given: swarm-resource in config.toml does not name this variable")
+			const note = " is not read, so the container gets all devices: " +
+				"swarm-resource in config.toml does not name this variable"
+			r.note(env.origin(name) + note)
 		}
 	}
 
@@ -202,34 +205,35 @@ func newRequest(f Facts, p Policy) (Request, error) {
 			r.note(note)
 		case "", "disabled":
 		default:
-			r.note(env.origin(v.name) + ` ignored: the only value with a meaning is "enabled"`)
+			r.note(env.origin(v.name) + ` ignored: the only accepted value is "enabled"`)
 		}
 	}
 	return r, nil
 }
 
-// note adds a remark, if it is one.
+// note adds a note unless it is empty.
 func (r *Request) note(text string) {
 	if text != "" {
 		r.Notes = append(r.Notes, text)
 	}
 }
 
-// mayAsk tells whether the environment may ask for something: a device list in the variable, which
-// stands in the container as origin tells. If not, there is a note for the log or, by policy, an
-// error.
+// mayAsk reports whether the environment may request what, such as a device list, through the
+// variable, which messages call origin. If not, it returns a note for the log or, depending on the
+// policy, an error.
 func mayAsk(what, variable, origin string, f Facts, p Policy) (ok bool, note string, err error) {
 	if p.EnvWhenUnprivileged || f.HasCapability(sysAdmin) {
 		return true, "", nil
 	}
 	reason := fmt.Sprintf("the container lacks %s in its bounding set and %s is false", sysAdmin, acceptEnv)
 	if p.RefuseUnprivileged {
-		return false, "", fmt.Errorf("insufficient privileges to read %s from %s envvar: %s: %s", what, variable, origin, reason)
+		return false, "", fmt.Errorf("insufficient privileges to read %s from %s envvar: %s: %s",
+			what, variable, origin, reason)
 	}
 	return false, origin + " ignored: " + reason, nil
 }
 
-// environment has the variables that matter here, the last of each name.
+// environment has the variables that matter here; the last entry of a name counts.
 type environment map[string]string
 
 func readEnvironment(entries, swarm []string) environment {
@@ -247,33 +251,33 @@ func readEnvironment(entries, swarm []string) environment {
 	return env
 }
 
-// legacy tells whether the image dates from before NVIDIA_REQUIRE_CUDA.
+// legacy reports whether the image predates NVIDIA_REQUIRE_CUDA.
 func (env environment) legacy() bool {
 	return env[cudaVersion] != "" && env[requireCUDA] == ""
 }
 
-// An item is one element of a list, and the variable or mount that it stands in, for messages:
+// An item is an element of a list and, for messages, the variable or mount that it comes from:
 // `NVIDIA_VISIBLE_DEVICES="0,1"`.
 type item struct{ text, origin string }
 
-// origin is how a variable is called in messages.
+// origin shows a variable in messages.
 func (env environment) origin(name string) string {
 	return escape(name) + "=" + quoteValue(env[name])
 }
 
-// maxValue bounds the value of a variable, in bytes. Names of 3,000 replicas have 120 KB.
+// maxValue is the longest value of a variable, in bytes. The names of 3,000 replicas take 120 KB.
 const maxValue = 1 << 20
 
-// tooLong is the error for a value that is not read.
+// tooLong returns an error for a value that is too long to be read.
 func (env environment) tooLong(name string) error {
 	if n := len(env[name]); n > maxValue {
-		return fmt.Errorf("%s: its value has %d bytes, more than the %d that are read", env.origin(name), n, maxValue)
+		return fmt.Errorf("%s: its value has %d bytes, more than the limit of %d", env.origin(name), n, maxValue)
 	}
 	return nil
 }
 
-// list splits the value of a variable at commas, trims the items and drops empty ones and those
-// that were there before. The items take memory, and there may be very many of few kinds.
+// list splits the value of a variable at commas, trims the items, and drops empty ones and
+// duplicates: items take memory, and a hostile value can repeat a few of them very often.
 func (env environment) list(name string) []item {
 	var items []item
 	origin := env.origin(name)
@@ -287,7 +291,7 @@ func (env environment) list(name string) []item {
 	return items
 }
 
-// devices gives what the environment asks for, as it stands there, if it may ask.
+// devices returns the devices that the environment requests, unresolved, if it may do so.
 func (env environment) devices(swarm []string, f Facts, p Policy) (asked []item, source, note string, err error) {
 	variable := visibleDevices
 	var present []string
@@ -315,7 +319,7 @@ func (env environment) devices(swarm []string, f Facts, p Policy) (asked []item,
 		variable = strings.Join(present, ",")
 		source = variable
 	case !set && env.legacy():
-		origin := fmt.Sprintf("%s without %s (a legacy image, which means all devices)", env.origin(cudaVersion), requireCUDA)
+		origin := env.origin(cudaVersion) + " without " + requireCUDA + " (a legacy image, which means all devices)"
 		asked, source = []item{{"all", origin}}, SourceEnvironment
 	default:
 		source = SourceEnvironment
@@ -330,8 +334,8 @@ func (env environment) devices(swarm []string, f Facts, p Policy) (asked []item,
 	return asked, source, "", nil
 }
 
-// keyword gives the word that decides about a list: "void" if it is anywhere in it, else the first
-// of "all" (in any case, as libnvidia-container takes it) and "none", else "".
+// keyword returns the word that decides about a list: "void" if it occurs anywhere, otherwise the
+// first of "all" (in any case, as in libnvidia-container) and "none", otherwise "".
 func keyword(items []item) string {
 	word := ""
 	for _, i := range items {
@@ -348,7 +352,7 @@ func keyword(items []item) string {
 	return word
 }
 
-// resolveDevices turns what was asked into what [Request.Devices] promises.
+// resolveDevices turns requested items into [Request.Devices].
 func resolveDevices(asked []item) ([]string, error) {
 	names := make([]item, len(asked))
 	var malformed error
@@ -379,19 +383,21 @@ func resolveDevices(asked []item) ([]string, error) {
 	return devices, nil
 }
 
-// deviceName takes the vendor and class off a CDI name (vendor/class=name) of ours. What is no such
-// name comes back as it is, but for what people are known to take for one.
+// deviceName strips vendor and class from a CDI name (vendor/class=name) of ours. Other names are
+// returned unchanged, except for known mistakes, which are errors.
 func deviceName(id string) (string, error) {
 	plain := strings.Trim(id, `"'`)
 	name, replica, _ := strings.Cut(id, "::")
 	switch {
 	case id == markRoot:
-		return "", fmt.Errorf("device %s: unknown device: it says that mounts below that folder name the devices; %s in config.toml must be true for that, and a mount be there",
-			quoteValue(id), acceptMounts)
+		return "", fmt.Errorf("device %s: unknown device: it stands for the mounts below that directory; "+
+			"this needs such mounts, and %s = true in config.toml", quoteValue(id), acceptMounts)
 	case plain != id:
-		return "", fmt.Errorf("device %s: unknown device: the quotes are part of the value; leave them out", quoteValue(id))
+		return "", fmt.Errorf("device %s: unknown device: the quotes are part of the value; leave them out",
+			quoteValue(id))
 	case isDigits(replica):
-		return "", fmt.Errorf("device %s: unknown device: \"::%s\" is a replica of Kubernetes' device plugin; ask for %s", quoteValue(id), replica, quoteValue(name))
+		return "", fmt.Errorf("device %s: unknown device: \"::%s\" is a replica of Kubernetes' device plugin; "+
+			"ask for %s", quoteValue(id), replica, quoteValue(name))
 	}
 	kind, name, ok := strings.Cut(id, "=")
 	if !ok {
@@ -402,8 +408,8 @@ func deviceName(id string) (string, error) {
 		return id, nil
 	}
 	if kind != "nvidia.com/gpu" && kind != "runtime.nvidia.com/gpu" {
-		return "", fmt.Errorf("device %s is of kind %s, and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds",
-			quoteValue(id), quoteValue(kind))
+		return "", fmt.Errorf("device %s is of kind %s, but only nvidia.com/gpu and runtime.nvidia.com/gpu "+
+			"are supported; ask the container engine for CDI devices of other kinds", quoteValue(id), quoteValue(kind))
 	}
 	if name = strings.TrimSpace(name); name == "" || strings.Contains(name, "=") {
 		return "", fmt.Errorf("device %s: want a device after %s=", quoteValue(id), kind)
@@ -411,7 +417,7 @@ func deviceName(id string) (string, error) {
 	return name, nil
 }
 
-// isCDIWord tells whether s can be the vendor or the class of a CDI name: a letter, then letters,
+// isCDIWord reports whether s can be the vendor or the class of a CDI name: a letter, then letters,
 // digits, dots, dashes and underscores.
 func isCDIWord(s string) bool {
 	for i := range len(s) {
@@ -425,7 +431,7 @@ func isCDIWord(s string) bool {
 	return s != ""
 }
 
-// marks are mounts that ask for something.
+// marks are the mounts that request something.
 type marks struct {
 	items []item // the path below markRoot
 	note  string
@@ -446,7 +452,7 @@ func findMarks(mounts []Mount) marks {
 		}
 		origin := "mount " + quoteValue(mount.Destination)
 		if leadsUp(mount.Destination) {
-			m.note = origin + ` is no request for a device: ".." in its destination`
+			m.note = origin + ` does not request a device: ".." in its destination`
 			continue
 		}
 		m.items = append(m.items, item{rest, origin})
@@ -454,7 +460,8 @@ func findMarks(mounts []Mount) marks {
 	return m
 }
 
-// markOf returns the path below markRoot of a mount that may be a mark.
+// markOf returns the path below markRoot of a mount that may be a mark. Its destination may still
+// contain "..".
 func markOf(mount Mount) (string, bool) {
 	if !strings.Contains(mount.Destination, markBase) {
 		return "", false
@@ -467,7 +474,7 @@ func leadsUp(name string) bool {
 	return slices.Contains(strings.Split(name, "/"), "..")
 }
 
-// splitMarks sorts marks out by the path below markRoot: a device, except
+// splitMarks separates marks by their path below markRoot: a device, except for
 //
 //	cdi/vendor/class/name   a CDI name, also spelled cdi/vendor/class=name
 //	imex/N                  an IMEX channel, or all
@@ -487,7 +494,7 @@ func splitMarks(items []item) (devices, channels []item, err error) {
 	return devices, channels, nil
 }
 
-// markedCDIName gives vendor/class=name for vendor/class/name, whose name may have further slashes.
+// markedCDIName turns vendor/class/name into vendor/class=name; name may contain slashes.
 func markedCDIName(text string) (string, error) {
 	vendor, rest, _ := strings.Cut(text, "/")
 	end := strings.IndexAny(rest, "/=")
@@ -497,10 +504,10 @@ func markedCDIName(text string) (string, error) {
 	return vendor + "/" + rest[:end] + "=" + rest[end+1:], nil
 }
 
-// allCapabilities are the classes of driver files there are.
+// allCapabilities are all driver capabilities, sorted.
 var allCapabilities = []string{"compat32", "compute", "display", "graphics", "ngx", "utility", "video"}
 
-// capabilities reads NVIDIA_DRIVER_CAPABILITIES. It does not add the classes that others imply.
+// capabilities reads NVIDIA_DRIVER_CAPABILITIES. It does not add implied capabilities.
 func (env environment) capabilities(configured []string) ([]string, error) {
 	supported := map[string]bool{}
 	if configured == nil {
@@ -515,7 +522,8 @@ func (env environment) capabilities(configured []string) ([]string, error) {
 		case slices.Contains(allCapabilities, name):
 			supported[name] = true
 		default:
-			return nil, fmt.Errorf("supported-driver-capabilities has %s, want some of %s", quoteValue(name), strings.Join(allCapabilities, ","))
+			return nil, fmt.Errorf("supported-driver-capabilities has %s, want some of %s",
+				quoteValue(name), strings.Join(allCapabilities, ","))
 		}
 	}
 	allowed := slices.DeleteFunc(slices.Clone(allCapabilities), func(c string) bool { return !supported[c] })
@@ -538,11 +546,11 @@ func (env environment) capabilities(configured []string) ([]string, error) {
 		case i.text == "all" || supported[i.text]:
 			continue
 		case !slices.Contains(allCapabilities, i.text):
-			reason = "there is no such capability as"
+			reason = "unknown capability"
 		case wanted["all"]:
 			continue
 		default:
-			reason = "supported-driver-capabilities in config.toml leaves out"
+			reason = "supported-driver-capabilities in config.toml does not include"
 		}
 		return nil, fmt.Errorf("unsupported capabilities found in '%s' (allowed '%s'): %s: %s %s",
 			escape(env[driverCapabilities]), strings.Join(allowed, ","), driverCapabilities, reason, quoteValue(i.text))
@@ -562,7 +570,8 @@ func (env environment) mig(word string, f Facts, devices []string) (bool, error)
 	}
 	origin := items[0].origin
 	if !f.HasCapability(sysAdmin) {
-		return false, fmt.Errorf("%s: cannot set MIG_%s_DEVICES in non privileged container: it lacks %s in its bounding set (give it with '--cap-add SYS_ADMIN')", origin, word, sysAdmin)
+		return false, fmt.Errorf("%s: cannot set MIG_%s_DEVICES in non privileged container: "+
+			"it lacks %s in its bounding set (give it with '--cap-add SYS_ADMIN')", origin, word, sysAdmin)
 	}
 	for _, i := range items {
 		if !strings.EqualFold(i.text, "all") {
@@ -570,12 +579,13 @@ func (env environment) mig(word string, f Facts, devices []string) (bool, error)
 		}
 	}
 	if n := slices.IndexFunc(devices, isMIGDevice); n >= 0 {
-		return false, fmt.Errorf("%s: cannot enable mig-%s with specific MIG devices selected: device %s", origin, strings.ToLower(word), quoteValue(devices[n]))
+		return false, fmt.Errorf("%s: cannot enable mig-%s with specific MIG devices selected: device %s",
+			origin, strings.ToLower(word), quoteValue(devices[n]))
 	}
 	return true, nil
 }
 
-// isMIGDevice tells whether a device has the form of a MIG device: g:m, MIG-<uuid>,
+// isMIGDevice reports whether id has the form of a MIG device: g:m, MIG-<uuid>, or
 // MIG-GPU-<uuid>/<gi>/<ci>.
 func isMIGDevice(id string) bool {
 	if len(id) >= 4 && strings.EqualFold(id[:4], "MIG-") {
@@ -597,12 +607,12 @@ func isDigits(s string) bool {
 // skipAdvice ends messages about requirements.
 const skipAdvice = disableRequire + "=1 in the container's environment skips the check"
 
-// requirements reads NVIDIA_REQUIRE_* and what CUDA_VERSION of a legacy image implies.
+// requirements reads NVIDIA_REQUIRE_* and, for a legacy image, CUDA_VERSION.
 func (env environment) requirements() (list []requirement.Requirement, note string, err error) {
 	if value := env[disableRequire]; value != "" {
 		disabled, err := strconv.ParseBool(value)
 		if err != nil {
-			note = env.origin(disableRequire) + " is no boolean such as 1 or true: requirements are checked"
+			note = env.origin(disableRequire) + " is not a boolean such as 1 or true: requirements are checked"
 		}
 		if disabled {
 			return nil, "", nil
@@ -617,14 +627,15 @@ func (env environment) requirements() (list []requirement.Requirement, note stri
 			return nil, "", fmt.Errorf("requirement error: %s: %w; %s", env.origin(name), err, skipAdvice)
 		}
 		if len(r.Terms) > 0 {
-			r.Variable = escape(name) // behind the prefix it is the image's as much as the value
+			r.Variable = escape(name) // the image chooses the name after the prefix
 			list = append(list, r)
 		}
 	}
 	if env.legacy() {
 		version, ok := majorMinor(env[cudaVersion])
 		if !ok {
-			return nil, "", fmt.Errorf("requirement error: %s: invalid CUDA version, want MAJOR, MAJOR.MINOR or MAJOR.MINOR.PATCH; %s", env.origin(cudaVersion), skipAdvice)
+			return nil, "", fmt.Errorf("requirement error: %s: invalid CUDA version, "+
+				"want MAJOR, MAJOR.MINOR or MAJOR.MINOR.PATCH; %s", env.origin(cudaVersion), skipAdvice)
 		}
 		list = append(list, requirement.Requirement{
 			Variable: cudaVersion,
@@ -634,7 +645,7 @@ func (env environment) requirements() (list []requirement.Requirement, note stri
 	return list, note, nil
 }
 
-// majorMinor gives "9.0" for "9.0.176", "8.0" for "8", "11.6" for "v11.6".
+// majorMinor returns "9.0" for "9.0.176", "8.0" for "8", "11.6" for "v11.6".
 func majorMinor(version string) (string, bool) {
 	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 4)
 	if len(parts) > 3 {
@@ -653,10 +664,10 @@ func majorMinor(version string) (string, bool) {
 	return fmt.Sprintf("%d.%d", numbers[0], numbers[1]), true
 }
 
-// maxIMEXChannel is the greatest minor number that a device node can have.
+// maxIMEXChannel is the largest minor number of a device node.
 const maxIMEXChannel = 1<<20 - 1
 
-// imex reads the channels that mounts ask for or, if none does, NVIDIA_IMEX_CHANNELS.
+// imex reads the channels that mounts request or, if none does, NVIDIA_IMEX_CHANNELS.
 func (env environment) imex(mounted []item, f Facts, p Policy) (channels []int, all bool, note string, err error) {
 	items := mounted
 	if len(items) == 0 {
@@ -677,11 +688,12 @@ func (env environment) imex(mounted []item, f Facts, p Policy) (channels []int, 
 	}
 	for _, i := range items {
 		if i.text == "none" || strings.EqualFold(i.text, "all") {
-			continue // keyword has them
+			continue // see keyword
 		}
 		n, ok := channelNumber(i.text)
 		if !ok {
-			return nil, false, "", fmt.Errorf("%s: IMEX channel %s: want N or channelN with N from 0 to %d", i.origin, quoteValue(i.text), maxIMEXChannel)
+			return nil, false, "", fmt.Errorf("%s: IMEX channel %s: want N or channelN with N from 0 to %d",
+				i.origin, quoteValue(i.text), maxIMEXChannel)
 		}
 		channels = append(channels, n)
 	}
@@ -695,7 +707,7 @@ func (env environment) imex(mounted []item, f Facts, p Policy) (channels []int, 
 	return nil, false, items[0].origin + " ignored: the environment cannot ask for all channels", nil
 }
 
-// channelNumber reads "7" or "channel7". Signs and leading zeros are not taken.
+// channelNumber parses "7" or "channel7", without signs or leading zeros.
 func channelNumber(text string) (int, bool) {
 	text = strings.TrimPrefix(text, "channel")
 	if !isDigits(text) || len(text) > 1 && text[0] == '0' {
@@ -705,7 +717,7 @@ func channelNumber(text string) (int, bool) {
 	return n, err == nil && n <= maxIMEXChannel
 }
 
-// splitLists splits each of the lists at commas.
+// splitLists splits each list at commas.
 func splitLists(lists []string) []string {
 	var names []string
 	for _, list := range lists {
@@ -718,7 +730,7 @@ func splitLists(lists []string) []string {
 	return names
 }
 
-// quoteValue makes a value from the container fit for a message: quoted, and cut after 100 bytes.
+// quoteValue quotes a value from the container for a message, cut after 100 bytes.
 func quoteValue(s string) string {
 	return `"` + escape(s) + `"`
 }

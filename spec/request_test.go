@@ -92,15 +92,15 @@ func TestRequestDevices(t *testing.T) {
 		{name: "path that is no CDI name", env: []string{"NVIDIA_VISIBLE_DEVICES=../../etc=x,a/b,c=d,/gpu=0,nvidia.com/=0"}, want: []string{"../../etc=x", "a/b", "c=d", "/gpu=0", "nvidia.com/=0"}},
 		{
 			name: "foreign vendor", env: []string{"NVIDIA_VISIBLE_DEVICES=0,amd.com/gpu=0"},
-			err: `NVIDIA_VISIBLE_DEVICES="0,amd.com/gpu=0": device "amd.com/gpu=0" is of kind "amd.com/gpu", and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds`,
+			err: `NVIDIA_VISIBLE_DEVICES="0,amd.com/gpu=0": device "amd.com/gpu=0" is of kind "amd.com/gpu", but only nvidia.com/gpu and runtime.nvidia.com/gpu are supported; ask the container engine for CDI devices of other kinds`,
 		},
 		{
 			name: "foreign vendor beside all", env: []string{"NVIDIA_VISIBLE_DEVICES=all,amd.com/gpu=0"},
-			err: `NVIDIA_VISIBLE_DEVICES="all,amd.com/gpu=0": device "amd.com/gpu=0" is of kind "amd.com/gpu", and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds`,
+			err: `NVIDIA_VISIBLE_DEVICES="all,amd.com/gpu=0": device "amd.com/gpu=0" is of kind "amd.com/gpu", but only nvidia.com/gpu and runtime.nvidia.com/gpu are supported; ask the container engine for CDI devices of other kinds`,
 		},
 		{
 			name: "other class", env: []string{"NVIDIA_VISIBLE_DEVICES=nvidia.com/gds=all"},
-			err: `NVIDIA_VISIBLE_DEVICES="nvidia.com/gds=all": device "nvidia.com/gds=all" is of kind "nvidia.com/gds", and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds`,
+			err: `NVIDIA_VISIBLE_DEVICES="nvidia.com/gds=all": device "nvidia.com/gds=all" is of kind "nvidia.com/gds", but only nvidia.com/gpu and runtime.nvidia.com/gpu are supported; ask the container engine for CDI devices of other kinds`,
 		},
 		{name: "CDI name without device", env: []string{"NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu="}, err: `NVIDIA_VISIBLE_DEVICES="nvidia.com/gpu=": device "nvidia.com/gpu=": want a device after nvidia.com/gpu=`},
 		{name: "CDI name in a CDI name", env: []string{"NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=nvidia.com/gpu=0"}, err: `NVIDIA_VISIBLE_DEVICES="nvidia.com/gpu=nvidia.com/gpu=0": device "nvidia.com/gpu=nvidia.com/gpu=0": want a device after nvidia.com/gpu=`},
@@ -110,7 +110,7 @@ func TestRequestDevices(t *testing.T) {
 		{name: "100000 times one", env: []string{"NVIDIA_VISIBLE_DEVICES=" + strings.Repeat("7,", 100_000)}, want: []string{"7"}},
 		{
 			name: "more than a megabyte", env: []string{"NVIDIA_VISIBLE_DEVICES=" + strings.Repeat("0,", mib/2) + "0"},
-			err: `NVIDIA_VISIBLE_DEVICES="` + strings.Repeat("0,", 50) + `…": its value has 1048577 bytes, more than the 1048576 that are read`,
+			err: `NVIDIA_VISIBLE_DEVICES="` + strings.Repeat("0,", 50) + `…": its value has 1048577 bytes, more than the limit of 1048576`,
 		},
 		{
 			name: "replica of a device plugin", env: []string{"NVIDIA_VISIBLE_DEVICES=0,GPU-fef8089b::12"},
@@ -123,14 +123,14 @@ func TestRequestDevices(t *testing.T) {
 		{name: "carriage return", env: []string{"NVIDIA_VISIBLE_DEVICES=0,1\r"}, want: []string{"0", "1"}},
 		{
 			name: "folder of volume mounts", env: []string{"NVIDIA_VISIBLE_DEVICES=/var/run/nvidia-container-devices"},
-			err: `NVIDIA_VISIBLE_DEVICES="/var/run/nvidia-container-devices": device "/var/run/nvidia-container-devices": unknown device: it says that mounts below that folder ` +
-				`name the devices; accept-nvidia-visible-devices-as-volume-mounts in config.toml must be true for that, and a mount be there`,
+			err: `NVIDIA_VISIBLE_DEVICES="/var/run/nvidia-container-devices": device "/var/run/nvidia-container-devices": unknown device: it stands for the mounts below that directory; ` +
+				`this needs such mounts, and accept-nvidia-visible-devices-as-volume-mounts = true in config.toml`,
 		},
 		{name: "void beside them", env: []string{`NVIDIA_VISIBLE_DEVICES="0",1::2,void`}},
 		{
 			name: "messages are quoted and shortened", env: []string{"NVIDIA_VISIBLE_DEVICES=\x1b[31m\n,evil.com/gpu=" + long[:mib/2]},
 			err: `NVIDIA_VISIBLE_DEVICES="\x1b[31m\n,evil.com/gpu=` + strings.Repeat("x", 80) + `…": device "evil.com/gpu=` + strings.Repeat("x", 87) + `…" is of kind "evil.com/gpu", ` +
-				`and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds`,
+				`but only nvidia.com/gpu and runtime.nvidia.com/gpu are supported; ask the container engine for CDI devices of other kinds`,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -225,18 +225,18 @@ func TestRequestSources(t *testing.T) {
 		},
 		{
 			name: "mounts not accepted", policy: defaultPolicy, facts: spec.Facts{Mounts: []spec.Mount{mark("0")}},
-			want: spec.Request{Notes: []string{`mount "/var/run/nvidia-container-devices/0" is no request for a device: accept-nvidia-visible-devices-as-volume-mounts is false`}},
+			want: spec.Request{Notes: []string{`mount "/var/run/nvidia-container-devices/0" does not request a device: accept-nvidia-visible-devices-as-volume-mounts is false`}},
 		},
 		{
 			name: "mounts not accepted, refused", policy: spec.Policy{RefuseUnprivileged: true}, facts: spec.Facts{Mounts: []spec.Mount{mark("0")}},
-			err: `mount "/var/run/nvidia-container-devices/0" is no request for a device: accept-nvidia-visible-devices-as-volume-mounts is false`,
+			err: `mount "/var/run/nvidia-container-devices/0" does not request a device: accept-nvidia-visible-devices-as-volume-mounts is false`,
 		},
 		{
 			name: "mounts not accepted, the environment serves", policy: spec.Policy{EnvWhenUnprivileged: true, RefuseUnprivileged: true},
 			facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=1"}, Mounts: []spec.Mount{mark("0"), mark("cdi/x")}},
 			want: spec.Request{
 				Devices: []string{"1"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps,
-				Notes: []string{`mount "/var/run/nvidia-container-devices/0" is no request for a device: accept-nvidia-visible-devices-as-volume-mounts is false`},
+				Notes: []string{`mount "/var/run/nvidia-container-devices/0" does not request a device: accept-nvidia-visible-devices-as-volume-mounts is false`},
 			},
 		},
 		{
@@ -266,7 +266,7 @@ func TestRequestSources(t *testing.T) {
 			facts: spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=0"}, Mounts: []spec.Mount{mark("a/../1")}},
 			want: spec.Request{
 				Devices: []string{"0"}, Source: "NVIDIA_VISIBLE_DEVICES", Capabilities: defaultCaps,
-				Notes: []string{`mount "/var/run/nvidia-container-devices/a/../1" is no request for a device: ".." in its destination`},
+				Notes: []string{`mount "/var/run/nvidia-container-devices/a/../1" does not request a device: ".." in its destination`},
 			},
 		},
 		{
@@ -285,7 +285,7 @@ func TestRequestSources(t *testing.T) {
 		},
 		{
 			name: "CDI mount of a foreign vendor", policy: mountsOnly, facts: spec.Facts{Mounts: []spec.Mount{mark("cdi/amd.com/gpu/0")}},
-			err: `mount "/var/run/nvidia-container-devices/cdi/amd.com/gpu/0": device "amd.com/gpu=0" is of kind "amd.com/gpu", and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds`,
+			err: `mount "/var/run/nvidia-container-devices/cdi/amd.com/gpu/0": device "amd.com/gpu=0" is of kind "amd.com/gpu", but only nvidia.com/gpu and runtime.nvidia.com/gpu are supported; ask the container engine for CDI devices of other kinds`,
 		},
 		{
 			name: "CDI mount without a device", policy: mountsOnly, facts: spec.Facts{Mounts: []spec.Mount{mark("cdi/nvidia.com/gpu")}},
@@ -322,7 +322,7 @@ func TestRequestSources(t *testing.T) {
 		},
 		{
 			name: "swarm variable with a foreign vendor", policy: swarm, facts: spec.Facts{Env: []string{"DOCKER_RESOURCE_GPU=1", "DOCKER_RESOURCE_TESLA=amd.com/gpu=0"}},
-			err: `DOCKER_RESOURCE_TESLA="amd.com/gpu=0": device "amd.com/gpu=0" is of kind "amd.com/gpu", and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds`,
+			err: `DOCKER_RESOURCE_TESLA="amd.com/gpu=0": device "amd.com/gpu=0" is of kind "amd.com/gpu", but only nvidia.com/gpu and runtime.nvidia.com/gpu are supported; ask the container engine for CDI devices of other kinds`,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -449,27 +449,27 @@ func TestRequestCapabilities(t *testing.T) {
 		{name: "last of two", env: []string{asked + "all", asked + "utility"}, want: []string{"utility"}},
 		{
 			name: "unknown", env: []string{asked + "compute,foo"},
-			err: `unsupported capabilities found in 'compute,foo' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: there is no such capability as "foo"`,
+			err: `unsupported capabilities found in 'compute,foo' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: unknown capability "foo"`,
 		},
 		{
 			name: "unknown beside all", env: []string{asked + "all,foo"},
-			err: `unsupported capabilities found in 'all,foo' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: there is no such capability as "foo"`,
+			err: `unsupported capabilities found in 'all,foo' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: unknown capability "foo"`,
 		},
 		{
 			name: "another case", env: []string{asked + "Compute"},
-			err: `unsupported capabilities found in 'Compute' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: there is no such capability as "Compute"`,
+			err: `unsupported capabilities found in 'Compute' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: unknown capability "Compute"`,
 		},
 		{
 			name: "none is no capability", env: []string{asked + "none"},
-			err: `unsupported capabilities found in 'none' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: there is no such capability as "none"`,
+			err: `unsupported capabilities found in 'none' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: unknown capability "none"`,
 		},
 		{
 			name: "not supported", env: []string{asked + "utility,video"}, supported: []string{"utility", "compute"},
-			err: `unsupported capabilities found in 'utility,video' (allowed 'compute,utility'): NVIDIA_DRIVER_CAPABILITIES: supported-driver-capabilities in config.toml leaves out "video"`,
+			err: `unsupported capabilities found in 'utility,video' (allowed 'compute,utility'): NVIDIA_DRIVER_CAPABILITIES: supported-driver-capabilities in config.toml does not include "video"`,
 		},
 		{
 			name: "hostile", env: []string{asked + "\x1b[2J\x00" + strings.Repeat("x", 1<<19)},
-			err: `unsupported capabilities found in '\x1b[2J\x00` + strings.Repeat("x", 95) + `…' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: there is no such capability as "\x1b[2J\x00` + strings.Repeat("x", 95) + `…"`,
+			err: `unsupported capabilities found in '\x1b[2J\x00` + strings.Repeat("x", 95) + `…' (allowed '` + seven + `'): NVIDIA_DRIVER_CAPABILITIES: unknown capability "\x1b[2J\x00` + strings.Repeat("x", 95) + `…"`,
 		},
 		{name: "configured by a name there is not", supported: []string{"compute,foo"}, err: `supported-driver-capabilities has "foo", want some of ` + seven},
 	} {
@@ -498,7 +498,7 @@ func TestRequestRequirements(t *testing.T) {
 	cuda124 := requirement.Requirement{Variable: "NVIDIA_REQUIRE_CUDA", Terms: []requirement.Term{{{Property: "cuda", Operator: ">=", Value: "12.4"}}}}
 	brand := requirement.Requirement{Variable: "NVIDIA_REQUIRE_BRAND", Terms: []requirement.Term{{{Property: "brand", Operator: "=", Value: "tesla"}}}}
 	notBoolean := func(quoted string) []string {
-		return []string{"NVIDIA_DISABLE_REQUIRE=" + quoted + " is no boolean such as 1 or true: requirements are checked"}
+		return []string{"NVIDIA_DISABLE_REQUIRE=" + quoted + " is not a boolean such as 1 or true: requirements are checked"}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -729,7 +729,7 @@ func TestRequestSwarmNote(t *testing.T) {
 		require.NoError(t, err)
 		return got.Notes
 	}
-	const rest = " is not read, and all devices are given: swarm-resource in config.toml does not name this variable"
+	const rest = " is not read, so the container gets all devices: swarm-resource in config.toml does not name this variable"
 	assert.Equal(t, []string{`DOCKER_RESOURCE_GPU="GPU-fef8089b"` + rest, `DOCKER_RESOURCE_NVIDIA-GPU="1"` + rest}, notes(defaultPolicy, env...))
 	assert.Empty(t, notes(defaultPolicy, append(env, "NVIDIA_VISIBLE_DEVICES=0")...))
 	assert.Empty(t, notes(spec.Policy{EnvWhenUnprivileged: true, SwarmResources: []string{"DOCKER_RESOURCE_GPU"}}, env...))
@@ -749,10 +749,10 @@ func TestRequestOtherDevices(t *testing.T) {
 		{
 			name: "exactly this word", env: []string{"NVIDIA_GDS=Enabled", "NVIDIA_MOFED=true", "NVIDIA_GDRCOPY= enabled", "NVIDIA_NVSWITCH=enabled\n"},
 			want: spec.Request{Notes: []string{
-				`NVIDIA_GDS="Enabled" ignored: the only value with a meaning is "enabled"`,
-				`NVIDIA_MOFED="true" ignored: the only value with a meaning is "enabled"`,
-				`NVIDIA_GDRCOPY=" enabled" ignored: the only value with a meaning is "enabled"`,
-				`NVIDIA_NVSWITCH="enabled\n" ignored: the only value with a meaning is "enabled"`,
+				`NVIDIA_GDS="Enabled" ignored: the only accepted value is "enabled"`,
+				`NVIDIA_MOFED="true" ignored: the only accepted value is "enabled"`,
+				`NVIDIA_GDRCOPY=" enabled" ignored: the only accepted value is "enabled"`,
+				`NVIDIA_NVSWITCH="enabled\n" ignored: the only accepted value is "enabled"`,
 			}},
 		},
 	} {

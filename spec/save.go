@@ -10,20 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// temporaryPrefix begins the name of the file that Save makes in the bundle.
+// temporaryPrefix begins the name of Save's temporary file in the bundle.
 const temporaryPrefix = ".nvidia-container-runtime-"
 
-// Save replaces the file that the document was read from, if edits changed it. The new text is
-// written to a new file in the same directory, which gets owner and mode of the old one, and takes
-// the old one's name in one step. All goes through the handle that Open got, so nobody can put
-// another directory in between. The file is not replaced when it is no longer the one that was
-// read.
+// Save replaces the file that the document was read from if edits changed it. The new text goes to
+// a new file in the same directory, with the owner and mode of the old one, which then takes the
+// old one's name in one step. Everything goes through the handle opened by Open, so nobody can
+// substitute another directory. If the file is no longer the one that was read, it is not replaced.
 //
-// Nothing is synchronised to disk, as little as when the engine wrote the file: it would cost more
-// than all else (40 ms where the bundle is on ext4), and after a loss of power containers are
-// created anew.
+// Nothing is synced to disk, just as when the engine wrote the file: syncing would take longer than
+// everything else (40 ms on ext4), and engines create containers anew after a power loss.
 //
-// A run that is killed may leave its temporary file behind; the next Save removes it.
+// A killed run may leave its temporary file behind; the next Save removes it.
 func (d *Document) Save() error {
 	if !d.Changed() {
 		return nil
@@ -46,7 +44,7 @@ func (d *Document) save() (err error) {
 	}
 	defer func() {
 		if err != nil {
-			_ = unix.Unlinkat(d.dir, tmp, 0) // the first error is the one to tell; a leftover does not hurt
+			_ = unix.Unlinkat(d.dir, tmp, 0) // the first error matters more; a leftover is harmless
 		}
 		err = errors.Join(err, unix.Close(fd))
 	}()
@@ -72,13 +70,13 @@ func (d *Document) unchangedOnDisk() error {
 		return err
 	}
 	if !sameFile(&now, &d.stat) || now.Size != d.stat.Size || now.Mtim != d.stat.Mtim {
-		return errors.New("it was changed by somebody else since it was read")
+		return errors.New("another process changed it since it was read")
 	}
 	return nil
 }
 
-// temporary makes the new file, locked. A file of that name that nobody has locked is left from a
-// run that ended early, and goes away.
+// temporary creates the new file and locks it. An existing unlocked file of that name is left over
+// from a run that was interrupted, and is removed.
 func (d *Document) temporary(name string) (fd int, made unix.Stat_t, err error) {
 	for range 3 {
 		fd, err = openat(d.dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
@@ -91,8 +89,8 @@ func (d *Document) temporary(name string) (fd int, made unix.Stat_t, err error) 
 		if err != nil {
 			return -1, made, err
 		}
-		// The lock tells others that this is no leftover; one of them may have been faster. A file
-		// system without locks does without.
+		// The lock tells other runs that this is not a leftover; one may have removed it before it
+		// was locked. File systems without locks do without.
 		locked := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		var there unix.Stat_t
 		if !errors.Is(locked, unix.EWOULDBLOCK) && unix.Fstat(fd, &made) == nil &&
@@ -104,7 +102,7 @@ func (d *Document) temporary(name string) (fd int, made unix.Stat_t, err error) 
 	return -1, made, errBusy
 }
 
-var errBusy = errors.New("somebody else is replacing it at this moment")
+var errBusy = errors.New("another process is replacing it")
 
 func (d *Document) removeLeftover(name string) error {
 	fd, err := openat(d.dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
@@ -124,7 +122,7 @@ func (d *Document) removeLeftover(name string) error {
 	return nil
 }
 
-// fill gives the new file owner and mode of the old one, and the text.
+// fill gives the new file the owner and mode of the old one, and writes the text.
 func (d *Document) fill(fd int, made unix.Stat_t) error {
 	if d.stat.Uid != made.Uid || d.stat.Gid != made.Gid {
 		if err := unix.Fchown(fd, int(d.stat.Uid), int(d.stat.Gid)); err != nil {

@@ -14,29 +14,29 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// The fence: NVIDIA's programs make nodes of all GPUs in /dev, also of those that the container was
-// not given. Such a node is of no use (the device cgroup denies it) but confuses, so the
-// container's seccomp profile denies making them. It is a convenience, not a boundary.
+// The fence: NVIDIA's programs create nodes in /dev for all GPUs, even those that the container was
+// not given. The device cgroup makes such a node useless, but it confuses, so the container's
+// seccomp profile denies creating it. The fence is a convenience, not a boundary.
 //
-// What a profile compares is the device argument of mknod(path, mode, dev) and mknodat(dirfd, path,
-// mode, dev) as it comes from the program. The kernel looks at its lower 32 bits
-// (include/linux/kdev_t.h, new_decode_dev):
+// A profile compares the device argument of mknod(path, mode, dev) and mknodat(dirfd, path, mode,
+// dev) as the program passes it. The kernel looks at its lower 32 bits (include/linux/kdev_t.h,
+// new_decode_dev):
 //
 //	bits  0 to  7  lower part of the minor
 //	bits  8 to 19  major
 //	bits 20 to 31  upper part of the minor
 //
-// so an order of majors is not an order of arguments: 195:256 is 0x10c300, which is above 509:0,
-// 0x1fd00. Only comparisons under a mask tell majors apart, and they do whatever the other bits
-// are. In the profile, SCMP_CMP_MASKED_EQ takes the mask as value and the wanted bits as valueTwo
-// (libseccomp's datum_a and datum_b; runc and crun hand them over in this order).
+// so the order of majors is not the order of arguments: 195:256 is 0x10c300, which is above 509:0,
+// 0x1fd00. Only masked comparisons tell majors apart, whatever the other bits are. In the profile,
+// SCMP_CMP_MASKED_EQ takes the mask as value and the wanted bits as valueTwo (libseccomp's datum_a
+// and datum_b; runc and crun pass them in this order).
 //
-// Both runtimes make of a rule whose conditions name an argument twice several rules with one
-// condition each, any of which is enough. So "this major or above, and below that one" cannot be
-// said. "Any major but these" can, without an order between rules that would have to be known: the
-// 4096 majors less the denied ones are covered with blocks of majors that have some bits in common,
-// and one rule allows one block. They are few, because each costs crun 0.08 ms: 16 for majors 195,
-// 236 and 508.
+// If several conditions of a rule are about the same argument, both runtimes turn them into
+// separate rules, any of which suffices. So "this major or above, and below that one" cannot be
+// expressed. "Any major but these" can, independent of the order of the rules: the 4096 majors
+// without the denied ones are covered with blocks of majors that share some bits, and one rule
+// allows one block. There are few blocks, because each costs crun 0.08 ms: 16 for majors 195, 236
+// and 508.
 const (
 	majorShift = 8
 	majorBits  = 12
@@ -45,31 +45,31 @@ const (
 
 const maskedEqual = "SCMP_CMP_MASKED_EQ"
 
-// deviceArgument is where the calls that make nodes have the device.
+// deviceArgument is the index of the device argument of the calls that create nodes.
 var deviceArgument = map[string]uint{"mknod": 2, "mknodat": 3}
 
 // nodeCalls are the keys of deviceArgument, sorted.
 var nodeCalls = []string{"mknod", "mknodat"}
 
-// block is a set of arguments: those a with a&mask == value.
+// block is the set of arguments a with a&mask == value.
 type block struct {
 	mask, value uint64
 }
 
-// blocksWithout covers the majors that are not among the denied ones, of which there is at least
-// one, with blocks. A major may be in several.
+// blocksWithout covers with blocks the majors that are not denied. At least one must be denied. A
+// major may be in several blocks.
 //
-// A bit that all denied majors have alike makes one block: the majors that have it the other way.
-// Two bits that are equal in each of them, or different in each of them, make two: where that is
-// not so. What is left after those agrees with the denied majors in all but one bit of each such
-// group, and these few bits are cut as routes are cut into prefixes.
+// A bit that is equal in all denied majors makes one block: the majors with the opposite bit. Two
+// bits that are equal to each other in every denied major, or different in every one, make two
+// blocks: the majors where that does not hold. The remaining majors agree with the denied ones in
+// all but one bit of each such group; these few bits are split like routes into prefixes.
 func blocksWithout(denied []int64) []block {
 	var blocks []block
 	allow := func(mask, value int64) {
 		blocks = append(blocks, block{mask: uint64(mask) << majorShift, value: uint64(value) << majorShift})
 	}
 	first := denied[0]
-	// By which of the denied majors have the bit other than the first has it: the last such bit.
+	// Keyed by which of the denied majors differ from the first in a bit; the last such bit.
 	groups := make(map[string]int64)
 	var free []int64
 	for bit := int64(1) << (majorBits - 1); bit > 0; bit >>= 1 {
@@ -110,17 +110,17 @@ func blocksWithout(denied []int64) []block {
 	return blocks
 }
 
-// condition is a specs.LinuxSeccompArg. An operator we do not know is kept.
+// condition is a specs.LinuxSeccompArg; unknown operators are preserved.
 type condition = specs.LinuxSeccompArg
 
-// action is what a profile does, with the error number where that counts.
+// action is what a profile does, with the error number if it matters.
 type action struct {
 	name  specs.LinuxSeccompAction
 	errno uint64
 }
 
-// effective reads action and errnoRet as runc and crun do: EPERM if there is no number, and none
-// where the action has no use for one.
+// effective reads action and errnoRet as runc and crun do: the default is EPERM, and other actions
+// have no number.
 func effective(name, errnoRet rawjson.Value) (action, error) {
 	a := action{name: specs.LinuxSeccompAction(name.Text())}
 	if a.name != specs.ActErrno && a.name != specs.ActTrace {
@@ -130,12 +130,12 @@ func effective(name, errnoRet rawjson.Value) (action, error) {
 	return a, decode(errnoRet, &a.errno)
 }
 
-// permits tells whether the kernel makes the call.
+// permits reports whether the kernel executes the call.
 func (a action) permits() bool {
 	return a.name == specs.ActAllow || a.name == specs.ActLog
 }
 
-// fence puts the fence for e.FenceMajors into the profile.
+// fence adds the fence for e.FenceMajors to the profile.
 func fence(linux *object, profile rawjson.Value, e Edits, r *Report) error {
 	if len(e.FenceMajors) == 0 {
 		return nil
@@ -166,9 +166,8 @@ func fence(linux *object, profile rawjson.Value, e Edits, r *Report) error {
 	return nil
 }
 
-// minimalProfile denies making nodes of the majors and nothing else. A profile without
-// architectures would kill programs of the machine's other ones (32-bit programs on amd64), so all
-// are named.
+// minimalProfile denies creating nodes of the majors and nothing else. It names all architectures
+// of the machine: without them it would kill programs of the other ones (32-bit programs on amd64).
 func minimalProfile(majors []int64) specs.LinuxSeccomp {
 	p := specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
 	switch runtime.GOARCH {
@@ -185,8 +184,8 @@ func minimalProfile(majors []int64) specs.LinuxSeccomp {
 	return p
 }
 
-// denial is the rule that denies one call for one major. Without errnoRet the error is EPERM, also
-// for runtimes that do not know that field.
+// denial is the rule that denies one call for one major. Without errnoRet the error is EPERM, even
+// in runtimes that do not know that field.
 func denial(call string, major int64) specs.LinuxSyscall {
 	return specs.LinuxSyscall{
 		Names:  []string{call},
@@ -207,9 +206,9 @@ type fencer struct {
 	blocks  []block
 	holes   []string
 
-	normal  action // of the calls that no rule matches
+	normal  action // of calls that no rule matches
 	allowed map[string]bool
-	denied  map[string]map[int64]bool // by call: the majors that the profile denies by itself
+	denied  map[string]map[int64]bool // by call: the majors that the profile itself denies
 }
 
 func (f *fencer) profile(profile rawjson.Value) error {
@@ -225,7 +224,7 @@ func (f *fencer) profile(profile rawjson.Value) error {
 		return fmt.Errorf("defaultErrnoRet: %w", err)
 	}
 	if f.normal.name == "" {
-		// runc takes this for no profile, crun for an error; neither is for us to change.
+		// runc ignores such a profile, crun rejects it; we change neither.
 		f.holes = append(f.holes, "the seccomp profile has no defaultAction")
 		return nil
 	}
@@ -256,9 +255,9 @@ func (f *fencer) profile(profile rawjson.Value) error {
 	return nil
 }
 
-// denials makes the rules that deny explicitly what no rule allows any more. They are needed unless
-// the profile answers with EPERM by itself; a rule that says the same as the default is an error to
-// libseccomp, and calls that the profile did not allow before are not our concern.
+// denials returns the rules that deny explicitly what no rule allows any more. They are needed
+// unless the default is EPERM: libseccomp rejects rules that repeat the default. Calls that the
+// profile did not allow before are not our concern.
 func (f *fencer) denials() ([][]byte, error) {
 	if f.normal == (action{specs.ActErrno, 1}) {
 		return nil, nil
@@ -282,7 +281,7 @@ func (f *fencer) denials() ([][]byte, error) {
 	return added, nil
 }
 
-// rule looks at one of syscalls and returns what becomes of it.
+// rule returns the change for one of syscalls.
 func (f *fencer) rule(e rawjson.Value, number int) (rawjson.Change, error) {
 	var unchanged rawjson.Change
 	var names, name, errnoRet, args rawjson.Value
@@ -307,10 +306,11 @@ func (f *fencer) rule(e rawjson.Value, number int) (rawjson.Change, error) {
 		return unchanged, fmt.Errorf("args: %w", err)
 	}
 	if does == f.normal {
-		return unchanged, nil // runc and crun pass over rules that say the same as the default
+		return unchanged, nil // runc and crun skip rules that repeat the default
 	}
 	if does.name == specs.ActNotify || does.name == specs.ActTrace {
-		f.holes = append(f.holes, fmt.Sprintf("rule %d of the seccomp profile leaves %s to another process (%s)", number, calls[0], does.name))
+		f.holes = append(f.holes, fmt.Sprintf("rule %d of the seccomp profile leaves %s to another process (%s)",
+			number, calls[0], does.name))
 		return unchanged, nil
 	}
 	if !does.permits() {
@@ -325,7 +325,8 @@ func (f *fencer) rule(e rawjson.Value, number int) (rawjson.Change, error) {
 		kept, changed, ok := f.narrow(conditions, deviceArgument[call])
 		switch {
 		case !ok:
-			f.holes = append(f.holes, fmt.Sprintf("rule %d of the seccomp profile allows %s by comparing the order of device numbers", number, call))
+			f.holes = append(f.holes, fmt.Sprintf("rule %d of the seccomp profile allows %s "+
+				"by comparing the order of device numbers", number, call))
 		case changed:
 			split = append(split, call)
 			parts[call] = kept
@@ -337,9 +338,9 @@ func (f *fencer) rule(e rawjson.Value, number int) (rawjson.Change, error) {
 	return replacement(e, names, split, parts)
 }
 
-// note remembers which majors a rule denies, in whatever way: one of ours beside it would be
-// needless, and libseccomp takes no two rules of different actions for the same condition. It is
-// enough to know those that deny a whole major, or everything.
+// note records the majors that a rule denies by any action: ours would be redundant, and libseccomp
+// rejects two rules of different actions for the same condition. Only rules that deny a whole
+// major, or everything, matter.
 func (f *fencer) note(calls []string, conditions []condition) {
 	for _, call := range calls {
 		for _, all := range alternatives(conditions) {
@@ -359,7 +360,7 @@ func (f *fencer) note(calls []string, conditions []condition) {
 	}
 }
 
-// nodeCallsIn returns those of nodeCalls that names has.
+// nodeCallsIn returns the nodeCalls among names.
 func nodeCallsIn(names rawjson.Value) ([]string, error) {
 	var found []string
 	for e := range names.Elements() {
@@ -367,7 +368,7 @@ func nodeCallsIn(names rawjson.Value) ([]string, error) {
 			return nil, fmt.Errorf("names: %w", err)
 		}
 		if raw := e.Raw(); raw[1] != 'm' && raw[1] != '\\' {
-			continue // neither of them, however it is spelled
+			continue // neither of them, in any spelling
 		}
 		if name := e.Text(); slices.Contains(nodeCalls, name) && !slices.Contains(found, name) {
 			found = append(found, name)
@@ -404,8 +405,8 @@ func readConditions(args rawjson.Value) ([]condition, error) {
 	return list, nil
 }
 
-// alternatives gives the conditions as the runtimes understand them: each alternative is enough,
-// all conditions in one must hold.
+// alternatives returns the conditions as the runtimes understand them: any alternative suffices,
+// and all conditions in it must hold.
 func alternatives(conditions []condition) [][]condition {
 	seen := map[uint]bool{}
 	for _, c := range conditions {
@@ -421,9 +422,9 @@ func alternatives(conditions []condition) [][]condition {
 	return [][]condition{conditions}
 }
 
-// narrow takes the denied majors, in the argument of the given index, out of what conditions match.
-// It returns alternatives in their place; changed is false if the conditions do not match any of
-// the majors as they are. Not ok are conditions that cannot be narrowed.
+// narrow excludes the denied majors, in the argument of the given index, from what the conditions
+// match, and returns the alternatives that remain; changed is false if the conditions match none of
+// the majors, and ok is false if they cannot be narrowed.
 func (f *fencer) narrow(conditions []condition, index uint) (kept [][]condition, changed, ok bool) {
 	for _, all := range alternatives(conditions) {
 		i := slices.IndexFunc(all, func(c condition) bool { return c.Index == index })
@@ -459,7 +460,7 @@ func (f *fencer) narrow(conditions []condition, index uint) (kept [][]condition,
 	return kept, changed, true
 }
 
-// matches tells whether a condition on the device argument is true, or may be, for one of the
+// matches reports whether a condition on the device argument holds, or may hold, for one of the
 // majors.
 func (f *fencer) matches(c condition) bool {
 	switch c.Op {
@@ -477,8 +478,8 @@ func (f *fencer) matches(c condition) bool {
 	return true
 }
 
-// replacement makes the rules for e: the rule itself for the names that stay, and one for each call
-// and alternative, all with whatever else e has.
+// replacement returns the rules that replace e: the rule itself for the names that stay, and one
+// per call and alternative. All keep the other members of e.
 func replacement(e, names rawjson.Value, split []string, parts map[string][][]condition) (rawjson.Change, error) {
 	var all [][]byte
 	stay := false
@@ -503,13 +504,13 @@ func replacement(e, names rawjson.Value, split []string, parts map[string][][]co
 		all = append(all, rules...)
 	}
 	if len(all) == 0 {
-		return rawjson.Change{Drop: true}, nil // it allowed nothing but what is denied now
+		return rawjson.Change{Drop: true}, nil // everything it allowed is denied now
 	}
 	return rawjson.Change{Replace: bytes.Join(all, []byte(","))}, nil
 }
 
-// copyRule makes rules like e for one call, each with other conditions. The copies are made of a
-// copy whose names, hundreds perhaps, have already given way to the one.
+// copyRule returns copies of the rule e for one call, each with other conditions. They are copied
+// from a version whose names, perhaps hundreds, are already reduced to that call.
 func copyRule(e, names rawjson.Value, call string, alternatives [][]condition) ([][]byte, error) {
 	var renamed rawjson.Splices
 	name, err := encode([]string{call})

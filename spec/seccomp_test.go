@@ -409,8 +409,8 @@ func TestFenceErrors(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"defaultAction":7}`: `"defaultAction": line 1, column 38 (byte 37): a number where a string is expected`,
 		`{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":-1}`:                                                              `defaultErrnoRet: `,
-		`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["mknod"],"names":[]}]}`:                                       `the key "names" is here a second time`,
-		`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["mknod"],"action":"SCMP_ACT_ALLOW","args":[{"Index":2}]}]}`:   `the key "Index" is a second spelling`,
+		`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["mknod"],"names":[]}]}`:                                       `duplicate key "names"`,
+		`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["mknod"],"action":"SCMP_ACT_ALLOW","args":[{"Index":2}]}]}`:   `the key "Index" is another spelling`,
 		`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":[1]}]}`:                                                        `names: `,
 		`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["mknod"],"action":"SCMP_ACT_ALLOW","args":[{"value":"1"}]}]}`: `args: `,
 	} {

@@ -2,15 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package rawjson reads JSON as ranges of bytes, so that a document can be edited in a few places
-// while everything else stays as it was written: order, blanks, number spellings, unknown fields.
+// while everything else stays as written: order, blanks, number spellings, unknown fields.
 //
-// [Parse] checks the whole text once, and remembers where each array and object of some length
-// ends; after that a [Value] is no more than a range of the text, looking into objects and arrays
-// neither copies nor allocates, and what is not looked into is not read again. [Splices] collects
-// replacements and makes the new text in one go.
+// [Parse] checks the whole text once and records where the longer arrays and objects end. After
+// that, a [Value] is just a range of the text: looking into arrays and objects neither copies nor
+// allocates, and skips what is not looked into. [Splices] collects replacements and applies them in
+// one go.
 //
 // The accepted language is exactly that of encoding/json's Valid, except that values nested deeper
-// than [MaxDepth] are refused. A byte order mark is refused by both, here with words that say so.
+// than [MaxDepth] are rejected. Both reject a byte order mark; the error here says so.
 package rawjson
 
 import (
@@ -48,7 +48,7 @@ func (k Kind) String() string {
 	return kindNames[k]
 }
 
-// Error is a text that is not JSON, or a value that is not what the caller needs.
+// Error says why a text is not JSON, or a value is not what the caller needs.
 type Error struct {
 	Offset int    // in bytes, from 0
 	Line   int    // from 1
@@ -60,25 +60,24 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("line %d, column %d (byte %d): %s", e.Line, e.Column, e.Offset, e.Reason)
 }
 
-// Value is one value of a text that [Parse] accepted. The zero Value stands for "not there". It
-// stays valid as long as nobody changes the bytes. Values of one text are not safe for concurrent
-// use.
+// Value is a value in a text that [Parse] accepted. The zero Value means "absent". It stays valid
+// as long as the bytes are unchanged. Values of one text are not safe for concurrent use.
 type Value struct {
 	source     *source
 	start, end int
 }
 
-// source is a text that was checked.
+// source is a parsed text.
 type source struct {
 	text  []byte
-	copy  string // of text, made when the first string is asked for: all share it
+	copy  string // of text, shared by all strings; made when the first one is needed
 	spans []span // of long arrays and objects, by start
 }
 
 // span is the range of an array or object.
 type span struct{ start, end int32 }
 
-// text is the text that v is in; nil for the zero Value.
+// text is the text that contains v; nil for the zero Value.
 func (v Value) text() []byte {
 	if v.source == nil {
 		return nil
@@ -86,14 +85,14 @@ func (v Value) text() []byte {
 	return v.source.text
 }
 
-// Member is one key and its value, in an object.
+// Member is a key of an object and its value.
 type Member struct {
 	Key   Value // a string
 	Value Value
 }
 
-// Parse checks that data is one JSON value with nothing but blanks around it, and returns that
-// value. The error, if any, is an [*Error].
+// Parse checks that data is one JSON value, surrounded by nothing but blanks, and returns it. The
+// error, if any, is an [*Error].
 func Parse(data []byte) (Value, error) {
 	s := scanner{text: data}
 	if len(data) > math.MaxInt32 {
@@ -115,7 +114,7 @@ func Parse(data []byte) (Value, error) {
 	return Value{&source{text: data, spans: s.spans}, start, end}, nil
 }
 
-// Kind tells what v is.
+// Kind returns the kind of v.
 func (v Value) Kind() Kind {
 	if v.start >= v.end {
 		return Absent
@@ -135,8 +134,8 @@ func (v Value) Kind() Kind {
 	return Number
 }
 
-// Present tells whether v is there and not null. Go's decoder and libocispec's (crun) both treat
-// a null as a field that is not there.
+// Present reports whether v is neither absent nor null. Go's decoder and libocispec's (crun) both
+// treat null like a missing field.
 func (v Value) Present() bool {
 	k := v.Kind()
 	return k != Absent && k != Null
@@ -147,17 +146,17 @@ func (v Value) Raw() []byte {
 	return v.text()[v.start:v.end:v.end]
 }
 
-// Start is the offset of the first byte of v in the text.
+// Start returns the offset of the first byte of v in the text.
 func (v Value) Start() int {
 	return v.start
 }
 
-// End is the offset after the last byte of v in the text.
+// End returns the offset after the last byte of v in the text.
 func (v Value) End() int {
 	return v.end
 }
 
-// Errorf makes an [*Error] at the place of v.
+// Errorf returns an [*Error] with the position of v.
 func (v Value) Errorf(format string, args ...any) error {
 	return newError(v.text(), v.start, fmt.Sprintf(format, args...))
 }
@@ -170,8 +169,8 @@ func (v Value) Want(k Kind) error {
 	return nil
 }
 
-// Text returns the string that v, a [String], stands for. Bytes that are not UTF-8 and lone
-// surrogates become U+FFFD, as in encoding/json. For other kinds it returns "".
+// Text returns the value of v, a [String]. Invalid UTF-8 and lone surrogates become U+FFFD, as in
+// encoding/json. For other kinds it returns "".
 func (v Value) Text() string {
 	if v.Kind() != String {
 		return ""
@@ -190,7 +189,7 @@ func (v Value) Text() string {
 	return s
 }
 
-// Decode stores v in the value that into points to, as encoding/json does.
+// Decode decodes v into the value that into points to, as encoding/json does.
 func (v Value) Decode(into any) error {
 	if err := json.Unmarshal(v.Raw(), into); err != nil {
 		var wrong *json.UnmarshalTypeError
@@ -228,7 +227,8 @@ func (v Value) Elements() iter.Seq[Value] {
 	}
 }
 
-// first is the offset of the first member or element of v, -1 if it has none or is not of the kind.
+// first returns the offset of the first member or element of v, -1 if it has none or is not of kind
+// k.
 func (v Value) first(k Kind) int {
 	if v.Kind() != k {
 		return -1
@@ -239,7 +239,8 @@ func (v Value) first(k Kind) int {
 	return -1
 }
 
-// next is the offset of the member or element behind one that ends at i, -1 if that was the last.
+// next returns the offset of the member or element after the one that ends at i, -1 if that was the
+// last.
 func (v Value) next(i int) int {
 	if i = blanks(v.text(), i); v.text()[i] == ',' {
 		return blanks(v.text(), i+1)
@@ -247,7 +248,7 @@ func (v Value) next(i int) int {
 	return -1
 }
 
-// member is the member at an offset, and the offset of the next one.
+// member returns the member at offset i, and the offset of the next one.
 func (v Value) member(i int) (Member, int) {
 	text := v.source.text
 	key := Value{v.source, i, skipString(text, i)}
@@ -256,13 +257,13 @@ func (v Value) member(i int) (Member, int) {
 	return Member{key, value}, v.next(value.end)
 }
 
-// Fields stores the values of the named members of the object v into the pointers of the same
-// places; those that v lacks become the zero Value. Other members are not looked at.
+// Fields stores the values of the named members of the object v in the pointers at the same
+// indexes; a member that v lacks becomes the zero Value. Other members are ignored.
 //
 // Two readers of one file must not understand it differently: Go's decoder (runc) takes the last of
-// equal keys and does not mind upper and lower case, a C reader (crun) takes the first, minds case,
-// and ends a key at U+0000. So a named member that is there twice, or is spelled in another case,
-// or continues after a U+0000, is an error.
+// equal keys and ignores case; a C reader (crun) takes the first, respects case, and ends a key at
+// U+0000. So a named member that occurs twice, is spelled in another case, or continues after a
+// U+0000 is an error.
 func (v Value) Fields(names []string, into ...*Value) error {
 	if err := v.Want(Object); err != nil {
 		return err
@@ -270,8 +271,8 @@ func (v Value) Fields(names []string, into ...*Value) error {
 	for i := range into {
 		*into[i] = Value{}
 	}
-	// No range over Members here: a closure would move what into points to onto the heap. So would
-	// a name in an error, but for its being cloned.
+	// No range over Members here: its closure would move what into points to onto the heap. So
+	// would a name in an error that is not cloned.
 	for at := v.first(Object); at >= 0; {
 		var m Member
 		m, at = v.member(at)
@@ -280,17 +281,18 @@ func (v Value) Fields(names []string, into ...*Value) error {
 			continue
 		}
 		if !exact {
-			return m.Key.Errorf("the key %s is a second spelling of %q: runtimes differ in what they make of it", shortened(m.Key), strings.Clone(names[i]))
+			return m.Key.Errorf("the key %s is another spelling of %q: runtimes interpret it differently",
+				shortened(m.Key), strings.Clone(names[i]))
 		}
 		if into[i].Kind() != Absent {
-			return m.Key.Errorf("the key %q is here a second time: runtimes differ in which one counts", strings.Clone(names[i]))
+			return m.Key.Errorf("duplicate key %q: runtimes differ in which one counts", strings.Clone(names[i]))
 		}
 		*into[i] = m.Value
 	}
 	return nil
 }
 
-// match finds key among names, by the rules of Fields; -1 for none.
+// match returns the index of key in names by the rules of Fields, -1 if absent.
 func match(key Value, names []string) (index int, exact bool) {
 	inner := key.text()[key.start+1 : key.end-1]
 	plain := true
@@ -318,7 +320,7 @@ func match(key Value, names []string) (index int, exact bool) {
 	return -1, false
 }
 
-// shortened is the key as a message may show it.
+// shortened quotes a key for a message.
 func shortened(key Value) string {
 	text := key.Text()
 	if len(text) > 100 {
@@ -327,7 +329,7 @@ func shortened(key Value) string {
 	return fmt.Sprintf("%q", text)
 }
 
-// newError finds line and column of an offset.
+// newError computes line and column of an offset.
 func newError(text []byte, offset int, reason string) *Error {
 	before := text[:min(offset, len(text))]
 	return &Error{

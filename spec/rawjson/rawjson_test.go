@@ -174,12 +174,12 @@ func TestFields(t *testing.T) {
 		{"none", `{"x":1,"X":2,"x":3}`, []string{"", ""}, ""},
 		{"null", `{"linux":null}`, []string{"null", ""}, ""},
 		{"escaped", `{"l\u0069nux":1}`, []string{"1", ""}, ""},
-		{"twice", `{"linux":1,"linux":1}`, nil, `line 1, column 12 (byte 11): the key "linux" is here a second time: runtimes differ in which one counts`},
-		{"twice, one escaped", `{"linux":1,"\u006cinux":1}`, nil, `line 1, column 12 (byte 11): the key "linux" is here a second time: runtimes differ in which one counts`},
-		{"another case", `{"Linux":1}`, nil, `line 1, column 2 (byte 1): the key "Linux" is a second spelling of "linux": runtimes differ in what they make of it`},
-		{"another case, escaped", `{"linux":1,"l\u0049nux":1}`, nil, `line 1, column 12 (byte 11): the key "lInux" is a second spelling of "linux": runtimes differ in what they make of it`},
-		{"long s", `{"proceſs":1}`, nil, `line 1, column 2 (byte 1): the key "proceſs" is a second spelling of "process": runtimes differ in what they make of it`},
-		{"ends early in C", `{"linux\u0000y":1}`, nil, `line 1, column 2 (byte 1): the key "linux\x00y" is a second spelling of "linux": runtimes differ in what they make of it`},
+		{"twice", `{"linux":1,"linux":1}`, nil, `line 1, column 12 (byte 11): duplicate key "linux": runtimes differ in which one counts`},
+		{"twice, one escaped", `{"linux":1,"\u006cinux":1}`, nil, `line 1, column 12 (byte 11): duplicate key "linux": runtimes differ in which one counts`},
+		{"another case", `{"Linux":1}`, nil, `line 1, column 2 (byte 1): the key "Linux" is another spelling of "linux": runtimes interpret it differently`},
+		{"another case, escaped", `{"linux":1,"l\u0049nux":1}`, nil, `line 1, column 12 (byte 11): the key "lInux" is another spelling of "linux": runtimes interpret it differently`},
+		{"long s", `{"proceſs":1}`, nil, `line 1, column 2 (byte 1): the key "proceſs" is another spelling of "process": runtimes interpret it differently`},
+		{"ends early in C", `{"linux\u0000y":1}`, nil, `line 1, column 2 (byte 1): the key "linux\x00y" is another spelling of "linux": runtimes interpret it differently`},
 		{"not an object", `[]`, nil, "line 1, column 1 (byte 0): an array where an object is expected"},
 	}
 	for _, tt := range tests {

@@ -11,8 +11,8 @@ import (
 	"slices"
 )
 
-// scanner checks a text against the grammar of RFC 8259. Its methods take the offset at which a
-// thing begins and return the offset behind it, or -1 after fail.
+// scanner checks a text against the grammar of RFC 8259. Its methods take the offset of a token and
+// return the offset after it, or -1 after fail.
 type scanner struct {
 	text   []byte
 	spans  []span
@@ -20,17 +20,18 @@ type scanner struct {
 	reason string
 }
 
-// shortSpan is the length up to which an array or object is rather read again than remembered.
+// shortSpan is the length up to which it is cheaper to read an array or object again than to record
+// its end.
 const shortSpan = 64
 
-// remember keeps the range of an array or object that has ended, whose place in spans was taken
-// when it began.
+// remember records the end of an array or object. Its index in spans, place, was reserved when it
+// began.
 func (s *scanner) remember(place, end int) int {
 	if end < 0 {
 		return -1
 	}
 	if end-int(s.spans[place].start) <= shortSpan {
-		s.spans = s.spans[:place] // and so those in it were
+		s.spans = s.spans[:place] // also drops those inside it
 		return end
 	}
 	s.spans[place].end = int32(end)
@@ -46,7 +47,7 @@ func (s *scanner) failure() *Error {
 	return newError(s.text, s.at, s.reason)
 }
 
-// unexpected fails at a byte, or at the end of the text.
+// unexpected fails at a byte or at the end of the text.
 func (s *scanner) unexpected(at int, where string) int {
 	if at >= len(s.text) {
 		return s.fail(at, "the text ends "+where)
@@ -203,7 +204,7 @@ func (s *scanner) number(i int) int {
 	return i
 }
 
-// digits passes one or more decimal digits.
+// digits skips one or more decimal digits.
 func (s *scanner) digits(i int) int {
 	if i >= len(s.text) || !digit(s.text[i]) {
 		return s.unexpected(i, "in a number")
@@ -222,7 +223,7 @@ func hex(c byte) bool {
 	return digit(c) || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// blanks returns the offset of the first byte from i on that is not a blank.
+// blanks returns the offset of the first byte at or after i that is not blank.
 func blanks(text []byte, i int) int {
 	for i < len(text) && (text[i] == ' ' || text[i] == '\n' || text[i] == '\t' || text[i] == '\r') {
 		i++
@@ -230,10 +231,10 @@ func blanks(text []byte, i int) int {
 	return i
 }
 
-// ordinary returns the offset of the first byte from i on that is not plain in a string: a quote, a
-// backslash or a control character. It looks at eight bytes at a time: in (x-low)&^x the top bit of
-// a byte is set where that byte of x is below the one of low. A borrow can set it wrongly, but only
-// behind (above) a byte where it is set rightly, so the lowest one is right.
+// ordinary returns the offset of the first byte at or after i that is special in a string: a quote,
+// a backslash or a control character. It looks at eight bytes at a time: in (x-low)&^x the top bit
+// of a byte is set if that byte of x is less than that of low. A borrow can set it wrongly, but
+// only in bytes after (above) one where it is set rightly, so the lowest one is right.
 func ordinary(text []byte, i int) int {
 	const (
 		ones = 0x0101010101010101
@@ -252,7 +253,7 @@ func ordinary(text []byte, i int) int {
 	return i
 }
 
-// skip returns the offset behind the value at i.
+// skip returns the offset after the value at i.
 func (s *source) skip(i int) int {
 	text := s.text
 	if c := text[i]; c == '{' || c == '[' {
@@ -296,7 +297,7 @@ func skipString(text []byte, i int) int {
 	}
 }
 
-// delimits tells whether c ends a number or a word.
+// delimits reports whether c ends a number or a word.
 func delimits(c byte) bool {
 	return c <= ' ' || c == ',' || c == ']' || c == '}'
 }

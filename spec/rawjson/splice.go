@@ -11,9 +11,9 @@ import (
 	"slices"
 )
 
-// Splices is a list of changes to one text: each puts new bytes in the place of a range. The zero
-// value is empty. Changes must not overlap; changes at one place come out in the order in which
-// they were made.
+// Splices is a list of changes to one text, each of which replaces a range with new bytes. The zero
+// value is empty. Changes must not overlap; changes at the same place are applied in the order in
+// which they were added.
 type Splices struct {
 	list []splice
 }
@@ -23,21 +23,21 @@ type splice struct {
 	insert     []byte
 }
 
-// Empty tells whether there is nothing to change.
+// Empty reports whether there is nothing to change.
 func (s *Splices) Empty() bool {
 	return len(s.list) == 0
 }
 
-// Replace puts text in the place of v.
+// Replace replaces v with text.
 func (s *Splices) Replace(v Value, text []byte) {
 	s.list = append(s.list, splice{v.start, v.end, text})
 }
 
-// AddMember adds a member at the end of the object v, which has no member of that name.
+// AddMember appends a member to the object v, which has no member of that name.
 func (s *Splices) AddMember(v Value, name string, text []byte) {
 	key, err := json.Marshal(name)
 	if err != nil {
-		panic(err) // strings are always encoded
+		panic(err) // strings always encode
 	}
 	last := v.start + 1
 	separator := ""
@@ -49,20 +49,20 @@ func (s *Splices) AddMember(v Value, name string, text []byte) {
 	insert = append(insert, key...)
 	insert = append(insert, ':')
 	insert = append(insert, text...)
-	// A member that was added to this object before is in front of this one, and parts from it.
+	// A member already added to an empty object comes before this one.
 	if separator == "" && slices.ContainsFunc(s.list, func(o splice) bool { return o.start == last && o.end == last }) {
 		insert = append([]byte(","), insert...)
 	}
 	s.list = append(s.list, splice{last, last, insert})
 }
 
-// EditArray changes the array v: change is called with each element in order, and tells what
-// becomes of it; after the last element, added ones follow.
+// EditArray edits the array v: change is called for each element in order and says what becomes of
+// it; added elements are appended.
 func (s *Splices) EditArray(v Value, change func(i int, element Value) Change, added [][]byte) {
 	var (
 		i     int
-		kept  = -1 // end of the last element that stays
-		start = -1 // where the elements to be dropped begin
+		kept  = -1 // end of the last element kept
+		start = -1 // where the run of dropped elements begins
 		last  = v.start + 1
 	)
 	for e := range v.Elements() {
@@ -79,8 +79,8 @@ func (s *Splices) EditArray(v Value, change func(i int, element Value) Change, a
 			continue
 		}
 		if start >= 0 {
-			// Elements before this one go: with the comma in front of them, or, where they were the
-			// first ones, with the blanks up to this one.
+			// The run before this element is removed with the comma before it or, at the start of
+			// the array, with the blanks up to this element.
 			end := last
 			if kept < 0 {
 				end = e.start
@@ -105,18 +105,18 @@ func (s *Splices) EditArray(v Value, change func(i int, element Value) Change, a
 	}
 }
 
-// Change is what becomes of an element of an array. The zero Change leaves it as it is.
+// Change says what becomes of an array element. The zero Change keeps it.
 type Change struct {
 	Drop    bool
-	Replace []byte // one value, or several separated by commas; nil leaves it as it is
+	Replace []byte // one value, or several separated by commas; nil keeps it
 }
 
-// Apply returns the text with all changes made. The text itself is not touched.
+// Apply returns a copy of the text with all changes made.
 func (s *Splices) Apply(text []byte) ([]byte, error) {
 	return s.apply(text, 0, len(text))
 }
 
-// ApplyTo returns the bytes of v with all changes made, which must all lie within v.
+// ApplyTo returns the bytes of v with all changes made; they must lie within v.
 func (s *Splices) ApplyTo(v Value) ([]byte, error) {
 	return s.apply(v.text(), v.start, v.end)
 }

@@ -6,14 +6,13 @@
 //
 //	NVIDIA_REQUIRE_CUDA=cuda>=12.4 brand=tesla,driver>=470,driver<471
 //
-// and tells whether a machine meets them. [Parse] reads one value, [Check] compares a list of them
-// with what the machine has.
+// [Parse] reads one value, and [Check] compares a list of requirements with what the machine has.
 //
-// A requirement is a list of terms separated by blanks, of which one must hold. A term is a list of
-// factors separated by commas, which must all hold. A factor is a property (cuda, driver, arch or
-// brand, in any case), an operator (= != < <= > >=) and a value. The language and its rules are
-// those of libnvidia-container (src/cli/dsl.c), except that the whole value is checked before any
-// of it is evaluated: libnvidia-container overlooks a malformed term behind one that holds.
+// A requirement is a blank-separated list of terms, one of which must hold. A term is a
+// comma-separated list of factors, all of which must hold. A factor is a property (cuda, driver,
+// arch or brand, in any case), an operator (= != < <= > >=) and a value. The language and its rules
+// are those of libnvidia-container (src/cli/dsl.c), except that the whole value is validated before
+// any of it is evaluated: libnvidia-container overlooks a malformed term after one that holds.
 package requirement
 
 import (
@@ -23,7 +22,7 @@ import (
 	"strings"
 )
 
-// Properties of which a requirement may speak.
+// The properties that a requirement can be about.
 const (
 	CUDA   = "cuda"   // highest CUDA version of the driver, "12.2"
 	Driver = "driver" // driver version, "535.129.03"
@@ -38,13 +37,13 @@ type Factor struct {
 	Value    string // as written
 }
 
-// String is the factor as it is written in a requirement.
+// String returns the factor as written in a requirement.
 func (f Factor) String() string { return f.Property + f.Operator + f.Value }
 
 // A Term is a list of factors that must all hold.
 type Term []Factor
 
-// String is the term as it is written in a requirement.
+// String returns the term as written in a requirement.
 func (t Term) String() string {
 	var b strings.Builder
 	for i, f := range t {
@@ -58,14 +57,14 @@ func (t Term) String() string {
 	return b.String()
 }
 
-// A Requirement is what one variable asks of the machine: that one of its terms holds. Without
-// terms it asks nothing and always holds.
+// A Requirement is what one variable requires of the machine: that one of its terms holds. Without
+// terms it always holds.
 type Requirement struct {
 	Variable string // name of the variable it comes from, for messages; Parse leaves it empty
 	Terms    []Term
 }
 
-// String is the canonical form of the requirement: one blank between terms, one comma between
+// String returns the canonical form of the requirement: one blank between terms, one comma between
 // factors, properties in lower case. Parsing it gives the same terms.
 func (r Requirement) String() string {
 	var b strings.Builder
@@ -78,17 +77,17 @@ func (r Requirement) String() string {
 	return b.String()
 }
 
-// Properties are what one machine, or one of its GPUs, has to offer. An empty field is
-// not known. So is one that should be a version and is none.
+// Properties are what a machine, or one of its GPUs, offers. A field that is empty, or should be a
+// version and is not, is unknown.
 type Properties struct {
 	CUDA   string // "12.2"
 	Driver string // "535.129.03"
-	Arch   string // "8.0"; "" also when no GPU is selected
-	Brand  string // "tesla"; "" also when no GPU is selected
-	GPU    string // name of the GPU in messages, "GPU 0000:01:00.0"; "" when none is selected
+	Arch   string // "8.0"; "" if no GPU is selected
+	Brand  string // "tesla"; "" if no GPU is selected
+	GPU    string // name of the GPU in messages, "GPU 0000:01:00.0"; "" if none is selected
 }
 
-// known gives the value of a property, and whether it can be compared at all.
+// known returns the value of a property and whether it can be compared.
 func (p Properties) known(property string) (string, bool) {
 	switch property {
 	case CUDA:
@@ -101,7 +100,7 @@ func (p Properties) known(property string) (string, bool) {
 	return p.Brand, p.Brand != ""
 }
 
-// String tells what the machine has: "cuda 12.2, driver 535.129.03, arch unknown, brand tesla".
+// String lists the properties: "cuda 12.2, driver 535.129.03, arch unknown, brand tesla".
 func (p Properties) String() string {
 	fields := []string{}
 	for _, property := range []string{CUDA, Driver, Arch, Brand} {
@@ -114,10 +113,10 @@ func (p Properties) String() string {
 	return strings.Join(fields, ", ")
 }
 
-// Parse reads the value of one NVIDIA_REQUIRE_* variable. Empty terms and factors are passed over,
-// and an empty value gives a requirement without terms. An unknown property, a missing or unknown
-// operator ("=="), an ordering of brands, and a version that is not digits in dotted groups are
-// errors that quote the factor, shortened.
+// Parse parses the value of one NVIDIA_REQUIRE_* variable. Empty terms and factors are skipped; an
+// empty value gives a requirement without terms. An unknown property, a missing or unknown operator
+// ("=="), an ordering of brands, and a version that is not dot-separated digits are errors that
+// quote the factor, shortened.
 func Parse(expr string) (Requirement, error) {
 	var r Requirement
 	for word := range strings.FieldsFuncSeq(expr, isBlank) {
@@ -141,7 +140,7 @@ func Parse(expr string) (Requirement, error) {
 
 func isBlank(r rune) bool { return r == ' ' || r == '\t' }
 
-// parseFactor reads "driver>=470".
+// parseFactor parses "driver>=470".
 func parseFactor(text string) (Factor, error) {
 	const signs = "<>=!"
 	start := strings.IndexAny(text, signs)
@@ -178,7 +177,7 @@ func parseFactor(text string) (Factor, error) {
 	return f, nil
 }
 
-// isVersion tells whether s is digits in groups with single dots between them.
+// isVersion reports whether s is groups of digits separated by single dots.
 func isVersion(s string) bool {
 	group := false // a digit was seen since the last dot
 	for i := range len(s) {
@@ -194,7 +193,7 @@ func isVersion(s string) bool {
 	return group
 }
 
-// isWord tells whether s is printable ASCII that the grammar gives no meaning to.
+// isWord reports whether s is printable ASCII without characters of the grammar.
 func isWord(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' || strings.IndexByte("<>=!,", s[i]) >= 0 {
@@ -204,9 +203,9 @@ func isWord(s string) bool {
 	return s != ""
 }
 
-// CompareVersions compares two versions in dotted digits, group by group, as numbers of any size; a
-// missing group is zero. It gives -1, 0 or 1. Both must be well-formed, as the values are that
-// [Parse] accepts.
+// CompareVersions compares two versions of dot-separated digits, group by group, as numbers of any
+// size; a missing group is zero. It returns -1, 0 or 1. Both must be well-formed, like the values
+// that [Parse] accepts.
 func CompareVersions(a, b string) int {
 	for a != "" || b != "" {
 		var x, y string
@@ -226,7 +225,7 @@ func CompareVersions(a, b string) int {
 	return 0
 }
 
-// holds compares the factor with the value that the machine has.
+// holds reports whether the factor holds for the machine's value.
 func (f Factor) holds(have string) bool {
 	if f.Property == Brand {
 		return strings.EqualFold(have, f.Value) == (f.Operator == "=")
@@ -247,9 +246,9 @@ func (f Factor) holds(have string) bool {
 	return c >= 0
 }
 
-// Evaluate tells whether the requirement holds. A factor about a property that is not known counts
-// as satisfied; assumed then names the properties on which the answer rests, sorted. It is nil
-// where the answer is certain.
+// Evaluate reports whether the requirement holds. A factor about an unknown property counts as
+// satisfied; assumed names the properties that the answer depends on, sorted. It is nil if the
+// answer is certain.
 func (r Requirement) Evaluate(p Properties) (satisfied bool, assumed []string) {
 	if len(r.Terms) == 0 {
 		return true, nil
@@ -294,9 +293,9 @@ type GPU struct {
 }
 
 // Check evaluates all requirements for each selected GPU, or once with the machine's own properties
-// where no GPU is selected; every requirement must hold each time. The error names both sides,
-// what is asked and what the machine has, and the variable that skips the check. Properties that
-// counted as satisfied because they are not known are returned in assumed, sorted, each once.
+// if no GPU is selected; every requirement must hold each time. The error says what is required,
+// what the machine has, and which variable skips the check. assumed are the properties that counted
+// as satisfied because they are unknown, sorted, without duplicates.
 func Check(requirements []Requirement, machine Properties, gpus []GPU) (assumed []string, err error) {
 	candidates := []Properties{machine}
 	if len(gpus) > 0 {
@@ -324,7 +323,7 @@ func Check(requirements []Requirement, machine Properties, gpus []GPU) (assumed 
 	return assumed, nil
 }
 
-// unsatisfied begins with the words of the classic runtime, which people search for.
+// unsatisfied starts with the words of the classic runtime, which people search for.
 func unsatisfied(r Requirement, p Properties) error {
 	condition := r.Terms[0].String()
 	advice := ""
@@ -338,14 +337,15 @@ func unsatisfied(r Requirement, p Properties) error {
 	if on == "" {
 		on = "this machine"
 	}
-	return fmt.Errorf("requirement error: unsatisfied condition: %s%s; %s asks for %s, %s has %s; NVIDIA_DISABLE_REQUIRE=1 in the container's environment skips the check",
+	return fmt.Errorf("requirement error: unsatisfied condition: %s%s; %s asks for %s, %s has %s; "+
+		"NVIDIA_DISABLE_REQUIRE=1 in the container's environment skips the check",
 		shorten(condition), advice, variable, quote(r.String()), on, p)
 }
 
-// quoteLimit is how many bytes of a value from the container are shown in a message.
+// quoteLimit is how many bytes of a container's value are shown in a message.
 const quoteLimit = 100
 
-// quote makes a value from the container fit for a message.
+// quote quotes a container's value for a message.
 func quote(s string) string { return strconv.Quote(shorten(s)) }
 
 func shorten(s string) string {

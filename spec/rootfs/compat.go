@@ -20,18 +20,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Compat is the forward compatibility package of an image: user-mode driver libraries that are
-// newer than the host's driver may be, in /usr/local/cuda/compat. Nothing in it is to be mounted or
-// executed by us; it is for the container's own loader.
+// Compat is the forward compatibility package of an image, in /usr/local/cuda/compat: user-mode
+// driver libraries that may be newer than the host's driver. We neither mount nor execute anything
+// in it; it is for the container's own loader.
 type Compat struct {
 	// Dir is the directory in the container, links resolved, such as /usr/local/cuda-12.9/compat.
 	Dir string
-	// Version is that of the driver the libraries belong to, from the name libcuda.so.575.57.08.
+	// Version is the driver version of the libraries, from the name libcuda.so.575.57.08.
 	Version string
-	// Libraries are the names in Dir a program would ask for, such as libcuda.so.1, sorted.
+	// Libraries are the sonames in Dir, such as libcuda.so.1, sorted.
 	Libraries []string
-	// Note is what libcuda says about the drivers it runs with, nil if it says nothing
-	// intelligible: packages before CUDA 12.9 do not.
+	// Note is what libcuda says about the drivers it works with, nil if there is no valid note:
+	// packages before CUDA 12.9 have none.
 	Note *CompatNote
 }
 
@@ -40,8 +40,8 @@ type Compat struct {
 //
 //	{"format":1,"CUDA version":"12.9","driver":[535,550,560,565,570,575],"device":[1,2,7,8,9,10,11,12,13,14]}
 //
-// The names were read from test data of the NVIDIA Container Toolkit (testdata/compat); "device" is
-// not interpreted there, nor here.
+// The names come from test data of the NVIDIA Container Toolkit (testdata/compat); "device" is not
+// interpreted there, nor here.
 type CompatNote struct {
 	Format  int    `json:"format"`
 	CUDA    string `json:"CUDA version"`
@@ -54,10 +54,10 @@ const (
 	compatMost = 1024 // entries in the directory; real ones have about ten
 )
 
-// Compat looks for the image's forward compatibility package. If there is none, or it is odd, or
-// holds libcuda in more than one version, the error is an [fs.ErrNotExist].
+// Compat looks for the image's forward compatibility package. If it is missing, malformed, or has
+// libcuda in more than one version, the error is an [fs.ErrNotExist].
 //
-// The libraries are not checked beyond the note of libcuda: they are the image's own affair.
+// Apart from the note of libcuda the libraries are not checked: they are the image's business.
 func (f *FS) Compat() (Compat, error) {
 	c, err := f.compat()
 	if err != nil {
@@ -115,7 +115,7 @@ func (f *FS) compat() (_ Compat, err error) {
 		return Compat{}, err
 	}
 	defer unix.Close(handle)
-	const most = 4 << 30 // of which little is read; real ones have less than 200 MiB
+	const most = 4 << 30 // little of it is read; real ones have less than 200 MiB
 	lib, _, err := f.reopen(handle, most)
 	if err != nil {
 		return Compat{}, fmt.Errorf("%s: %w", quote(libcuda), err)
@@ -127,8 +127,8 @@ func (f *FS) compat() (_ Compat, err error) {
 	return c, nil
 }
 
-// soname reports whether a name is of the form lib*.so.<number>, with nothing that could confuse a
-// cache.
+// soname reports whether a name has the form lib*.so.<number>, without characters that could
+// corrupt a cache.
 func soname(name string) bool {
 	stem, number, ok := strings.Cut(name, ".so.")
 	if !ok || !strings.HasPrefix(stem, "lib") || !placeable("/"+name) {
@@ -138,18 +138,20 @@ func soname(name string) bool {
 	return err == nil
 }
 
-// CompatUsable decides whether the libraries of an image's forward compatibility package are to be
-// preferred to the host's. Both versions are those of the host: the driver's, as in 550.54.15, and
-// the highest CUDA version it supports, as in 12.4; an empty or malformed one is not known.
+// CompatUsable reports whether the libraries of an image's forward compatibility package take
+// precedence over the host's. driver is the version of the host's driver, such as 550.54.15, and
+// cuda the highest CUDA version it supports, such as 12.4; an empty or malformed version is
+// unknown.
 //
-// With a note the package is usable if it names the host's driver branch and is newer than the
-// host's driver; if the driver's version is not known, or the note names no branch (that of Orin
-// does not), if its CUDA version is newer than the host's. Without a note it is usable if its
-// branch is newer than the host's. Versions are compared number by number: 99 is older than 110.
+// With a note the package is usable if the note names the branch of the host's driver and the
+// package is newer than that driver. If the driver's version is unknown or the note names no branch
+// (Orin's does not), the CUDA version of the note must be newer than the host's. Without a note the
+// branch of the package must be newer than the host's. Versions are compared number by number: 99
+// is older than 110.
 //
 // These are the rules of the cuda-compat hook of the NVIDIA Container Toolkit
-// (cmd/nvidia-cdi-hook/cudacompat). They do not look at the board: the driver refuses
-// forward compatibility on consumer boards with CUDA error 804.
+// (cmd/nvidia-cdi-hook/cudacompat). They do not look at the GPU: the driver refuses forward
+// compatibility on consumer boards with CUDA error 804.
 func CompatUsable(driver, cuda string, c Compat) bool {
 	host, hostOK := parseVersion(driver)
 	image, imageOK := parseVersion(c.Version)
@@ -165,7 +167,7 @@ func CompatUsable(driver, cuda string, c Compat) bool {
 	return hostOK && imageOK && compareVersions(imageCUDA, hostCUDA) > 0
 }
 
-// parseVersion takes apart a version of two to four decimal numbers: "575.57.08" is 575, 57, 8.
+// parseVersion parses a version of two to four decimal numbers: "575.57.08" is 575, 57, 8.
 func parseVersion(s string) ([]int, bool) {
 	const least, most = 2, 4
 	var v []int
@@ -201,9 +203,9 @@ func compareVersions(a, b []int) int {
 
 var errNoNote = errors.New("no note about forward compatibility")
 
-// readCompatNote reads the note out of a library. Little of the file is read, whatever its headers
-// say: 64 bytes, at most 256 KiB of section headers, 64 KiB of section names, 64 KiB of notes.
-// It does not use debug/elf, which would read by the counts of the headers.
+// readCompatNote reads the note of a library. Whatever its headers say, little of the file is read:
+// 64 bytes, at most 256 KiB of section headers, 64 KiB of section names, 64 KiB of notes. It does
+// not use debug/elf, which trusts the counts in the headers.
 func readCompatNote(r io.ReaderAt) (CompatNote, error) {
 	const (
 		mostSections = 4096
@@ -283,8 +285,8 @@ func readAt(r io.ReaderAt, offset, size uint64) ([]byte, error) {
 }
 
 // parseCompatNote parses a section of ELF notes: length of the owner, length of the description and
-// type, u32 each; owner and description, each padded to a multiple of 4. A description is cut where
-// the section ends, for that of Orin's libcuda claims to be longer than it is.
+// type, u32 each; owner and description, each padded to a multiple of 4. A description is cut at
+// the end of the section, because that of Orin's libcuda claims to be longer than it is.
 func parseCompatNote(data []byte, order binary.ByteOrder) (CompatNote, error) {
 	const header = 12
 	for len(data) >= header {
@@ -313,9 +315,9 @@ func parseCompatNote(data []byte, order binary.ByteOrder) (CompatNote, error) {
 
 func align4(n uint64) uint64 { return (n + 3) &^ 3 }
 
-// placeable reports whether a name that an image chose may be used as a directory in the container:
-// absolute, clean, short, of harmless characters, and no place where the kernel's or the runtime's
-// own file systems are mounted.
+// placeable reports whether a name chosen by an image may be used as a directory in the container:
+// absolute, clean, short, of harmless characters, and not below a mount point of the kernel's or
+// the runtime's file systems.
 func placeable(dir string) bool {
 	const most = 255
 	if len(dir) < 2 || len(dir) > most || dir[0] != '/' || path.Clean(dir) != dir {

@@ -16,13 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ReadFile returns the content of a regular file of at most max bytes. Links are resolved in the
-// root.
+// ReadFile returns the content of a regular file of at most max bytes. Symbolic links are resolved
+// in the root.
 //
-// Whatever is odd about the file is the same as if it were not there, so every error is an
-// [fs.ErrNotExist] too: it says why, and is meant for a debug line. Odd are: no such file, anything
-// but a regular file, one that is too large, that may not be read, or that shrinks while it is
-// read.
+// A file that cannot be used counts as absent, so every error is also an [fs.ErrNotExist]; its text
+// says why, for a debug line. This covers a missing file, anything but a regular file, and a file
+// that is too large, unreadable, or shrinks while being read.
 func (f *FS) ReadFile(name string, max int64) ([]byte, error) {
 	data, err := f.readFile(name, max)
 	if err != nil {
@@ -50,8 +49,8 @@ func (f *FS) readFile(name string, max int64) (_ []byte, err error) {
 	return data, nil
 }
 
-// ReadDir returns the names in a directory, sorted, without "." and "..". It is an error, and an
-// [fs.ErrNotExist] as with [FS.ReadFile], if there are more than max.
+// ReadDir returns the names in a directory, sorted, without "." and "..". More than max entries are
+// an error, which is also an [fs.ErrNotExist], as in [FS.ReadFile].
 func (f *FS) ReadDir(name string, max int) ([]string, error) {
 	handle, err := f.open(name, unix.O_DIRECTORY, false)
 	if err != nil {
@@ -70,7 +69,7 @@ func (f *FS) ReadDir(name string, max int) ([]string, error) {
 	return names, nil
 }
 
-// IsDir reports whether the name stands for a directory. Links are resolved in the root.
+// IsDir reports whether name is a directory. Symbolic links are resolved in the root.
 func (f *FS) IsDir(name string) bool {
 	handle, err := f.open(name, unix.O_DIRECTORY, false)
 	if err != nil {
@@ -80,8 +79,8 @@ func (f *FS) IsDir(name string) bool {
 	return true
 }
 
-// Kind returns the type and permissions of what the name stands for, links resolved in the root.
-// There is false if there is nothing, or nothing that can be looked at.
+// Kind returns the type and permissions of name, after resolving symbolic links in the root. It
+// returns false if there is nothing, or nothing that can be examined.
 func (f *FS) Kind(name string) (_ fs.FileMode, there bool) {
 	handle, err := f.open(name, 0, false)
 	if err != nil {
@@ -96,14 +95,14 @@ func (f *FS) Kind(name string) (_ fs.FileMode, there bool) {
 	return fileMode(st.Mode), true
 }
 
-// ReadOnly reports whether the file system of the root is mounted read-only.
+// ReadOnly reports whether the root's file system is mounted read-only.
 func (f *FS) ReadOnly() bool {
 	var st unix.Statfs_t
 	return unix.Fstatfs(f.root, &st) == nil && st.Flags&unix.ST_RDONLY != 0
 }
 
-// Size returns the size of a regular file without opening it. Links are resolved in the root. As
-// with [FS.ReadFile] every error is an [fs.ErrNotExist].
+// Size returns the size of a regular file without opening it. Symbolic links are resolved in the
+// root. As in [FS.ReadFile] every error is an [fs.ErrNotExist].
 func (f *FS) Size(name string) (int64, error) {
 	handle, err := f.open(name, 0, false)
 	if err != nil {
@@ -121,8 +120,8 @@ func (f *FS) Size(name string) (int64, error) {
 	return st.Size, nil
 }
 
-// IsRegular reports whether the name stands for a regular file, without opening it for reading.
-// Links are resolved in the root.
+// IsRegular reports whether name is a regular file, without opening it for reading. Symbolic links
+// are resolved in the root.
 func (f *FS) IsRegular(name string) bool {
 	_, err := f.Size(name)
 	return err == nil
@@ -135,8 +134,8 @@ func absent(name string, reason error) error {
 	return fmt.Errorf("%s in the root filesystem: %w (taken as: %w)", quote(name), reason, fs.ErrNotExist)
 }
 
-// file is a descriptor open for reading. It is not an os.File, because that would make known to the
-// poller a descriptor that has O_NONBLOCK set.
+// file is a descriptor open for reading. It is not an os.File, which would register it with the
+// poller because of O_NONBLOCK.
 type file int
 
 // ReadAt implements [io.ReaderAt].
@@ -157,8 +156,8 @@ func (f file) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// reopen opens for reading the object that the O_PATH handle holds, after checking that it is a
-// regular file of at most max bytes, and tells its size. O_NONBLOCK is for files with a lease.
+// reopen opens the object of an O_PATH handle for reading, after checking that it is a regular file
+// of at most max bytes, and returns its size. O_NONBLOCK is for files with a lease.
 func (f *FS) reopen(handle int, max int64) (_ file, _ int64, err error) {
 	defer func() { f.blame(err) }()
 	var held, st unix.Stat_t
@@ -199,8 +198,8 @@ type entry struct {
 	kind byte
 }
 
-// readDir lists the directory that the handle holds, sorted by name. It fails if there are more
-// than max entries.
+// readDir lists the directory of a handle, sorted by name. It fails if there are more than max
+// entries.
 func readDir(handle, max int) ([]entry, error) {
 	fd, err := openat(handle, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -231,8 +230,8 @@ func readDir(handle, max int) ([]entry, error) {
 	return entries, nil
 }
 
-// parseDirents takes apart what getdents64(2) wrote: inode u64, offset u64, length of the record
-// u16, type u8, name up to a NUL.
+// parseDirents parses what getdents64(2) wrote: inode u64, offset u64, record length u16, type u8,
+// name up to a NUL.
 func parseDirents(entries []entry, buf []byte) []entry {
 	const header = 19
 	for len(buf) > header {

@@ -1,43 +1,43 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rootfs reads and writes inside a container's root filesystem, and never outside of it.
+// Package rootfs reads and writes files inside a container's root filesystem, and never outside.
 //
 // Every byte of such a tree comes from an image, and another container may be changing the tree
-// while we look. So the root is opened once, as a handle, by [Open]; every name is resolved by the
-// kernel below that handle; and what was opened is what is used. Three methods are most of it:
-// [FS.ReadFile], [FS.Link] and [FS.Update].
+// while we look. So [Open] opens the root once, as a handle; the kernel resolves every name below
+// that handle; and only what was opened is used. The main methods are [FS.ReadFile], [FS.Link] and
+// [FS.Update].
 //
-// # What is guaranteed
+// # Guarantees
 //
-//   - A link, absolute or with any number of "..", leads to a place below the root or nowhere.
-//     Links of /proc that are no paths ("magic links") are not followed.
-//   - Nothing but a regular file is ever opened for reading: the object is first held by a handle
-//     that opens nothing (O_PATH), examined, and then that same object is reopened. A FIFO does not
-//     block, a device is not touched, and a size over the cap is not read.
-//   - Written are new names only, created exclusively in a directory that is held open, or put in the
-//     place of another by rename. No existing object is truncated, or has its mode or owner changed.
-//     The last component of a name is never followed.
-//   - Nothing is written when the root is the machine's own "/", nor into another file system that
-//     is mounted somewhere below the root: a bind mount there may be a directory of the host.
-//   - All descriptors are closed on exec.
+//   - A symbolic link, absolute or with any number of "..", leads below the root or nowhere. Links
+//     of /proc that are not paths ("magic links") are not followed.
+//   - Only regular files are opened for reading: an object is first held by a handle that does not
+//     open it (O_PATH), examined, and then that same object is reopened. A FIFO does not block, a
+//     device is not touched, and a file over the size limit is not read.
+//   - Only new objects are written: they are created exclusively in a directory that is held open,
+//     or replace another one by rename. No existing object is truncated, and none has its mode or
+//     owner changed. The last component of a name is never followed.
+//   - Nothing is written if the root is the machine's own "/", nor to another file system mounted
+//     somewhere below the root: a bind mount there may be a directory of the host.
+//   - All descriptors are close-on-exec.
 //
-// What is not promised: an object that somebody replaces between two calls of ours. All they get is
-// a link or a file of ours in a directory that they could write anyway.
+// Not guaranteed: that an object is not replaced between two of our calls. All an attacker gets is
+// a link or a file of ours in a directory that they could write to anyway.
 //
 // # Why not a library
 //
-// Two ways were put through the hostile cases of the tests, and passed:
-// github.com/cyphar/filepath-securejoin/pathrs-lite v0.7.0, and openat2(2) with RESOLVE_IN_ROOT and
-// RESOLVE_NO_MAGICLINKS called here. Counted with strace on Linux 6.18, opening a file through the
-// library and reopening it for reading takes about 26 system calls (50 the first time, when it
-// mounts a procfs of its own); here it takes 4 (6 the first time). The library adds 250 KiB to a
-// stripped static binary of 2 MiB; the calls add 12 KiB. The library has no way to say "not into
-// another mount", which writing needs, and it can neither make a link nor replace a file. Its own
-// procfs guards against a false /proc, which in the host's mount namespace is trusted; here /proc
-// is checked to be a procfs, and the reopened object to be the one that was examined. What remains
-// in the library's favor is its walk for kernels before 5.6, and for seccomp profiles that do not
-// know openat2: that is a short function here (walk.go), and both ways pass the same tests.
+// Two ways passed the hostile cases of the tests: github.com/cyphar/filepath-securejoin/pathrs-lite
+// v0.7.0, and calling openat2(2) with RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS here. Counted with
+// strace on Linux 6.18, opening a file through the library and reopening it for reading takes about
+// 26 system calls (50 the first time, when it mounts its own procfs); here it takes 4 (6 the first
+// time). The library adds 250 KiB to a stripped static binary of 2 MiB; the calls add 12 KiB. The
+// library cannot express "not into another mount", which writing needs, and can neither create a
+// link nor replace a file. Its own procfs protects against a fake /proc, which in the host's mount
+// namespace is trusted; here /proc is checked to be a procfs, and the reopened object to be the one
+// that was examined. What remains in the library's favor is its walk for kernels before 5.6 and for
+// seccomp profiles that do not know openat2. Here that is a short function (walk.go), and both ways
+// pass the same tests.
 package rootfs
 
 import (
@@ -54,18 +54,18 @@ import (
 )
 
 // ErrHostRoot is returned by everything that writes if the root filesystem is the machine's own
-// "/", under whatever name.
+// "/", under any name.
 var ErrHostRoot = errors.New("the root filesystem is that of the host")
 
 // FS is a container's root filesystem, held by a handle. It is not safe for concurrent use.
 //
-// A name given to its methods is a path in the container, with or without a slash at the start. It
-// is cleaned as text before it is used.
+// Names passed to its methods are paths in the container, with or without a leading slash. They are
+// cleaned lexically before use.
 type FS struct {
 	root int   // O_PATH handle of the root
-	host bool  // the root is "/" of this process
+	host bool  // the root is this process's "/"
 	proc int   // O_PATH handle of /proc/self/fd, -1 until needed
-	self Owner // what this process creates is its own
+	self Owner // owner of what this process creates
 
 	walkOnly bool // the kernel, or its seccomp profile, has no openat2
 
@@ -75,12 +75,12 @@ type FS struct {
 	fault error // see Fault
 }
 
-// Owner is the user and group, as numbers of the namespace we run in, that shall own what is
-// created: in a container with a user namespace the ones its root is mapped to.
+// Owner is the user and group that will own what is created, as IDs of our own namespace: for a
+// container with a user namespace, those that its root is mapped to.
 type Owner struct{ UID, GID int }
 
-// An OccupiedError says that the name to be written is taken by something that is neither a link
-// nor, for a file, a regular file, and was left alone.
+// An OccupiedError says that the name to write is taken by something else than a symbolic link or,
+// for a file, a regular file, and was left alone.
 type OccupiedError struct {
 	Name string      // path in the container
 	Mode fs.FileMode // type and permissions of what is there
@@ -91,7 +91,7 @@ func (e *OccupiedError) Error() string {
 	return fmt.Sprintf("%s is taken by %s", quote(e.Name), kind(e.Mode))
 }
 
-// Open opens the directory as a root filesystem. The name must be absolute; links in it are
+// Open opens a directory as a root filesystem. The path must be absolute; symbolic links in it are
 // followed, since it comes from the engine and not from the image.
 func Open(dir string) (_ *FS, err error) {
 	if !filepath.IsAbs(dir) {
@@ -118,7 +118,7 @@ func Open(dir string) (_ *FS, err error) {
 	}, nil
 }
 
-// Close gives up all handles.
+// Close closes all handles.
 func (f *FS) Close() error {
 	f.forget()
 	if f.proc >= 0 {
@@ -129,15 +129,14 @@ func (f *FS) Close() error {
 	return err
 }
 
-// IsHost reports whether the root filesystem is the machine's own "/", to which nothing is written.
+// IsHost reports whether the root filesystem is the machine's own "/", which is never written to.
 func (f *FS) IsHost() bool { return f.host }
 
-// Fault returns the first error, if there was one while looking, that no image can cause: the disk
-// fails, or the machine is out of memory or of descriptors. What was taken for absent may then well
-// be there.
+// Fault returns the first error while reading that no image can cause: a failing disk, or a machine
+// out of memory or descriptors. What was taken for absent may exist then.
 func (f *FS) Fault() error { return f.fault }
 
-// blame remembers an error if it is such a one.
+// blame records an error for Fault if no image can cause it.
 func (f *FS) blame(err error) {
 	var errno unix.Errno
 	if f.fault != nil || !errors.As(err, &errno) {
@@ -152,8 +151,8 @@ func (f *FS) blame(err error) {
 	}
 }
 
-// uninterrupted repeats a call until no signal interrupts it: on FUSE and network file systems even
-// a look-up can be, whatever the signal's flags say.
+// uninterrupted repeats a call that was interrupted by a signal: on FUSE and network file systems
+// even a lookup can be, whatever the signal's flags.
 func uninterrupted(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {
@@ -171,12 +170,12 @@ func openat(dir int, name string, flags int, perm uint32) (fd int, err error) {
 	return fd, err
 }
 
-// eagain bounds how often a look-up is repeated that a rename elsewhere on the machine disturbed.
-// After that the walk takes over, which cannot be disturbed.
+// eagain bounds how often a lookup that was disturbed by a rename elsewhere on the machine is
+// repeated. Then the walk takes over, which cannot be disturbed.
 const eagain = 16
 
-// open returns an O_PATH handle of what the name stands for below the root, all links resolved.
-// The flags may add O_DIRECTORY; sameMount refuses to leave the mount that the root is on.
+// open returns an O_PATH handle of a name below the root, with all symbolic links resolved. flags
+// may be O_DIRECTORY; sameMount rejects what is not on the root's mount.
 func (f *FS) open(name string, flags int, sameMount bool) (_ int, err error) {
 	defer func() { f.blame(err) }()
 	rel, err := relative(name)
@@ -199,7 +198,7 @@ func (f *FS) open(name string, flags int, sameMount bool) (_ int, err error) {
 		case nil:
 			return fd, nil
 		case unix.EAGAIN, unix.EINTR:
-		case unix.ENOSYS, unix.EPERM: // EPERM is what old seccomp profiles answer to calls they do not know.
+		case unix.ENOSYS, unix.EPERM: // old seccomp profiles answer EPERM to unknown calls
 			f.walkOnly = true
 		default:
 			return -1, err
@@ -208,7 +207,7 @@ func (f *FS) open(name string, flags int, sameMount bool) (_ int, err error) {
 	return f.walk(rel, flags&unix.O_DIRECTORY != 0, sameMount)
 }
 
-// procfs returns a handle of /proc/self/fd, after checking that it is one.
+// procfs returns a handle of /proc/self/fd, after checking that it is on a procfs.
 func (f *FS) procfs() (int, error) {
 	if f.proc >= 0 {
 		return f.proc, nil
@@ -230,7 +229,7 @@ func (f *FS) procfs() (int, error) {
 	return fd, nil
 }
 
-// realName returns the path in the container of an open handle, as the kernel tells it.
+// realName returns the path in the container of an open handle, according to the kernel.
 func (f *FS) realName(handle int) (_ string, err error) {
 	defer func() { f.blame(err) }()
 	proc, err := f.procfs()
@@ -260,7 +259,7 @@ func (f *FS) realName(handle int) (_ string, err error) {
 	return rest, nil
 }
 
-// readlink returns the text of a link, or EINVAL if it is none.
+// readlink returns the target of a symbolic link, or EINVAL if it is not one.
 func readlink(dir int, name string) (string, error) {
 	var buf [unix.PathMax]byte
 	var n int
@@ -277,7 +276,7 @@ func readlink(dir int, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// relative cleans a name and takes the slash from its start: "/etc//x" is "etc/x", "/" is ".".
+// relative cleans a name and strips its leading slash: "/etc//x" is "etc/x", "/" is ".".
 func relative(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 {
 		return "", unix.EINVAL
@@ -292,7 +291,7 @@ func relative(name string) (string, error) {
 	return rel, nil
 }
 
-// base checks that a name is one component, and none of those with a meaning of their own.
+// base checks that a name is a single component, and not one with a special meaning.
 func base(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return fmt.Errorf("%s is not the name of a file", quote(name))
@@ -300,8 +299,7 @@ func base(name string) error {
 	return nil
 }
 
-// fileMode turns the st_mode of the kernel into that of package fs, of which only type and
-// permissions are given.
+// fileMode converts type and permissions of a kernel st_mode.
 func fileMode(mode uint32) fs.FileMode {
 	m := fs.FileMode(mode & 0o777)
 	switch mode & unix.S_IFMT {
@@ -321,7 +319,7 @@ func fileMode(mode uint32) fs.FileMode {
 	return m
 }
 
-// kind names the type of a file in a message.
+// kind describes the type of a file in a message.
 func kind(mode fs.FileMode) string {
 	switch mode.Type() {
 	case 0:
@@ -338,7 +336,7 @@ func kind(mode fs.FileMode) string {
 	return "a device"
 }
 
-// quote makes a name that an image chose fit for a message.
+// quote quotes a name chosen by an image for a message.
 func quote(s string) string {
 	const most = 100
 	if len(s) > most {

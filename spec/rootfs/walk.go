@@ -12,14 +12,14 @@ import (
 
 const (
 	mostLinks = 40  // as in the kernel
-	mostDepth = 256 // directories that are held open at one time
+	mostDepth = 256 // directories held open at a time
 )
 
-// walk does what openat2 does with RESOLVE_IN_ROOT, where there is no openat2 (before Linux 5.6, or
-// hidden by seccomp): it opens one component after the other, never following a link, and reads
-// links as text. The directories gone through stay open, and ".." is a step back to the one we
-// came from, not to what the kernel calls the parent: so a directory that is moved while we are in
-// it cannot take us out of the root. A magic link of /proc is nothing but its text here.
+// walk does what openat2 does with RESOLVE_IN_ROOT where there is no openat2 (before Linux 5.6, or
+// hidden by seccomp): it opens one component after the other without following links, and reads
+// links as text. The directories passed through stay open, and ".." returns to the one we came
+// from, not to what the kernel calls the parent, so moving a directory while we are in it cannot
+// lead us out of the root. A magic link of /proc is just its text here.
 func (f *FS) walk(rel string, directory, sameMount bool) (_ int, err error) {
 	root, err := unix.Openat(f.root, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -100,8 +100,8 @@ func (f *FS) walk(rel string, directory, sameMount bool) (_ int, err error) {
 	return fd, nil
 }
 
-// checkMount answers EXDEV, as openat2 with RESOLVE_NO_XDEV does, if the handle is on another mount
-// than the root. The device number would not tell: a bind mount may be of the same file system.
+// checkMount returns EXDEV, as openat2 with RESOLVE_NO_XDEV does, if the handle is on another mount
+// than the root. Device numbers do not tell: a bind mount may be of the same file system.
 func (f *FS) checkMount(handle int, sameMount bool) error {
 	if !sameMount {
 		return nil
@@ -120,8 +120,8 @@ func (f *FS) checkMount(handle int, sameMount bool) error {
 	return nil
 }
 
-// mountID reads the number of the mount that a handle is on, from /proc/self/fdinfo/N, in which
-// fs/proc/fd.c prints since Linux 3.15 a line like
+// mountID returns the ID of a handle's mount from /proc/self/fdinfo/N, where fs/proc/fd.c prints
+// since Linux 3.15 a line like
 //
 //	mnt_id:	29
 func (f *FS) mountID(handle int) (string, error) {

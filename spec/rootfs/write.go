@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Link makes dir/name a symbolic link to target, in a directory that must exist ([FS.MkdirAll]),
-// and reports whether that changed anything. Of what has the name already, only a link of which
-// ours, given its target, says that it is ours is replaced. Everything else is left alone, and the
-// error is an [*OccupiedError].
+// Link creates the symbolic link dir/name to target, in an existing directory ([FS.MkdirAll]), and
+// reports whether that changed anything. An existing link is replaced if ours, called with its
+// target, returns true. Anything else of that name is left alone, and the error is an
+// [*OccupiedError].
 //
-// The handle of the directory is kept for the next call, so that a link that is there already, as
-// at every start but a container's first, costs one system call, and a new one two.
+// The handle of the directory is kept for the next call. A link that already exists, as in every
+// start but a container's first, costs one system call, and a new one costs two.
 func (f *FS) Link(dir, name, target string, o Owner, ours func(target string) bool) (changed bool, err error) {
 	defer func() {
 		if err != nil {
@@ -45,14 +45,13 @@ func (f *FS) Link(dir, name, target string, o Owner, ours func(target string) bo
 	case !ours(old):
 		return false, occupied(d, dir, name)
 	default:
-		// Not in one step: that would take a temporary name, which a run that is killed leaves
-		// behind.
+		// Not in one step: that takes a temporary name, which a killed run would leave behind.
 		if err := unix.Unlinkat(d, name, 0); err != nil && err != unix.ENOENT {
 			return false, err
 		}
 	}
 	err = uninterrupted(func() error { return unix.Symlinkat(target, d, name) })
-	if err == unix.EEXIST { // by somebody else just now: perhaps another start, on the same root filesystem
+	if err == unix.EEXIST { // created just now, perhaps by another start on the same root filesystem
 		if now, err := readlink(d, name); err == nil && now == target {
 			return false, nil
 		}
@@ -68,16 +67,15 @@ func (f *FS) Link(dir, name, target string, o Owner, ours func(target string) bo
 	return true, nil
 }
 
-// Update changes the content of a file, or makes it: change is given what the file has, nothing if
-// it is no regular file of at most max bytes that can be read, and whether it is one. The new
-// content comes in a new file, with the permissions and the owner given whatever the umask is, that
-// takes the name by rename. Who does the same to this file at the same time waits, so what neither
-// of them takes away is there in the end; change may be called more than once. Missing directories
-// are made, as [FS.MkdirAll] does. A link of that name is replaced, not followed when written; what
-// is neither a link nor a regular file is left alone, and the error is an [*OccupiedError].
+// Update changes the content of a file, or creates it: change gets the old content and true, or
+// nothing and false if it is not a readable regular file of at most max bytes, and returns the new
+// content. The new content goes to a new file, with the given permissions, independent of the
+// umask, and owner, which takes the name by rename. Concurrent updates of a file wait for each
+// other, so none is lost; change may be called more than once. Missing directories are created as
+// [FS.MkdirAll] does. A symbolic link of that name is replaced, not followed when written; anything
+// else but a regular file is left alone, and the error is an [*OccupiedError].
 //
-// A run that is killed may leave a file of a temporary name behind; the next one in this directory
-// removes it.
+// A killed run may leave a temporary file behind; the next update in this directory removes it.
 func (f *FS) Update(
 	name string, max int64, perm fs.FileMode, o Owner, change func(old []byte, there bool) ([]byte, error),
 ) (err error) {
@@ -107,15 +105,15 @@ func (f *FS) Update(
 		if err != errAgain {
 			return err
 		}
-		// Another start writes it at this moment, for less than a millisecond if it is not held up.
-		// The image can lock a file for ever, so there is an end.
+		// Another start is writing it, for less than a millisecond unless it is held up. The image
+		// can lock a file forever, so waiting is bounded.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: 200_000}, nil)
 	}
 	return f.write(t, false, byName)
 }
 
-// target is a file that is written: its directory's handle and name, its own name, and what it is
-// to have.
+// target describes a file to write: the handle and name of its directory, and its own name,
+// permissions and owner.
 type target struct {
 	d         int
 	dir, name string
@@ -123,12 +121,12 @@ type target struct {
 	owner     Owner
 }
 
-// attempts bounds how long others are waited for: 50 ms.
+// attempts bounds the waiting for others to 50 ms.
 const attempts = 250
 
 var errAgain = errors.New("somebody else is writing it")
 
-// update writes a file of which nobody else holds the lock.
+// update writes a file unless somebody else holds its lock.
 func (f *FS) update(
 	t target, max int64, byName func() ([]byte, error), change func(old []byte, there bool) ([]byte, error),
 ) error {
@@ -174,11 +172,11 @@ func (f *FS) update(
 	})
 }
 
-// write gives a name a new file; fresh is one that did not exist.
+// write replaces the file t; fresh means that it did not exist.
 func (f *FS) write(t target, fresh bool, content func() ([]byte, error)) error {
 	data, err := content()
 	if err == nil && f.fault != nil {
-		err = f.fault // the old file may well have something that must not be lost
+		err = f.fault // the old file may have content that must not be lost
 	}
 	if err != nil {
 		return err
@@ -190,11 +188,12 @@ func (f *FS) write(t target, fresh bool, content func() ([]byte, error)) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) // until then it is locked
+	defer unix.Close(fd) // also unlocks it
 	if err = f.fill(fd, data, t.perm, t.owner); err == nil {
 		err = uninterrupted(func() error {
 			if fresh {
-				if err := unix.Renameat2(t.d, tmp, t.d, t.name, unix.RENAME_NOREPLACE); err != unix.EINVAL && err != unix.ENOSYS {
+				err := unix.Renameat2(t.d, tmp, t.d, t.name, unix.RENAME_NOREPLACE)
+				if err != unix.EINVAL && err != unix.ENOSYS {
 					return err
 				}
 			}
@@ -214,7 +213,7 @@ func (f *FS) write(t target, fresh bool, content func() ([]byte, error)) error {
 	return err
 }
 
-// fill writes a file that was just created.
+// fill writes content, owner and permissions of a new file.
 func (f *FS) fill(fd int, data []byte, perm fs.FileMode, o Owner) error {
 	for len(data) > 0 {
 		n, err := unix.Write(fd, data)
@@ -234,8 +233,8 @@ func (f *FS) fill(fd int, data []byte, perm fs.FileMode, o Owner) error {
 	return unix.Fchmod(fd, uint32(perm.Perm()))
 }
 
-// MkdirAll makes a directory, and those above it, with permissions 0755. Links on the way are
-// resolved in the root, and a link that leads nowhere is an error.
+// MkdirAll creates a directory and its missing parents, with permissions 0755. Symbolic links on
+// the way are resolved in the root; a dangling one is an error.
 func (f *FS) MkdirAll(dir string, o Owner) error {
 	_, err := f.writeDir(dir)
 	if err != unix.ENOENT {
@@ -250,8 +249,7 @@ func (f *FS) MkdirAll(dir string, o Owner) error {
 	return nil
 }
 
-// mkdirAll makes a directory that is missing; its name begins with a slash and is clean. It is left
-// as the directory last used.
+// mkdirAll creates a missing directory. Its name is absolute and clean. writeDir keeps its handle.
 func (f *FS) mkdirAll(dir string, o Owner) error {
 	if dir == "/" {
 		return unix.ENOENT
@@ -268,7 +266,7 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 		return err
 	}
 	err = uninterrupted(func() error { return unix.Mkdirat(parent, name, 0o755) })
-	if err == unix.EEXIST { // Made by somebody else just now, or a link that leads nowhere.
+	if err == unix.EEXIST { // created just now by somebody else, or a dangling link
 		_, err = f.writeDir(dir)
 		return err
 	}
@@ -287,9 +285,8 @@ func (f *FS) mkdirAll(dir string, o Owner) error {
 	return err
 }
 
-// adopt gives a directory that was just made its permissions and its owner. The umask may have
-// taken bits away. What has more bits than we gave, another owner, or directories in it is not what
-// we made.
+// adopt sets permissions and owner of a new directory; the umask may have cleared bits. If it has
+// more bits than we gave it, another owner, or subdirectories, it is not the one we created.
 func (f *FS) adopt(made int, o Owner) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(made, &st); err != nil {
@@ -309,7 +306,7 @@ func (f *FS) adopt(made int, o Owner) error {
 	return nil
 }
 
-// writeDir returns the handle of a directory to write in. It belongs to f, and is good until the
+// writeDir returns the handle of a directory to write in. It belongs to f and is valid until the
 // next call for another directory.
 func (f *FS) writeDir(dir string) (int, error) {
 	if f.host {
@@ -334,7 +331,7 @@ func (f *FS) writeDir(dir string) (int, error) {
 	return fd, nil
 }
 
-// forget closes the handle of the directory last written to.
+// forget closes the handle that writeDir keeps.
 func (f *FS) forget() {
 	if f.dir >= 0 {
 		unix.Close(f.dir)
@@ -342,8 +339,8 @@ func (f *FS) forget() {
 	f.dir, f.dirName = -1, ""
 }
 
-// temporary makes a file of a temporary name, locked as long as it is open. The names are few, and
-// one whose file nobody has locked is left from a run that was killed: it goes away.
+// temporary creates a file with a temporary name, locked while it is open. There are few such
+// names; an unlocked file of that name is left over from a killed run and is removed.
 func (f *FS) temporary(dir int) (name string, fd int, err error) {
 	const names = 4
 	for i := range names {
@@ -367,8 +364,8 @@ func (f *FS) temporary(dir int) (name string, fd int, err error) {
 		if err != nil {
 			continue
 		}
-		// Between these two calls another start may take it for a leftover. A file system without
-		// locks does without.
+		// Between creating and locking it, another start may remove it as a leftover. File systems
+		// without locks do without.
 		var made, there unix.Stat_t
 		locked := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err = unix.Fstat(fd, &made); err == nil {
@@ -380,7 +377,7 @@ func (f *FS) temporary(dir int) (name string, fd int, err error) {
 		case err != nil && err != unix.ENOENT:
 			unix.Unlinkat(dir, name, 0)
 		default:
-			err = unix.EEXIST // somebody took it for a leftover
+			err = unix.EEXIST // it was removed as a leftover
 		}
 		unix.Close(fd)
 	}
@@ -389,8 +386,8 @@ func (f *FS) temporary(dir int) (name string, fd int, err error) {
 
 const temporaryPrefix = ".nvidia-container-runtime-"
 
-// own gives a link that was just created its owner, through a handle: so the name cannot be made to
-// stand for another object in between.
+// own sets the owner of a new link through a handle, so that the name cannot be switched to another
+// object in between.
 func (f *FS) own(dir int, name string, o Owner) error {
 	if o == f.self {
 		return nil
@@ -410,7 +407,7 @@ func (f *FS) own(dir int, name string, o Owner) error {
 	return unix.Fchownat(fd, "", o.UID, o.GID, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// occupied describes what has the name.
+// occupied returns an [*OccupiedError] for what has the name.
 func occupied(d int, dir, name string) error {
 	e := &OccupiedError{Name: path.Join("/", dir, name)}
 	var st unix.Stat_t

@@ -207,11 +207,11 @@ var provocations = map[string]provocation{
 	`… ignored: the container lacks CAP_SYS_ADMIN in its bounding set and accept-nvidia-visible-devices-envvar-when-unprivileged is false`: {
 		fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, config: "accept-nvidia-visible-devices-envvar-when-unprivileged = false\n",
 	},
-	`… is no request for a device: accept-nvidia-visible-devices-as-volume-mounts is false`: {
+	`… does not request a device: accept-nvidia-visible-devices-as-volume-mounts is false`: {
 		fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, mounts: []object{{"source": "/dev/null", "destination": "/var/run/nvidia-container-devices/0"}},
 	},
 	`cannot set MIG_CONFIG_DEVICES in non privileged container`: {fixture: "a100-mig", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_MIG_CONFIG_DEVICES=all"}},
-	`device … is of kind …, and only nvidia.com/gpu and runtime.nvidia.com/gpu are known here; ask the container engine for CDI devices of other kinds`: {
+	`device … is of kind …, but only nvidia.com/gpu and runtime.nvidia.com/gpu are supported; ask the container engine for CDI devices of other kinds`: {
 		fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=vendor.test/net=0"},
 	},
 	`a user namespace needs the host's …, character device …: …`: {

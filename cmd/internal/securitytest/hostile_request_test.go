@@ -46,7 +46,7 @@ func TestHostileEnvironment(t *testing.T) {
 		{name: "a number of 1 MB", env: []string{v + strings.Repeat("0", 1<<20) + "1"}},
 		{name: "a UUID of 1 MB", env: []string{v + "GPU-" + strings.Repeat("0", 1<<20)}},
 		{name: "an address of 1 MB", env: []string{v + strings.Repeat("0", 1<<20-8) + ":00:1e.0"}, starts: true, gpus: 1},
-		{name: "16 MB of one number", env: []string{v + strings.Repeat("0,", 8<<20)}, says: "more than the 1048576 that are read"},
+		{name: "16 MB of one number", env: []string{v + strings.Repeat("0,", 8<<20)}, says: "more than the limit of 1048576"},
 		{name: "100,000 numbers", env: []string{v + strings.Join(numbers, ",")}, says: `"1"`},
 		{name: "100,000 times the same", env: []string{v + many("0", 100_000)}, starts: true, gpus: 1},
 		{name: "1,000,000 commas", env: []string{v + strings.Repeat(",", 1_000_000)}, starts: true},
@@ -377,5 +377,5 @@ func TestConfigOfManyMegabytes(t *testing.T) {
 	r := b.run(t, "create", "--bundle", "b", "id")
 	assert.True(t, r.reached("create", "--bundle", "b", "id"), "%d %.300s", r.code, r.stderr)
 	assert.Less(t, r.maxRSS, int64(1<<20), "more than 1 GiB for 60 MiB")
-	assert.Contains(t, b.fails(t, config(gpu0, "X="+strings.Repeat("x", 64<<20))), "more than the 67108864 that are read")
+	assert.Contains(t, b.fails(t, config(gpu0, "X="+strings.Repeat("x", 64<<20))), "more than the limit of 67108864")
 }

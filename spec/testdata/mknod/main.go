@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command mknod makes device nodes with the raw system calls, in a container of the fence's tests.
+// Command mknod creates device nodes with raw system calls, in a container of the fence's tests.
 // Each argument is call:type:device, "mknodat:c:0xc307", where device is the whole register; each
 // gives one line "call:type:device result", where result is "ok" or the error number.
 package main
@@ -23,6 +23,9 @@ var numbers = map[string]map[string]uintptr{
 	"arm64": {"mknodat": 33},
 }
 
+// types are the file types of mknod(2).
+var types = map[string]uintptr{"c": syscall.S_IFCHR, "b": syscall.S_IFBLK, "p": syscall.S_IFIFO, "f": syscall.S_IFREG}
+
 func main() {
 	for i, arg := range os.Args[1:] {
 		call, rest, _ := strings.Cut(arg, ":")
@@ -37,15 +40,15 @@ func main() {
 			fmt.Println(arg, "absent")
 			continue
 		}
-		mode := map[string]uintptr{"c": syscall.S_IFCHR, "b": syscall.S_IFBLK, "p": syscall.S_IFIFO, "f": syscall.S_IFREG}[kind]
+		mode := types[kind] | 0o600
 		name := fmt.Sprintf("/tmp/node%d", i)
 		path := append([]byte(name), 0)
 		at := ^uintptr(99) // AT_FDCWD, -100
 		var errno syscall.Errno
 		if call == "mknod" {
-			_, _, errno = syscall.Syscall(number, uintptr(unsafe.Pointer(&path[0])), mode|0o600, uintptr(device))
+			_, _, errno = syscall.Syscall(number, uintptr(unsafe.Pointer(&path[0])), mode, uintptr(device))
 		} else {
-			_, _, errno = syscall.Syscall6(number, at, uintptr(unsafe.Pointer(&path[0])), mode|0o600, uintptr(device), 0, 0)
+			_, _, errno = syscall.Syscall6(number, at, uintptr(unsafe.Pointer(&path[0])), mode, uintptr(device), 0, 0)
 		}
 		if errno != 0 {
 			fmt.Println(arg, int(errno))
