@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The nvidia-container-runtime authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# Builds one program, static, and hands out nothing but it:
+# Builds one static program, and an image that contains nothing else:
 #   make docker-cmd-nvidia-container-runtime.experimental
 ARG GO_VERSION=1.26.8
 FROM golang:${GO_VERSION} AS build

@@ -13,49 +13,49 @@ GOLANGCI   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME   ?= 10s
 
 .PHONY: all
-all: $(PROGRAMS:%=cmd-%) ## build the programs into this directory
+all: $(PROGRAMS:%=cmd-%) ## build the programs in this directory
 
 .PHONY: help
-help: ## this list
+help: ## print this list
 	@echo 'usage: make [TARGET] [VARIABLE=VALUE]'; echo
 	@awk -F ' *## *' '/^[a-z%-]+:.* ## / { sub(/:.*/, "", $$1); printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 cmd-%:
 	$(BUILD) -o $* ./cmd/$*
 
-docker-cmd-%: ## build program % in a container; needs only make and docker
+docker-cmd-%: ## build program % in a container; needs only make and Docker
 	docker build $(DOCKER_BUILD_FLAGS) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg PROGRAM=$* --tag nvsysfs-build-$* .
 	container=$$(docker create nvsysfs-build-$* none) && docker cp $$container:/$* . ; docker rm $$container >/dev/null
 
 .PHONY: demo
-demo: all ## start a container, with this machine's GPUs or a fixture's
+demo: all ## run a container with this machine's GPUs, or a fixture's
 	./nvsysfs demo
 
 .PHONY: test
-test: ## all tests; says at the end what was skipped, and why
+test: ## run all tests; the end says which were skipped, and why
 	{ $(GO) test -v -timeout 40m ./...; echo "=== EXIT $$?"; } | awk -f .ci/skipped.awk
 
 .PHONY: race
-race: ## the race detector over the packages that run goroutines
+race: ## run the race detector on packages with goroutines
 	$(GO) test -race -short ./ldcache ./mig ./sysfs/... ./spec ./spec/rawjson ./spec/requirement ./cmd/internal/plan ./cmd/internal/configure
 
 .PHONY: lint
-lint: ## gofmt, vet and golangci-lint, as in CI
+lint: ## run gofmt, vet and golangci-lint, as in CI
 	test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
 	$(GO) vet ./...
 	GOOS=linux GOARCH=arm64 $(GO) vet ./...
 	$(GO) run $(GOLANGCI) run ./...
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (10s)
+fuzz: ## run each fuzz target for FUZZTIME (10s)
 	GO='$(GO)' .ci/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: ## what a start costs; BENCHFLAGS=-write updates BENCHMARKS.md
+bench: ## measure a start; BENCHFLAGS=-write updates BENCHMARKS.md
 	$(GO) run ./cmd/internal/bench $(BENCHFLAGS)
 
 .PHONY: gobench
-gobench: ## each Go benchmark, with allocations
+gobench: ## run each Go benchmark, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: check-static
@@ -67,21 +67,21 @@ check-static: ## check that the programs are static, for amd64 and arm64
 		echo "$$p $$arch: static, $$(stat -c %s .cache/$$p-$$arch) bytes"; \
 	done; done
 
-# Where "make install" puts what it installs; DESTDIR is for those who make packages.
+# Where "make install" puts files; DESTDIR is for building packages.
 PREFIX     ?= /usr/local
 DESTDIR    ?=
 INSTALL    ?= install
 SHARE       = $(DESTDIR)$(PREFIX)/share
 
-# What "make" has built is installed as it is, so that root, under sudo, needs no Go.
+# "make install" does not rebuild programs, so that root, under sudo, needs no Go.
 $(PROGRAMS):
 	$(MAKE) cmd-$@
 
 .PHONY: install
-install: $(PROGRAMS) install-files ## install below $DESTDIR$PREFIX (/usr/local), nothing in /etc
+install: $(PROGRAMS) install-files ## install into $DESTDIR$PREFIX (/usr/local), nothing in /etc
 	$(INSTALL) -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
 
-# All but the programs.
+# Everything except the programs.
 .PHONY: install-files
 install-files: $(if $(GOARCH),,nvsysfs)
 	$(INSTALL) -d $(DESTDIR)$(PREFIX)/lib/systemd/system
@@ -109,15 +109,15 @@ lab: dist ## test the package on cgroup v2, systemd, current engines
 	NVCR_LAB=$(abspath $(DISTDIR))/$(PACKAGE)_$(VERSION)_amd64.deb $(GO) test -count 1 -timeout 60m -v ./cmd/internal/lab
 
 .PHONY: soak
-soak: ## many real containers at a time, for DURATION (10m)
+soak: ## run many real containers at a time, for DURATION (10m)
 	NVCR_SOAK=$(DURATION) $(GO) test -count 1 -timeout 0 -v -run '^TestSoak$$' ./cmd/internal/securitytest
 
 .PHONY: fault
-fault: ## fail every system call of a create, and kill it before each
+fault: ## fail, and kill before, every system call of a create
 	NVCR_FAULTS=all $(GO) test -count 1 -timeout 0 -v -run 'Faults$$' ./cmd/internal/securitytest
 
 .PHONY: reproducible
-reproducible: ## check that two builds in different directories are the same
+reproducible: ## check that builds in two directories are identical
 	@set -e; rm -rf .cache/reproducible; here=$$PWD; for d in one another/place; do \
 		mkdir -p .cache/reproducible/$$d; git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C .cache/reproducible/$$d; \
 		(cd .cache/reproducible/$$d; for p in $(PROGRAMS); do GOCACHE=$$PWD/.gocache $(BUILD) -o $$p ./cmd/$$p; done); \
@@ -133,17 +133,17 @@ HOSTGO     := env -u GOOS -u GOARCH $(GO)
 DISTDIR    ?= dist
 PARTS      := .cache/parts
 
-# An SBOM has the checksums of the tool that made it: so that is built the same way everywhere.
+# An SBOM contains the checksums of the tool that made it, so the tool is built the same way everywhere.
 $(TOOLS)/cyclonedx-gomod:
 	CGO_ENABLED=0 GOFLAGS= GOBIN=$(TOOLS) $(HOSTGO) install -trimpath $(CYCLONEDX)
 
 .PHONY: sbom
-sbom: all $(TOOLS)/cyclonedx-gomod ## what each program is made of, as CycloneDX, in dist/
+sbom: all $(TOOLS)/cyclonedx-gomod ## write the SBOM of each program, as CycloneDX, to dist/
 	@set -e; mkdir -p dist; for p in $(PROGRAMS); do \
 		$(TOOLS)/cyclonedx-gomod bin -json -noserial -notimestamp -std -version v$(VERSION) -output dist/$$p.cdx.json $$p; echo dist/$$p.cdx.json; done
 
 .PHONY: dist
-dist: $(TOOLS)/cyclonedx-gomod ## packages for amd64 and arm64, with SBOMs and checksums
+dist: $(TOOLS)/cyclonedx-gomod ## build packages for amd64 and arm64, SBOMs and checksums
 	rm -rf $(PARTS); mkdir -p $(PARTS)/sbom/amd64 $(PARTS)/sbom/arm64 $(DISTDIR)
 	@$(MAKE) --silent install-files DESTDIR=$(PARTS) PREFIX=/usr GOARCH=amd64 >/dev/null
 	gzip -9nf $(PARTS)/usr/share/man/man*/*
@@ -156,16 +156,16 @@ dist: $(TOOLS)/cyclonedx-gomod ## packages for amd64 and arm64, with SBOMs and c
 	cp .cache/release/SHA256SUMS .cache/release/$(PACKAGE)[-_]* $(DISTDIR) && cat $(DISTDIR)/SHA256SUMS
 
 .PHONY: dist-reproducible
-dist-reproducible: dist ## check that packages built elsewhere are the same
+dist-reproducible: dist ## check that packages built elsewhere are identical
 	@set -e; there=.cache/dist-reproducible/another/place; rm -rf .cache/dist-reproducible; mkdir -p $$there; \
 	git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C $$there; \
 	(umask 077; cd $$there; TZ=Asia/Tokyo SOURCE_DATE_EPOCH=$(EPOCH) $(MAKE) COMMIT=$(COMMIT) dist >/dev/null); \
 	cmp $(DISTDIR)/SHA256SUMS $$there/dist/SHA256SUMS; rm -rf .cache/dist-reproducible
 
 .PHONY: vuln
-vuln: ## known vulnerabilities (govulncheck; needs the network)
+vuln: ## find known vulnerabilities (govulncheck; needs the network)
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 .PHONY: clean
-clean: ## remove what was built
+clean: ## remove everything that was built
 	rm -rf $(PROGRAMS) .cache dist
