@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// invocation is what this program learns from a low-level runtime's command
-// line. The words themselves are handed on as they came.
+// invocation is a low-level runtime's command line, as far as we need it. The arguments themselves
+// are passed on unchanged.
 type invocation struct {
 	command   string // first word that is neither a global option nor its value; "" if none
-	help      bool   // help or version is asked for: the runtime prints and exits
+	help      bool   // help or version is requested: the runtime prints and exits
 	version   bool   // --version, -v (-V) before any command
-	nameless  bool   // create, run or restore without the name of a container
+	nameless  bool   // create, run or restore without a container's name
 	bundle    string // value of the last -b or --bundle after one of these; "" = current directory
 	config    string // value of crun's -f or --config after create or run; "" = config.json in the bundle
 	images    string // value of --image-path after restore
@@ -26,23 +26,21 @@ type invocation struct {
 
 	systemdCgroup bool // --systemd-cgroup, or crun's --cgroup-manager=systemd
 
-	rest     []string // what follows the command
-	operands []string // what follows the options of crun's update
+	rest     []string // the arguments after the command
+	operands []string // the arguments after the options of crun's update
 }
 
-// creates tells whether the command is one that makes a container. All
-// others are about one that is there, or about none.
+// creates reports whether the command creates a container.
 func (inv invocation) creates() bool {
 	return inv.command == "create" || inv.command == "run" || inv.command == "restore"
 }
 
-// intercepted tells whether this invocation creates a container.
+// intercepted reports whether this invocation creates a container.
 func (inv invocation) intercepted() bool {
 	return inv.creates() && !inv.help && !inv.nameless
 }
 
-// configFile is the config.json of this invocation: that of the bundle, or
-// the file that crun's --config names.
+// configFile is the bundle's config.json, or the file that crun's --config names.
 func (inv invocation) configFile() string {
 	if inv.config == "" || inv.config == "config.json" {
 		return filepath.Join(inv.bundle, "config.json")
@@ -50,25 +48,24 @@ func (inv invocation) configFile() string {
 	return inv.config
 }
 
-// dialect is the option syntax of a low-level runtime. runc uses a library
-// of the Go flag family: one or two dashes are alike, options may follow
-// the container's id. crun uses GNU argp: long options take two dashes and
-// may be abbreviated, short ones may be joined with each other and with
-// their value, and the command's options end at the first other word.
+// dialect is the option syntax of a low-level runtime. runc parses options like Go's flag package:
+// one or two dashes are equivalent, and options may follow the container's id. crun uses GNU argp:
+// long options need two dashes and may be abbreviated, short ones may be combined with each other
+// and with their value, and the command's options end at the first other word.
 type dialect struct {
 	gnu     bool
 	global  options
-	command options // of create and run together
-	restore options // of restore, besides
-	update  options // of update, where they matter
+	command options // of create and run
+	restore options // of restore, in addition
+	update  options // of update, if we need them
 	names   options // known commands
 }
 
-// options are names separated by blanks; one that takes a value ends in "=".
-// A text needs no initialisation, which a map would at every start.
+// options are names separated by spaces; "=" marks those that take a value. Unlike a map, a string
+// needs no initialization at each start.
 type options string
 
-// find tells whether name is one of the options, and whether it takes a value.
+// find reports whether name is one of the options, and whether it takes a value.
 func (o options) find(name string) (takesValue, known bool) {
 	for word := range strings.FieldsSeq(string(o)) {
 		if found, takes := strings.CutSuffix(word, "="); found == name {
@@ -83,28 +80,33 @@ func (o options) find(name string) (takesValue, known bool) {
 var (
 	runcDialect = dialect{
 		global: "log= log-format= root= rootless= criu= debug systemd-cgroup version v help h",
-		// The last words are global options, which runc 1.5 accepts here, too.
-		command: "bundle= b= console-socket= pidfd-socket= pid-file= preserve-fds= no-pivot no-new-keyring no-subreaper detach d keep help h " +
+		// runc 1.5 also accepts the global options in the last line.
+		command: "bundle= b= console-socket= pidfd-socket= pid-file= preserve-fds= no-pivot no-new-keyring " +
+			"no-subreaper detach d keep help h " +
 			"log= log-format= root= rootless= debug systemd-cgroup",
-		restore: "image-path= work-path= tcp-established ext-unix-sk shell-job file-locks manage-cgroups-mode= empty-ns= auto-dedup " +
-			"lazy-pages lsm-profile= lsm-mount-context=",
-		names: "checkpoint create delete events exec kill list pause ps restore resume run spec start state update features help h init",
+		restore: "image-path= work-path= tcp-established ext-unix-sk shell-job file-locks manage-cgroups-mode= " +
+			"empty-ns= auto-dedup lazy-pages lsm-profile= lsm-mount-context=",
+		names: "checkpoint create delete events exec kill list pause ps restore resume run spec start state " +
+			"update features help h init",
 	}
 	crunDialect = dialect{
-		gnu:    true,
-		global: "cgroup-manager= log= log-format= log-level= root= rootless= debug systemd-cgroup version v V help ? usage",
-		command: "bundle= b= config= f= console-socket= pid-file= preserve-fds= no-pivot no-new-keyring no-subreaper detach d keep " +
-			"help ? usage version V",
-		restore: "image-path= work-path= tcp-established tcp-close ext-unix-sk shell-job file-locks manage-cgroups-mode= lsm-profile= " +
-			"lsm-mount-context=",
-		update: "resources= r= blkio-weight= cpu-period= cpu-quota= cpu-share= cpu-rt-period= cpu-rt-runtime= cpuset-cpus= cpuset-mems= " +
-			"kernel-memory= kernel-memory-tcp= memory= memory-reservation= memory-swap= pids-limit= l3-cache-schema= mem-bw-schema=",
-		names: "checkpoint create delete exec list kill ps run spec start state update pause resume features restore mounts",
+		gnu: true,
+		global: "cgroup-manager= log= log-format= log-level= root= rootless= debug systemd-cgroup " +
+			"version v V help ? usage",
+		command: "bundle= b= config= f= console-socket= pid-file= preserve-fds= no-pivot no-new-keyring " +
+			"no-subreaper detach d keep help ? usage version V",
+		restore: "image-path= work-path= tcp-established tcp-close ext-unix-sk shell-job file-locks " +
+			"manage-cgroups-mode= lsm-profile= lsm-mount-context=",
+		update: "resources= r= blkio-weight= cpu-period= cpu-quota= cpu-share= cpu-rt-period= cpu-rt-runtime= " +
+			"cpuset-cpus= cpuset-mems= kernel-memory= kernel-memory-tcp= memory= memory-reservation= memory-swap= " +
+			"pids-limit= l3-cache-schema= mem-bw-schema=",
+		names: "checkpoint create delete exec list kill ps run spec start state update pause resume features " +
+			"restore mounts",
 	}
 )
 
-// parseArgs reads args, the command line without the program's own name, as
-// the low-level runtime of that dialect would.
+// parseArgs parses args, the command line without the program's name, as the low-level runtime of
+// that dialect would.
 func parseArgs(d dialect, args []string) invocation {
 	var inv invocation
 	rest := d.options(d.global, args, func(name, value string) { inv.set(name, value, true) }, true)
@@ -127,8 +129,8 @@ func parseArgs(d dialect, args []string) invocation {
 	inv.nameless = true
 	for len(rest) > 0 {
 		rest = d.options(known, rest, func(name, value string) { inv.set(name, value, false) }, false)
-		// What is left starts with a word. runc takes options behind it; for
-		// crun, and behind "--", options have ended.
+		// rest starts with a word. runc accepts options after it; in crun, and after "--", options
+		// have ended.
 		if len(rest) > 0 && rest[0] == "--" {
 			inv.nameless = inv.nameless && len(rest) == 1
 			break
@@ -142,7 +144,7 @@ func parseArgs(d dialect, args []string) invocation {
 	return inv
 }
 
-// set takes one option.
+// set stores one option.
 func (inv *invocation) set(name, value string, global bool) {
 	on := value != "false" && value != "0" && value != "f" && value != "F" && value != "FALSE" && value != "False"
 	switch name {

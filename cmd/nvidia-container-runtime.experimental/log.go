@@ -13,9 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openLog returns the logger behind the debug key of config.toml. A log
-// that cannot be opened is no reason not to start a container: then, and
-// when there is none, what is logged goes nowhere.
+// openLog returns the logger for the debug key of config.toml. If the key is empty or the file cannot
+// be opened, messages are discarded: a broken log must not keep a container from starting.
 func openLog(path, level string, debug bool) *logrus.Logger {
 	log := logrus.New()
 	log.AddHook(bound{})
@@ -35,8 +34,8 @@ func openLog(path, level string, debug bool) *logrus.Logger {
 	return log
 }
 
-// patient bears errors of its writer, a full disk for one: the logger would
-// complain on stderr, which engines read.
+// patient ignores errors of its writer, such as a full disk: the logger would report them on stderr,
+// which engines read.
 type patient struct{ io.Writer }
 
 func (p patient) Write(data []byte) (int, error) {
@@ -44,11 +43,10 @@ func (p patient) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
-// maxMessage is how long what we say can be, in bytes. Lists of devices and
-// of what is wrong with them have no other end.
+// maxMessage limits messages, in bytes: lists of devices and their problems can be long.
 const maxMessage = 8 << 10
 
-// bounded cuts a message that is too long.
+// bounded truncates a message that is too long.
 func bounded(text string) string {
 	if len(text) <= maxMessage {
 		return text
@@ -56,7 +54,7 @@ func bounded(text string) string {
 	return fmt.Sprintf("%s… (%d bytes more)", strings.ToValidUTF8(text[:maxMessage], ""), len(text)-maxMessage)
 }
 
-// bound makes a logger cut what is too long.
+// bound makes a logger truncate long messages.
 type bound struct{}
 
 func (bound) Levels() []logrus.Level { return logrus.AllLevels }
@@ -66,10 +64,9 @@ func (bound) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// report appends text to the low-level runtime's log, where engines look for
-// the reason of a failure: runc's --log FILE with --log-format text or json,
-// crun's --log [file:]FILE. Its other destinations, journald:ID and
-// syslog:ID, are no files.
+// report appends text to the low-level runtime's log, where engines look for the reason of a failure:
+// runc's --log FILE with --log-format text or json, crun's --log [file:]FILE. crun's other
+// destinations, journald:ID and syslog:ID, are not files.
 func report(inv invocation, text string) {
 	path := strings.TrimPrefix(inv.log, "file:")
 	if path == "" || strings.HasPrefix(path, "journald:") || strings.HasPrefix(path, "syslog:") {
@@ -88,9 +85,7 @@ func report(inv invocation, text string) {
 	log.Error(text)
 }
 
-// openAppend opens a log as the low-level runtimes do. It does not wait for
-// a reader on a FIFO, and a directory or device is refused by the caller
-// failing to write.
+// openAppend opens a log as low-level runtimes do. It does not wait for the reader of a FIFO.
 func openAppend(path string, perm os.FileMode) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NONBLOCK|unix.O_NOCTTY, perm)
 }

@@ -17,14 +17,12 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// usualDirs are searched after PATH: podman starts its runtime with no PATH
-// at all.
+// usualDirs are searched after PATH: podman starts its runtime without PATH.
 var usualDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 
-// findRuntime returns the low-level runtime to hand over to: the one
-// configured, or the first of candidates that is there. A name without a
-// slash is searched in pathVar, the caller's PATH, and then in the usual
-// directories. Our own executable is never the answer, under whatever name.
+// findRuntime returns the path of the low-level runtime: the configured one, or the first of
+// candidates that exists. A name without a slash is searched in pathVar, the caller's PATH, and then
+// in the usual directories. It never returns our own executable, whatever its name.
 func findRuntime(configured string, candidates []string, pathVar string) (string, error) {
 	if configured != "" {
 		candidates = []string{configured}
@@ -36,7 +34,7 @@ func findRuntime(configured string, candidates []string, pathVar string) (string
 
 	var dirs []string
 	for _, dir := range filepath.SplitList(pathVar) {
-		// A relative entry would let the bundle's directory name the runtime.
+		// A relative entry would let the bundle's directory choose the runtime.
 		if filepath.IsAbs(dir) {
 			dirs = append(dirs, dir)
 		}
@@ -83,7 +81,7 @@ func findRuntime(configured string, candidates []string, pathVar string) (string
 
 var errSelf = errors.New("is this program itself")
 
-// usable tells whether path can be executed and is not this program.
+// usable reports why path cannot be executed or is this program.
 func usable(path string, own *unix.Stat_t) error {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -98,8 +96,7 @@ func usable(path string, own *unix.Stat_t) error {
 	if st.Dev == own.Dev && st.Ino == own.Ino {
 		return errSelf
 	}
-	// A copy of this program under the runtime's name would exec itself for
-	// ever.
+	// A copy of this program under the runtime's name would exec itself forever.
 	if st.Size == own.Size {
 		other, err := os.ReadFile(path)
 		if err != nil {
@@ -120,18 +117,14 @@ func isCrun(runtime string) bool {
 	return strings.HasPrefix(filepath.Base(runtime), "crun")
 }
 
-// creatorOr returns the low-level runtime that created the container which
-// this invocation is about, where its state tells and it is another one
-// than runtime or there is no runtime because of err. Else it returns these
-// as they are. The configuration may have changed since, or have been
-// another one: rootless podman does not call every command with the same
-// environment.
+// creatorOr returns the low-level runtime that created this invocation's container, according to the
+// container's state, or else runtime and err. They differ if the configuration has changed since, or
+// was a different one: rootless podman does not call all commands with the same environment.
 //
-// runc keeps ROOT/ID/state.json, crun ROOT/ID/status. Usually the first
-// look finds it.
+// runc keeps ROOT/ID/state.json, crun ROOT/ID/status. Usually the first check finds it.
 func creatorOr(runtime string, err error, configured []string, inv invocation, environ []string) (string, error) {
 	for _, word := range inv.rest {
-		// Options are not told from their values: a value is hardly ever the name of a container.
+		// This does not tell options from their values, but a value is hardly ever a container's name.
 		if word == "" || word[0] == '-' || word[0] == '.' || strings.Contains(word, "/") {
 			continue
 		}
@@ -157,7 +150,7 @@ func creatorOr(runtime string, err error, configured []string, inv invocation, e
 	return runtime, err
 }
 
-// hasState tells whether runc or crun has a container of that name.
+// hasState reports whether runc or crun has a container of that name.
 func hasState(crun bool, name string, inv invocation, environ []string) bool {
 	runtime, file := "runc", "state.json"
 	if crun {

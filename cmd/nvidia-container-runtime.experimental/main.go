@@ -1,13 +1,12 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command nvidia-container-runtime.experimental stands where a container
-// engine expects runc. On create, run and restore it gives the container the NVIDIA
-// GPUs and driver files that its environment asks for, by editing the
-// bundle's config.json; then, and for every other command at once, it execs
-// the low-level runtime with the same arguments and environment.
+// Command nvidia-container-runtime.experimental takes the place of runc in a container engine. On
+// create, run and restore it gives the container the NVIDIA GPUs and driver files that its
+// environment requests, by editing the bundle's config.json. Then, and at once for every other
+// command, it execs the low-level runtime with the same arguments and environment.
 //
-// run.go is the way of the data; start there.
+// Start reading in run.go.
 package main
 
 import (
@@ -15,9 +14,9 @@ import (
 	"runtime"
 )
 
-// The parent-death signal, which containerd sets for its runtime, belongs to a thread, and the
-// kernel clears it in each new one: the exec must be made by the thread that the engine started.
-// What else belongs to a thread (signal mask, capabilities, namespaces, priority) new ones inherit.
+// containerd sets a parent-death signal for its runtime. It belongs to a thread, and new threads do
+// not inherit it, so the exec must happen in the thread that the engine started. Everything else that
+// belongs to a thread (signal mask, capabilities, namespaces, priority) is inherited.
 func init() {
 	runtime.LockOSThread()
 }

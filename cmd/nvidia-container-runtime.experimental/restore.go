@@ -16,13 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxImage bounds what is read of an image that lists files; it has some 60
-// bytes for each file that a process has open or mapped.
+// maxImage limits how much of CRIU's list of files is read. The list has some 60 bytes for each file
+// that a process has open or mapped.
 const maxImage = 64 << 20
 
-// checkRestore refuses to restore processes that have the libraries of
-// another driver than that of this machine mapped: these are not here, and
-// talk to another kernel module. CRIU would fail over one of the files.
+// checkRestore refuses to restore processes that have libraries of another driver version mapped:
+// these do not exist here and need another kernel module. CRIU would fail without explaining why.
 func checkRestore(inv invocation, version string) error {
 	if inv.command != "restore" {
 		return nil
@@ -31,27 +30,28 @@ func checkRestore(inv invocation, version string) error {
 	if inv.images == "" {
 		dirs = []string{"checkpoint", filepath.Join(inv.bundle, "checkpoint")} // runc's, crun's
 	}
+	const restoring = "restoring a container with NVIDIA GPUs"
 	for _, dir := range dirs {
-		// CRIU 3.0 and later, CRIU before.
+		// CRIU 3.0 and later; older versions.
 		for _, name := range []string{"files.img", "reg-files.img"} {
 			file := filepath.Join(dir, name)
 			was, library, err := checkpointedDriver(file)
 			switch {
 			case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 			case err != nil:
-				return fmt.Errorf("restoring a container with NVIDIA GPUs: reading what its processes have open: %w", err)
+				return fmt.Errorf("%s: reading the list of its open files: %w", restoring, err)
 			case was != "" && was != version:
-				return fmt.Errorf("restoring a container with NVIDIA GPUs: it was checkpointed with driver %s (it has %s open, says %s), "+
-					"and this machine has driver %s: restore it where driver %s is loaded, or start it anew", was, library, file, version, was)
+				return fmt.Errorf("%s: it was checkpointed with driver %s (%s is open according to %s), "+
+					"but this machine has driver %s: restore it where driver %s is loaded, or start a new container",
+					restoring, was, library, file, version, was)
 			}
 		}
 	}
 	return nil
 }
 
-// checkpointedDriver finds the driver's version in an image of CRIU that
-// lists files: that of the first library of CUDA or NVML among them,
-// "/usr/lib64/libcuda.so.550.54.15". It is empty if there is none.
+// checkpointedDriver finds the driver's version in CRIU's list of files: that of the first libcuda or
+// libnvidia-ml, "/usr/lib64/libcuda.so.550.54.15". It is empty if there is none.
 func checkpointedDriver(file string) (version, library string, err error) {
 	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -79,10 +79,9 @@ func checkpointedDriver(file string) (version, library string, err error) {
 	return "", "", nil
 }
 
-// fileName returns the name of a file that has the byte at a place: field 6
-// of CRIU's reg_file_entry (images/regfile.proto), which is its tag, its
-// length in seven bits a byte, and as many bytes. It is empty if there is
-// none.
+// fileName returns the file name that contains the byte at the offset: field 6 of CRIU's
+// reg_file_entry (images/regfile.proto), which is a tag, the length as a varint, and the bytes. It is
+// empty if there is none.
 func fileName(data []byte, at int) string {
 	const tag = 6<<3 | 2
 	for start := at; start >= 2 && at-start < unix.PathMax; start-- {

@@ -17,9 +17,8 @@ import (
 
 const program = "nvidia-container-runtime.experimental"
 
-// run is the whole program. It returns only when something is wrong: else
-// the low-level runtime has taken its place. On success nothing is printed,
-// because engines read what a runtime prints.
+// run is the whole program. It returns only if something is wrong: otherwise the low-level runtime
+// has replaced it. On success it prints nothing, because engines read what a runtime prints.
 func run(argv, environ []string, stdout, stderr io.Writer) int {
 	args := argv[1:]
 	inv := parseArgs(runcDialect, args)
@@ -28,7 +27,7 @@ func run(argv, environ []string, stdout, stderr io.Writer) int {
 	}
 	err := start(inv, argv, environ)
 	if inv.version {
-		return 0 // our line is the answer where there is no other
+		return 0 // without a low-level runtime, our version is the answer
 	}
 	text := bounded(err.Error())
 	fmt.Fprintf(stderr, "%s: %s\n", program, text)
@@ -36,8 +35,7 @@ func run(argv, environ []string, stdout, stderr io.Writer) int {
 	return 1
 }
 
-// start prepares the container, if this invocation creates one, and execs
-// the low-level runtime.
+// start prepares the container, if this invocation creates one, and execs the low-level runtime.
 func start(inv invocation, argv, environ []string) error {
 	args := argv[1:]
 	cfg, err := plan.LoadConfig(argv[0], environ)
@@ -70,8 +68,7 @@ func start(inv invocation, argv, environ []string) error {
 	return fmt.Errorf("executing the low-level runtime %s: %w", runtime, err)
 }
 
-// prepare gives the container of this invocation what it asks for. A
-// container that asks for nothing is left as it is.
+// prepare gives the container what it requests. It does not touch containers that request nothing.
 func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logger) error {
 	doc, err := spec.OpenFile(inv.configFile())
 	if err != nil {
@@ -100,7 +97,8 @@ func prepare(cfg plan.Config, inv invocation, environ []string, log *logrus.Logg
 	}
 
 	container := plan.Container{
-		Request: request, Facts: facts, Bundle: inv.bundle, Path: plan.Getenv(environ, "PATH"), SystemdCgroup: inv.systemdCgroup,
+		Request: request, Facts: facts, Bundle: inv.bundle, Path: plan.Getenv(environ, "PATH"),
+		SystemdCgroup: inv.systemdCgroup,
 	}
 	p, err := plan.New(cfg, container)
 	if err != nil {

@@ -14,26 +14,24 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// maxResources bounds what is read of the resources of an update. Those of
-// containerd have a few KiB.
+// maxResources limits the size of an update's resources. containerd's have a few KiB.
 const maxResources = 16 << 20
 
-// keepDevices makes of crun's "update --resources FILE ID" an update that does not speak of
-// devices. It returns the arguments for crun, which finds the resources on its standard input.
+// keepDevices removes the device rules from crun's "update --resources FILE ID". It returns the
+// arguments for crun, which reads the resources from standard input.
 //
-// An engine that knows nothing of our devices sends the container's resources as it knows them when
-// processors or memory are changed: containerd's CRI plugin on standard input, podman in a file.
-// runc leaves device rules alone in an update. crun applies them, and the container would lose its
-// GPU; from 1.23 on, with systemd, it refuses them ("updating device access list not supported when
-// using BPFProgram"). crun 1.19 and later leave the devices as they are if there is no list
-// (append_resources in crun's cgroup-systemd.c); an empty one is for 1.19 to 1.22 a list as any
-// other.
+// When CPUs or memory change, an engine that does not know our devices sends all of the container's
+// resources as it knows them: containerd's CRI plugin on standard input, podman in a file. runc
+// ignores device rules in an update. crun applies them, so that the container would lose its GPU;
+// since 1.23, with systemd, it refuses them ("updating device access list not supported when using
+// BPFProgram"). Since 1.19, crun does not change devices if there is no list (append_resources in
+// crun's cgroup-systemd.c); up to 1.22, it applies an empty list.
 func keepDevices(inv invocation, args []string) ([]string, error) {
 	in := os.Stdin
 	if inv.resources != "-" {
 		f, err := os.Open(inv.resources)
 		if err != nil {
-			return args, nil //nolint:nilerr // crun says so in its own words
+			return args, nil //nolint:nilerr // crun reports it
 		}
 		defer f.Close()
 		in = f
@@ -41,7 +39,8 @@ func keepDevices(inv invocation, args []string) ([]string, error) {
 		if args[options-1] == "--" {
 			options--
 		}
-		args = slices.Concat(args[:options], []string{"--resources=-"}, args[options:]) // of several crun takes the last
+		// If there are several, crun uses the last.
+		args = slices.Concat(args[:options], []string{"--resources=-"}, args[options:])
 	}
 	data, err := io.ReadAll(io.LimitReader(in, maxResources+1))
 	if err != nil {
@@ -51,12 +50,12 @@ func keepDevices(inv invocation, args []string) ([]string, error) {
 		return nil, fmt.Errorf("reading the resources to update: more than %d bytes", maxResources)
 	}
 	if err := setStdin(withoutDevices(data)); err != nil {
-		return nil, fmt.Errorf("handing on the resources to update: %w", err)
+		return nil, fmt.Errorf("passing on the resources to update: %w", err)
 	}
 	return args, nil
 }
 
-// setStdin makes data what is read from standard input.
+// setStdin replaces standard input by data.
 func setStdin(data []byte) error {
 	fd, err := unix.MemfdCreate("resources", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -73,7 +72,7 @@ func setStdin(data []byte) error {
 	return unix.Dup3(fd, 0, 0)
 }
 
-// withoutDevices takes the list of device rules out of a runtime-spec linux.resources. What is none
+// withoutDevices removes the device rules from a linux.resources of the runtime spec. Invalid input
 // is left for crun to refuse.
 func withoutDevices(resources []byte) []byte {
 	top, err := rawjson.Parse(resources)

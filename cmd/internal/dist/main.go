@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command dist prints the licenses and notices of the modules that are linked into the programs,
-// for packages to carry. Standard input has a line for each module, as "go list -deps" prints it:
+// Command dist prints the licenses and notices of the modules linked into the programs, for the
+// packages. Standard input has a line for each module, as "go list -deps" prints it:
 //
 //	github.com/sirupsen/logrus v1.10.2 /root/go/pkg/mod/github.com/sirupsen/logrus@v1.10.2
 //
-// The rest of a release is made by "make dist" and .goreleaser.yaml; this directory has what they
-// install.
+// "make dist" and .goreleaser.yaml build the rest of a release; this directory contains the files
+// that they install.
 package main
 
 import (
@@ -63,7 +63,7 @@ func licenses(list string, out io.Writer) error {
 	return err
 }
 
-// isLicense goes by the names that Go modules use.
+// isLicense knows the names that Go modules use.
 func isLicense(name string) bool {
 	name, extension, _ := strings.Cut(strings.ToUpper(name), ".")
 	return extension != "GO" && slices.Contains([]string{"LICENSE", "LICENCE", "COPYING", "NOTICE", "PATENTS"}, name)

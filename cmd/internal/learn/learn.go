@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package learn is "nvsysfs learn": it asks nvidia-smi which MIG device has which UUID, and adds
-// the answer to the file of package mig/learnt.
+// Package learn is "nvsysfs learn": it gets the UUIDs of MIG devices from nvidia-smi, and records
+// them in the file of package mig/learnt.
 package learn
 
 import (
@@ -36,16 +36,19 @@ import (
 type Options struct {
 	Root      string
 	Output    string   // "" is [learnt.Path] below Root
-	From      []string // files with output of nvidia-smi, "-" being standard input; it is run if there are none
+	From      []string // files with output of nvidia-smi, "-" is standard input; if empty, nvidia-smi is run
 	DryRun    bool
 	IfChanged bool
 }
 
-// programs are where nvidia-smi may be beside PATH.
-var programs = []string{"/usr/bin", "/usr/local/bin", "/opt/bin", "/usr/local/nvidia/bin", "/run/current-system/sw/bin", "/home/kubernetes/bin/nvidia/bin", "/var/lib/nvidia/bin"}
+// programDirs are searched for nvidia-smi after PATH.
+var programDirs = []string{
+	"/usr/bin", "/usr/local/bin", "/opt/bin", "/usr/local/nvidia/bin", "/run/current-system/sw/bin",
+	"/home/kubernetes/bin/nvidia/bin", "/var/lib/nvidia/bin",
+}
 
-// Run learns and prints what came of it. It is an error if nothing is known of a GPU with MIG
-// devices.
+// Run records UUIDs and prints the result. It returns an error if nothing is known about a GPU with
+// MIG devices.
 func Run(o Options, environ []string, stdout, stderr io.Writer) error {
 	environ, err := plan.Below(o.Root, environ)
 	if err != nil {
@@ -77,7 +80,7 @@ func Run(o Options, environ []string, stdout, stderr io.Writer) error {
 		}
 	}
 
-	reports, seen, err := hear(root, o.From, plan.Getenv(environ, "PATH"), cfg.DriverRoot)
+	reports, seen, err := ask(root, o.From, plan.Getenv(environ, "PATH"), cfg.DriverRoot)
 	if err != nil {
 		return fmt.Errorf("learn: %w", err)
 	}
@@ -107,12 +110,12 @@ func Run(o Options, environ []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if unknown := lesson.Unknown(); len(unknown) > 0 {
-		return fmt.Errorf("learn: nothing is known of the MIG devices of GPU %s", strings.Join(unknown, ", "))
+		return fmt.Errorf("learn: nothing is known about the MIG devices of GPU %s", strings.Join(unknown, ", "))
 	}
 	return nil
 }
 
-// allKnown tells whether each MIG device has been learnt.
+// allKnown reports whether the UUIDs of all MIG devices are recorded.
 func allKnown(root sysfs.Root, owners []int) (bool, error) {
 	inv, err := sysfs.Read(root, true)
 	if err != nil || inv.Driver == nil || !mig.HasUUIDs(inv.Driver.Version) {
@@ -129,9 +132,9 @@ func allKnown(root sysfs.Root, owners []int) (bool, error) {
 	return true, nil
 }
 
-// hear reads the texts, or asks nvidia-smi, and looks at the machine: as it was all the time while
-// nvidia-smi spoke.
-func hear(root sysfs.Root, from []string, pathVar, driverRoot string) ([]learnt.Report, map[string]learnt.Seen, error) {
+// ask reads the files, or else runs nvidia-smi, and returns their reports and the machine's state,
+// which did not change while nvidia-smi ran.
+func ask(root sysfs.Root, from []string, pathVar, driverRoot string) ([]learnt.Report, map[string]learnt.Seen, error) {
 	if len(from) > 0 {
 		var reports []learnt.Report
 		for _, name := range from {
@@ -141,24 +144,24 @@ func hear(root sysfs.Root, from []string, pathVar, driverRoot string) ([]learnt.
 			}
 			reports = append(reports, learnt.Report{Source: sourceName(name), Report: report})
 		}
-		seen, err := look(root)
+		seen, err := readMachine(root)
 		return reports, seen, err
 	}
 	program, err := findSMI(root, pathVar, driverRoot)
 	if err != nil {
 		return nil, nil, err
 	}
-	before, err := look(root)
+	before, err := readMachine(root)
 	if err != nil {
 		return nil, nil, err
 	}
-	// The first time may change the machine: MIG devices that the driver keeps are there from the
-	// first use of the GPU on.
+	// The first run may change the machine: the driver creates persistent MIG devices when the GPU
+	// is first used.
 	const tries = 3
 	for range tries {
 		var reports []learnt.Report
 		for _, flag := range []string{"-L", "-q"} {
-			text, err := program.ask(flag)
+			text, err := program.run(flag)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -168,7 +171,7 @@ func hear(root sysfs.Root, from []string, pathVar, driverRoot string) ([]learnt.
 			}
 			reports = append(reports, learnt.Report{Source: program.String() + " " + flag, Report: report})
 		}
-		after, err := look(root)
+		after, err := readMachine(root)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -179,10 +182,10 @@ func hear(root sysfs.Root, from []string, pathVar, driverRoot string) ([]learnt.
 		}
 		before = after
 	}
-	return nil, nil, errors.New("MIG devices are being made or destroyed: run this again when that is over")
+	return nil, nil, errors.New("MIG devices are being created or destroyed: try again later")
 }
 
-// sourceName is the name of a file that stands on the command line.
+// sourceName describes a file from the command line.
 func sourceName(name string) string {
 	if name == "-" {
 		return "standard input"
@@ -210,7 +213,7 @@ func readText(name string) (smi.Report, error) {
 // smiProgram is nvidia-smi.
 type smiProgram struct {
 	path   string
-	chroot string // root of the driver's container, in which path is; "" is this machine's
+	chroot string // root of the driver container that has path; "" is this machine
 }
 
 func (p smiProgram) String() string {
@@ -220,13 +223,16 @@ func (p smiProgram) String() string {
 	return p.path
 }
 
-// findSMI finds nvidia-smi in PATH or the usual directories, or else in the driver's container, as
-// the GPU operator has it.
+// findSMI finds nvidia-smi in PATH, in the usual directories, or else in the driver container of the
+// GPU operator.
 func findSMI(root sysfs.Root, pathVar, driverRoot string) (smiProgram, error) {
-	dirs := append(filepath.SplitList(pathVar), programs...)
+	isProgram := func(info fs.FileInfo, err error) bool {
+		return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+	}
+	dirs := append(filepath.SplitList(pathVar), programDirs...)
 	for _, dir := range dirs {
 		name := filepath.Join(dir, "nvidia-smi")
-		if info, err := os.Stat(name); filepath.IsAbs(dir) && err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+		if filepath.IsAbs(dir) && isProgram(os.Stat(name)) {
 			return smiProgram{path: name}, nil
 		}
 	}
@@ -235,16 +241,16 @@ func findSMI(root sysfs.Root, pathVar, driverRoot string) (smiProgram, error) {
 	}
 	if resolved, err := root.Resolve(driverRoot); err == nil {
 		container := sysfs.Root(root.Path(resolved))
-		if info, err := container.Stat("usr/bin/nvidia-smi"); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+		if isProgram(container.Stat("usr/bin/nvidia-smi")) {
 			return smiProgram{path: "/usr/bin/nvidia-smi", chroot: string(container)}, nil
 		}
 	}
-	return smiProgram{}, fmt.Errorf("nvidia-smi is not in PATH (%s), not in %s, and not in a driver container at %s: give its output, of -L and of -q, with --from",
-		pathVar, strings.Join(programs, ", "), root.Path(driverRoot))
+	return smiProgram{}, fmt.Errorf("nvidia-smi is not in PATH (%s), not in %s, and not in a driver container at %s: "+
+		"pass its output, of -L and of -q, with --from",
+		pathVar, strings.Join(programDirs, ", "), root.Path(driverRoot))
 }
 
-// ask runs the program.
-func (p smiProgram) ask(flag string) ([]byte, error) {
+func (p smiProgram) run(flag string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, p.path, flag)
@@ -261,14 +267,15 @@ func (p smiProgram) ask(flag string) ([]byte, error) {
 	return text, nil
 }
 
-// look reads the machine. The result has the UUIDs in lower case as keys.
-func look(root sysfs.Root) (map[string]learnt.Seen, error) {
+// readMachine reads the machine's GPUs and MIG devices, by lower-case UUID.
+func readMachine(root sysfs.Root) (map[string]learnt.Seen, error) {
 	inv, err := sysfs.Read(root, true)
 	if err != nil {
 		return nil, err
 	}
 	if inv.Driver == nil {
-		return nil, fmt.Errorf("no NVIDIA kernel driver is loaded: neither %s nor %s exists", root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))
+		return nil, fmt.Errorf("no NVIDIA kernel driver is loaded: neither %s nor %s exists",
+			root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))
 	}
 	epoch, err := mig.ReadEpoch(root, inv.Driver.Version)
 	if err != nil {
@@ -281,7 +288,8 @@ func look(root sysfs.Root) (map[string]learnt.Seen, error) {
 		}
 		uuid := strings.ToLower(strings.TrimPrefix(gpu.UUID, "GPU-"))
 		s := learnt.Seen{
-			UUID: "GPU-" + uuid, Address: gpu.Address.String(), Index: gpu.Index, Driver: inv.Driver.Version, Instances: gpu.Instances, Err: gpu.Err,
+			UUID: "GPU-" + uuid, Address: gpu.Address.String(), Index: gpu.Index, Driver: inv.Driver.Version,
+			Instances: gpu.Instances, Err: gpu.Err,
 		}
 		if other, ok := seen[s.UUID]; ok {
 			s.Err = fmt.Errorf("the GPU at %s has the same UUID", other.Address)
@@ -295,18 +303,19 @@ func look(root sysfs.Root) (map[string]learnt.Seen, error) {
 				learnt.Candidate{PDI: binary.LittleEndian.Uint64(serial[:]), Source: learnt.FromSerial},
 				learnt.Candidate{PDI: binary.BigEndian.Uint64(serial[:]), Source: learnt.FromSerial})
 		}
-		// In a vGPU guest the driver takes the first 8 bytes of the GPU's UUID, as they are in
-		// memory: kmigmgrGenerateComputeInstanceUuid_VF in kernel_mig_manager.c of NVIDIA's open
-		// kernel modules.
-		if bytes, err := hex.DecodeString(strings.ReplaceAll(uuid, "-", "")); err == nil && len(bytes) == 16 {
-			s.Candidates = append(s.Candidates, learnt.Candidate{PDI: binary.LittleEndian.Uint64(bytes), Source: learnt.FromUUID})
+		// In a vGPU guest, the driver uses the first 8 bytes of the GPU's UUID in memory order:
+		// kmigmgrGenerateComputeInstanceUuid_VF in kernel_mig_manager.c of NVIDIA's open kernel
+		// modules.
+		if id, err := hex.DecodeString(strings.ReplaceAll(uuid, "-", "")); err == nil && len(id) == 16 {
+			s.Candidates = append(s.Candidates,
+				learnt.Candidate{PDI: binary.LittleEndian.Uint64(id), Source: learnt.FromUUID})
 		}
 		seen[s.UUID] = s
 	}
 	return seen, nil
 }
 
-// learntTarget is the file that is read and written.
+// learntTarget is the file with the records.
 type learntTarget struct {
 	root  sysfs.Root
 	name  string // below root
@@ -321,7 +330,7 @@ func learntFile(root sysfs.Root, output string) (learntTarget, error) {
 	return learntTarget{"/", strings.TrimPrefix(absolute, "/"), absolute}, err
 }
 
-// read reads what has been learnt before, also as it stands in the file.
+// read returns the previous records and the file's bytes.
 func (t learntTarget) read(owners []int) (learnt.Store, []byte, error) {
 	store, err := sysfs.ReadLearnt(t.root, t.name, owners...)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -334,7 +343,7 @@ func (t learntTarget) read(owners []int) (learnt.Store, []byte, error) {
 	return store, data, err
 }
 
-// write replaces the file whole: who reads meanwhile sees the old one or the new one.
+// write replaces the file atomically.
 func (t learntTarget) write(data []byte) (err error) {
 	defer func() {
 		if errors.Is(err, fs.ErrPermission) {

@@ -57,7 +57,7 @@ func TestLearnDriverContainer(t *testing.T) {
 	}
 	environ := []string{"PATH=/nowhere"}
 	var out, errs bytes.Buffer
-	require.ErrorContains(t, Run(Options{Root: dir}, environ, &out, &errs), "and not in a driver container at "+dir+"/run/nvidia/driver: give its output")
+	require.ErrorContains(t, Run(Options{Root: dir}, environ, &out, &errs), "and not in a driver container at "+dir+"/run/nvidia/driver: pass its output")
 	need.Files(t, dir, map[string]string{"etc/nvidia-container-runtime/config.toml": "[nvidia-container-runtime.experimental]\nroot = \"/elsewhere\"\n"})
 	require.NoError(t, Run(Options{Root: dir}, environ, &out, &errs))
 	assert.Contains(t, out.String(), "GPU 0 at 0000:07:00.0: 7 of 7 MIG devices, PDI 0x145c8e416b389d3e from nvidia-smi, proved by a UUID\n")

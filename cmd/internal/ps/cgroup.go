@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// Container is what the name of a cgroup tells of a container.
+// Container is a container identified by the name of its cgroup.
 type Container struct {
-	Engine string `json:"engine"` // "docker", "podman", "cri-o", "containerd", "kubernetes"; "" if the name does not tell
+	Engine string `json:"engine"` // "docker", "podman", "cri-o", "containerd", "kubernetes"; "" if unknown
 	ID     string `json:"id"`     // 64 hexadecimal digits
 }
 
-// containerID is the last part of a cgroup of a container, with the systemd driver or without.
+// containerID matches the last part of a container's cgroup, with or without the systemd driver.
 //
 //	/system.slice/docker-<id>.scope
 //	/machine.slice/libpod-<id>.scope/container
@@ -23,12 +23,12 @@ type Container struct {
 //	/kubepods.slice/kubepods-pod<uid>.slice/cri-containerd-<id>.scope
 var containerID = regexp.MustCompile(`^(?:([a-z][a-z-]*)-)?([0-9a-f]{64})(?:\.scope)?$`)
 
-// scopes are the engines by the word before the id.
+// scopes maps the prefix of the id to the engine.
 var scopes = map[string]string{
 	"docker": "docker", "libpod": "podman", "crio": "cri-o", "cri-containerd": "containerd", "nerdctl": "containerd",
 }
 
-// parseCgroup finds the innermost container in the path of a cgroup.
+// parseCgroup returns the innermost container in the path of a cgroup.
 func parseCgroup(path string) (Container, bool) {
 	var container Container
 	above := ""

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ps finds the processes that use NVIDIA GPUs, from /proc alone: those that have a device
-// node of the driver open or a library of the driver mapped.
+// Package ps finds the processes that use NVIDIA GPUs: those that have one of the driver's device
+// nodes open or one of its libraries mapped. It reads only /proc.
 package ps
 
 import (
@@ -24,28 +24,28 @@ import (
 type Process struct {
 	PID       int         `json:"pid"`
 	UID       int         `json:"uid"`
-	User      string      `json:"user"`                // from the machine's /etc/passwd; "" if it is not there
+	User      string      `json:"user"`                // from the machine's /etc/passwd; "" if unknown
 	Command   string      `json:"command"`             // /proc/PID/comm
 	Args      []string    `json:"args"`                // /proc/PID/cmdline
-	Container *Container  `json:"container,omitempty"` // nil: not in a container that is known
-	Devices   []string    `json:"devices"`             // index of a GPU or MIG device, "0" or "0:1", else the base name of the node
+	Container *Container  `json:"container,omitempty"` // nil if not in a known container
+	Devices   []string    `json:"devices"`             // GPU ("0") or MIG device ("0:1"), else name of the node
 	Libraries []Libraries `json:"libraries"`
 }
 
-// Libraries are the driver's libraries of one version that a process has mapped.
+// Libraries are the driver libraries of one version that a process has mapped.
 type Libraries struct {
 	Version string `json:"version"` // "550.54.15", from the file's name
-	Deleted bool   `json:"deleted"` // the file was removed or replaced since
+	Deleted bool   `json:"deleted"` // the file has been removed or replaced
 }
 
-// List is what can be seen of the processes of a machine.
+// List is the visible processes of a machine.
 type List struct {
-	Module    string    `json:"module"` // version of the loaded kernel module, "" if none is
+	Module    string    `json:"module"` // version of the loaded kernel module, "" if none
 	Processes []Process `json:"processes"`
-	Hidden    int       `json:"hidden"` // processes that may not be looked at
+	Hidden    int       `json:"hidden"` // number of processes that this user may not inspect
 }
 
-// Read looks at all processes in the root's /proc. Those that end meanwhile are left out.
+// Read inspects all processes in the root's /proc. Those that end meanwhile are left out.
 func Read(root sysfs.Root, inventory sysfs.Inventory) (List, error) {
 	list := List{Processes: []Process{}}
 	if inventory.Driver != nil {
@@ -99,7 +99,7 @@ func read(p procfs.Proc, inventory sysfs.Inventory) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	process.UID = int(status.UIDs[1]) //nolint:gosec // the kernel's are 32 bits wide
+	process.UID = int(status.UIDs[1]) //nolint:gosec // UIDs have 32 bits
 	cgroups, err := p.Cgroups()
 	if err != nil {
 		return Process{}, err
@@ -113,12 +113,13 @@ func read(p procfs.Proc, inventory sysfs.Inventory) (Process, error) {
 	return process, nil
 }
 
-// devices names what the open files are of. Of a GPU that is divided, the open capabilities tell
-// which MIG device is meant; nvidiactl and nvidia-uvm are named only where no GPU is.
+// devices returns the devices to which open files belong. On a GPU with MIG devices, the open
+// capabilities show which one is used. nvidiactl and nvidia-uvm are named only if there is no GPU.
 func devices(files []string, inventory sysfs.Inventory) []string {
 	var nodes []string
 	for _, f := range files {
-		if name, ok := strings.CutPrefix(f, "/dev/"); ok && strings.HasPrefix(name, "nvidia") && !slices.Contains(nodes, name) {
+		name, ok := strings.CutPrefix(f, "/dev/")
+		if ok && strings.HasPrefix(name, "nvidia") && !slices.Contains(nodes, name) {
 			nodes = append(nodes, name)
 		}
 	}
@@ -156,8 +157,7 @@ func devices(files []string, inventory sysfs.Inventory) []string {
 
 func capability(minor int) string { return "nvidia-caps/nvidia-cap" + strconv.Itoa(minor) }
 
-// driverLibrary is a file of the driver. Others of NVIDIA's libraries have versions of their own,
-// below 300.
+// driverLibrary matches a library of the driver. NVIDIA's other libraries have versions below 300.
 //
 //	/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15 (deleted)
 var driverLibrary = regexp.MustCompile(`/lib[A-Za-z0-9_.-]*\.so\.([3-9][0-9]{2,}(?:\.[0-9]+){1,2})( \(deleted\))?$`)
@@ -175,7 +175,7 @@ func libraries(maps []*procfs.ProcMap) []Libraries {
 	return found
 }
 
-// readUsers reads names from the root's /etc/passwd; it may be missing.
+// readUsers reads names from the root's /etc/passwd, which may be missing.
 //
 //	root:x:0:0:root:/root:/bin/bash
 func readUsers(root sysfs.Root) map[int]string {

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package replace writes files of the operator's tool whole or not at all: whoever reads meanwhile,
-// and after a crash, sees the old file or the new one. [Write] is most of it.
+// Package replace replaces files atomically: readers, even after a crash, see the old file or the
+// new one.
 package replace
 
 import (
@@ -19,23 +19,22 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Prefix begins the names of files that are not finished yet. They have no extension, so no engine
-// reads them but CRI-O, which reads all that is in its directory.
+// Prefix begins the names of unfinished files. They have no extension, so that no engine reads them
+// except CRI-O, which reads all files in its directory.
 const Prefix = ".nvsysfs-"
 
-// File is what a file is to be.
+// File is a new file.
 type File struct {
-	Data []byte
-	Perm fs.FileMode
-	// Owner is whose owner and group it gets; nil: those of the process.
-	Owner *syscall.Stat_t
-	// Check looks at the new file, and at what else matters, just before it takes its place; nil:
-	// nothing does. It gets the name that the file has until then, in the same directory.
+	Data  []byte
+	Perm  fs.FileMode
+	Owner *syscall.Stat_t // gives the owner and group; nil: those of the process
+	// Check is called before the rename, with the new file's temporary name in the same directory;
+	// may be nil.
 	Check func(temp string) error
 }
 
-// Dir opens a directory below root, and makes it and those above it that are missing, with the
-// permissions 0755 less the umask. Links in dir lead to places below root.
+// Dir opens a directory below root. It creates missing directories with the permissions 0755 less
+// the umask. Links in dir are resolved below root.
 func Dir(root sysfs.Root, dir string) (*os.Root, error) {
 	there, missing := path.Clean("/"+dir), ""
 	for there != "/" {
@@ -44,8 +43,7 @@ func Dir(root sysfs.Root, dir string) (*os.Root, error) {
 			there = resolved
 			break
 		}
-		// What cannot be resolved may still be there: a dangling link. MkdirAll makes what it leads
-		// to, inside the root.
+		// It may exist: a dangling link. MkdirAll creates its target, inside the root.
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -63,8 +61,8 @@ func Dir(root sysfs.Root, dir string) (*os.Root, error) {
 	return d.OpenRoot(missing)
 }
 
-// Write makes name, in the directory d, the file: a new one under another name, on disk before it
-// takes the name by rename. What earlier runs left unfinished that were killed is removed.
+// Write replaces name in the directory d: it writes a new file under another name, syncs it to disk
+// and renames it. It also removes the unfinished files of killed processes.
 func Write(d *os.Root, name string, f File) (err error) {
 	sweep(d)
 	temp := Prefix + rand.Text()
@@ -73,18 +71,17 @@ func Write(d *os.Root, name string, f File) (err error) {
 		return err
 	}
 	defer func() {
-		_ = out.Close() // it is synced by then, or removed
+		_ = out.Close() // it has been synced, or is removed
 		if err != nil {
 			err = errors.Join(err, d.Remove(temp))
 		}
 	}()
-	// It tells other runs that this one is at work. A file system without locks is no reason to
-	// fail.
+	// The lock keeps other processes from removing the file. File systems may lack locks.
 	_ = unix.Flock(int(out.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if _, err = out.Write(f.Data); err != nil {
 		return err
 	}
-	// The owner first: a change of owner may clear bits of the mode.
+	// The owner first: changing it may clear bits of the mode.
 	if err = own(out, f.Owner); err != nil {
 		return err
 	}
@@ -102,12 +99,12 @@ func Write(d *os.Root, name string, f File) (err error) {
 	if err = d.Rename(temp, name); err != nil {
 		return err
 	}
-	// The file is complete and in its place: nothing is to be taken back if this fails.
+	// The file is complete and in place, so this may fail.
 	_ = Sync(d)
 	return nil
 }
 
-// Sync brings the directory itself to the disk: what was renamed or removed in it.
+// Sync syncs the directory itself to disk: renames and removals.
 func Sync(d *os.Root) error {
 	dir, err := d.Open(".")
 	if err != nil {
@@ -116,7 +113,7 @@ func Sync(d *os.Root) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// own gives a file the owner of another, and does not try where it has that owner already.
+// own changes the owner of a file, unless it is right already.
 func own(out *os.File, owner *syscall.Stat_t) error {
 	if owner == nil {
 		return nil
@@ -131,7 +128,7 @@ func own(out *os.File, owner *syscall.Stat_t) error {
 	return out.Chown(int(owner.Uid), int(owner.Gid))
 }
 
-// sweep removes what killed runs left: files that nobody holds a lock of. Nothing depends on it.
+// sweep removes the files of killed processes, which are not locked. It ignores errors.
 func sweep(d *os.Root) {
 	dir, err := d.Open(".")
 	if err != nil {

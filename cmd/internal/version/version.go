@@ -1,13 +1,12 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package version tells which build of the programs this is.
+// Package version identifies the build of the programs.
 package version
 
 import "runtime/debug"
 
-// Set by the linker (see the Makefile); else taken from what the Go
-// toolchain recorded.
+// The linker sets these (see the Makefile); otherwise Line uses what the Go toolchain recorded.
 var (
 	version = ""
 	commit  = ""

@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command cri makes one call to a container runtime as the kubelet does, over
-// Kubernetes' Container Runtime Interface:
+// Command cri makes one call to a container runtime over Kubernetes' Container Runtime Interface, as
+// the kubelet does:
 //
 //	cri SOCKET METHOD REQUEST
 //
-// REQUEST is the message as JSON, with the names of its Go struct's json
-// tags; the answer is printed likewise. A call that fails ends with status 1
-// and what the kubelet would show, on standard error.
+// REQUEST is the message as JSON, with the names of its Go struct's json tags; the response is printed
+// in the same form. If the call fails, it prints what the kubelet would show to standard error and
+// exits with status 1.
 //
-// It is a module of its own so that what it needs is needed by nothing else.
+// It is a separate module, to keep its dependencies away from the rest.
 package main
 
 import (
@@ -26,22 +26,23 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// timeout is that of the kubelet for all but long calls.
+// timeout is the kubelet's for all but long calls.
 const timeout = 2 * time.Minute
 
-// methods are those of the runtime service that are needed, each with an
-// empty request and an empty response.
+// methods are the supported methods of the runtime service, each with an empty request and response.
 var methods = map[string][2]any{
-	"Version":                  {&runtime.VersionRequest{}, &runtime.VersionResponse{}},
-	"RunPodSandbox":            {&runtime.RunPodSandboxRequest{}, &runtime.RunPodSandboxResponse{}},
-	"StopPodSandbox":           {&runtime.StopPodSandboxRequest{}, &runtime.StopPodSandboxResponse{}},
-	"RemovePodSandbox":         {&runtime.RemovePodSandboxRequest{}, &runtime.RemovePodSandboxResponse{}},
-	"CreateContainer":          {&runtime.CreateContainerRequest{}, &runtime.CreateContainerResponse{}},
-	"StartContainer":           {&runtime.StartContainerRequest{}, &runtime.StartContainerResponse{}},
-	"StopContainer":            {&runtime.StopContainerRequest{}, &runtime.StopContainerResponse{}},
-	"RemoveContainer":          {&runtime.RemoveContainerRequest{}, &runtime.RemoveContainerResponse{}},
-	"UpdateContainerResources": {&runtime.UpdateContainerResourcesRequest{}, &runtime.UpdateContainerResourcesResponse{}},
-	"ExecSync":                 {&runtime.ExecSyncRequest{}, &runtime.ExecSyncResponse{}},
+	"Version":          {&runtime.VersionRequest{}, &runtime.VersionResponse{}},
+	"RunPodSandbox":    {&runtime.RunPodSandboxRequest{}, &runtime.RunPodSandboxResponse{}},
+	"StopPodSandbox":   {&runtime.StopPodSandboxRequest{}, &runtime.StopPodSandboxResponse{}},
+	"RemovePodSandbox": {&runtime.RemovePodSandboxRequest{}, &runtime.RemovePodSandboxResponse{}},
+	"CreateContainer":  {&runtime.CreateContainerRequest{}, &runtime.CreateContainerResponse{}},
+	"StartContainer":   {&runtime.StartContainerRequest{}, &runtime.StartContainerResponse{}},
+	"StopContainer":    {&runtime.StopContainerRequest{}, &runtime.StopContainerResponse{}},
+	"RemoveContainer":  {&runtime.RemoveContainerRequest{}, &runtime.RemoveContainerResponse{}},
+	"UpdateContainerResources": {
+		&runtime.UpdateContainerResourcesRequest{}, &runtime.UpdateContainerResourcesResponse{},
+	},
+	"ExecSync": {&runtime.ExecSyncRequest{}, &runtime.ExecSyncResponse{}},
 }
 
 func main() {
@@ -57,7 +58,7 @@ func run(args []string, stdout io.Writer) error {
 	}
 	messages, ok := methods[args[1]]
 	if !ok {
-		return fmt.Errorf("method %q is not known", args[1])
+		return fmt.Errorf("unknown method %q", args[1])
 	}
 	request, response := messages[0], messages[1]
 	if err := json.Unmarshal([]byte(args[2]), request); err != nil {
