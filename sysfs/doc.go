@@ -8,6 +8,6 @@
 // the devices that a user named. Methods of Inventory return the [Node] list that a container needs
 // for them.
 //
-// Device numbers come from /proc; /dev only tells whether a node exists and who may use it. No GPU
+// Device numbers come from /proc; /dev only shows whether a node exists and who may use it. No GPU
 // is ever opened.
 package sysfs

@@ -19,8 +19,8 @@ import (
 //	/sys/bus/pci/devices/<address>/drm/renderD129/dev   226:129
 //
 // the only place that relates them to a GPU. Each also appears as
-// /dev/dri/by-path/pci-<address>-card or
-// -render, a link on the host. A GPU without the DRM driver has none.
+// /dev/dri/by-path/pci-<address>-card or -render, a symbolic link on the host. A GPU without the
+// DRM driver has none.
 //
 // Mode and group are those of the host's nodes below devRoot; by default a card has mode 0660, a
 // render node 0666.
@@ -79,7 +79,7 @@ func parseDev(text string) (major, minor int, err error) {
 	return int(x), int(y), nil
 }
 
-// isNumber tells whether s consists of digits.
+// isNumber reports whether s consists of digits.
 func isNumber(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }

@@ -27,7 +27,7 @@ const procCapabilities = "proc/driver/nvidia/capabilities"
 //	/proc/driver/nvidia/capabilities/gpu0/mig/gi1/ci1
 //
 // They are meant to be masked. A container that may change MIG instances must see them: use
-// HiddenGPUs for it. Read errors are not taken for absence.
+// HiddenGPUs for it. Unreadable does not count as absent.
 func (inv Inventory) HiddenPaths(root Root, sel Selection) ([]string, error) {
 	hidden := inv.HiddenGPUs(sel)
 	entries, err := root.ReadDir(procCapabilities)

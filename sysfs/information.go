@@ -34,9 +34,9 @@ type GPU struct {
 	Index int
 
 	Instances []mig.Instance // MIG devices in the order of n in "g:n"; nil unless read
-	masked    []mig.Instance // others, hidden from this process, by ID
+	masked    []mig.Instance // hidden from this process, by ID
 
-	// Err tells why the GPU is unusable: its files could not be read or parsed. It keeps its place
+	// Err says why the GPU is unusable: its files could not be read or parsed. It keeps its place
 	// in the list and its index; Minor is -1.
 	Err error
 }

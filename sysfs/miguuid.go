@@ -17,11 +17,11 @@ import (
 // MIGUUIDs are the recorded UUIDs of a machine's MIG devices. The zero value means that none were
 // read.
 type MIGUUIDs struct {
-	// Err is why the file of recorded UUIDs is unusable: [fs.ErrNotExist] if there is none.
+	// Err says why the file of recorded UUIDs is unusable: [fs.ErrNotExist] if there is none.
 	Err  error
 	file string // its path
 	gpus map[Address]learntGPU
-	all  map[mig.UUID]bool // UUIDs of MIG devices that there are
+	all  map[mig.UUID]bool // UUIDs of existing MIG devices
 }
 
 // learntGPU is what was recorded about a GPU, compared with its current state.
@@ -67,8 +67,8 @@ func ReadForMIGUUIDs(root Root, q Query, owners ...int) (Inventory, Query, error
 	return inv, q, nil
 }
 
-// learntGPUs returns the UUIDs of the GPUs that have the requested MIG devices on record; not ok if
-// one is unknown.
+// learntGPUs returns the UUIDs of the GPUs that have the requested MIG devices on record; ok is
+// false if one is unknown.
 func (q Query) learntGPUs(store learnt.Store) (of map[string]bool, ok bool) {
 	owner := map[mig.UUID]string{}
 	for _, gpu := range store.GPUs {
@@ -138,7 +138,7 @@ func ReadLearnt(root Root, name string, owners ...int) (learnt.Store, error) {
 	return store, err
 }
 
-// sharedUUID tells whether several GPUs have the UUID, which makes it useless.
+// sharedUUID reports whether several GPUs have the UUID, which makes it useless.
 func sharedUUID(inv Inventory, uuid string) bool {
 	count := 0
 	for _, gpu := range inv.GPUs {
@@ -175,10 +175,10 @@ const learnAdvice = "run 'nvsysfs learn' as root on the host"
 // resolve returns the places of the GPU and the instance with the UUID, or the reason why there is
 // none.
 //
-// For an instance that still exists, the record is certain. For one created since, the PDI tells
-// the GPU instance that the UUID belongs to, which suffices if it has one compute instance. A UUID
-// that another instance had before is refused: a recreated GPU instance has the same id, but
-// perhaps another engine and UUID.
+// For an instance that still exists, the record is certain. For one created since, the PDI
+// identifies the GPU instance that the UUID belongs to, which suffices if it has one compute
+// instance. A UUID that another instance had before is refused: a recreated GPU instance has the
+// same ID, but perhaps another engine and UUID.
 func (m MIGUUIDs) resolve(gpus []GPU, uuid mig.UUID) (at, instance int, reason string) {
 	var stale, ambiguous, unlearnt []string
 	devices := 0
@@ -261,7 +261,7 @@ func (m MIGUUIDs) resolve(gpus []GPU, uuid mig.UUID) (at, instance int, reason s
 	return 0, 0, "unknown device: no MIG device has this UUID"
 }
 
-// had tells whether a device of the GPU has or had the UUID on record.
+// had reports whether a device of the GPU has or had the UUID on record.
 func (l learntGPU) had(uuid mig.UUID) bool {
 	has := func(d learnt.Device) bool { return d.UUID == uuid }
 	return slices.Contains(l.Former, uuid) || slices.ContainsFunc(l.Devices, has)

@@ -18,11 +18,12 @@ import (
 // Node is a character device that a container needs.
 type Node struct {
 	Path         string      // in the container: "/dev/nvidia0"
-	Major, Minor int         // from /proc and /sys, or from the host's node where these do not tell
+	Major, Minor int         // from /proc and /sys, otherwise from the host's node
 	Mode         fs.FileMode // permission bits
 	UID, GID     uint32
 
-	// OnHost tells that the host has this character device at Path, below the root of its devices.
+	// OnHost reports whether the host has this character device at Path, below the root of its
+	// devices.
 	OnHost bool
 	// Instead is what the host has at Path instead, if anything: "character device 510:0",
 	// "directory".
@@ -41,7 +42,7 @@ func (n Node) Command() string {
 	return command
 }
 
-// Groups returns the groups that may open nodes which others may not, sorted.
+// Groups returns the groups that may open nodes that are closed to others, sorted.
 func Groups(nodes []Node) []uint32 {
 	var gids []uint32
 	for _, n := range nodes {
@@ -222,8 +223,8 @@ func migCapable(root Root, gpu GPU) bool {
 	return false
 }
 
-// MIGGraphics tells whether MIG devices of a GPU can support graphics: those with "+gfx" profiles
-// on Blackwell RTX PRO boards. No file tells the profile of a MIG device.
+// MIGGraphics reports whether MIG devices of a GPU can support graphics: those with "+gfx" profiles
+// on Blackwell RTX PRO boards. No file has the profile of a MIG device.
 func MIGGraphics(root Root, gpu GPU) bool {
 	function, err := ReadPCI(root, gpu.Address)
 	if err != nil {
@@ -320,7 +321,7 @@ func HostNode(devRoot Root, path string) (Node, error) {
 	}, nil
 }
 
-// kind names the type of a file that is not a character device.
+// kind describes the type of a file that is not a character device.
 func kind(mode fs.FileMode) string {
 	switch {
 	case mode.IsDir():

@@ -44,15 +44,15 @@ func (inv Inventory) IMEXNodes(devRoot Root, channels []int) ([]Node, error) {
 	return nodes, nil
 }
 
-// OtherNodes returns the nodes of modules other than the GPU driver, each kind if asked for:
+// OtherNodes returns the nodes of modules other than the GPU driver, for each requested kind:
 //
 //	gds      /dev/nvidia-fs*                              GPUDirect Storage
 //	mofed    /dev/infiniband/uverbs*, rdma_cm             RDMA
 //	gdrcopy  /dev/gdrdrv
 //	nvswitch /dev/nvidia-nvswitchctl, /dev/nvidia-nvswitch*
 //
-// They are the host's nodes below devRoot; gdrdrv and nvswitchctl need none, as /proc/devices tells
-// their numbers. A node with another major than /proc/devices is stale and left out. The second
+// They are the host's nodes below devRoot; gdrdrv and nvswitchctl need none, as /proc/devices has
+// their numbers. A node whose major differs from /proc/devices is stale and omitted. The second
 // result describes what is missing, one line each.
 func (inv Inventory) OtherNodes(devRoot Root, gds, mofed, gdrcopy, nvswitch bool) ([]Node, []string, error) {
 	var (

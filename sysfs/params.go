@@ -27,8 +27,8 @@ type Params struct {
 // defaultParams are NVIDIA's tools' defaults for a missing file or line.
 var defaultParams = Params{ModifyDeviceFiles: true, DeviceFileMode: 0o666}
 
-// MayMake tells whether the driver's parameters let programs make a node: they count for those of
-// the modules nvidia and nvidia-modeset.
+// MayMake reports whether the driver's parameters let programs create a node: they apply to nodes
+// of the modules nvidia and nvidia-modeset.
 func (inv Inventory) MayMake(n Node) bool {
 	m := inv.Majors
 	return inv.Params.ModifyDeviceFiles || !slices.Contains([]int{m.Nvidia, m.Ctl, m.Modeset, m.Caps}, n.Major)

@@ -108,14 +108,14 @@ func ParseQuery(ids []string) Query {
 	return q
 }
 
-// NeedsInstances tells whether the query needs an inventory with MIG devices.
+// NeedsInstances reports whether the query needs an inventory with MIG devices.
 func (q Query) NeedsInstances() bool {
 	return q.All || slices.ContainsFunc(q.ids, func(id id) bool {
 		return id.form == byRank || id.form == byInstance || id.form == byMIGUUID
 	})
 }
 
-// NeedsMIGUUIDs tells whether the query asks for a MIG device by its UUID, MIG-<uuid>. This is a
+// NeedsMIGUUIDs reports whether the query asks for a MIG device by its UUID, MIG-<uuid>. This is a
 // hash of numbers that procfs and sysfs do not have (the die's identifier and the instance's place
 // on it), so the query needs the MIG devices of all GPUs and the UUIDs that [ReadMIGUUIDs] reads.
 func (q Query) NeedsMIGUUIDs() bool {
@@ -222,8 +222,8 @@ func (inv Inventory) selectAll() (Selection, error) {
 	return Selection{}, &DeviceError{ID: "all", Reason: reason, Have: inv.have(MIGUUIDs{})}
 }
 
-// Partitioned returns the selected GPUs that have MIG devices of which none is selected, with their
-// Instances: such a container gets the GPU's node but no device that programs can use.
+// Partitioned returns the selected GPUs, with their Instances, that have MIG devices none of which
+// is selected: such a container gets the GPU's node but no device that programs can use.
 func (sel Selection) Partitioned(root Root) []GPU {
 	var gpus []GPU
 	for _, selected := range sel.GPUs {

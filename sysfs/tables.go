@@ -81,7 +81,7 @@ var dataCenter = []string{
 
 // Brand returns the brand of a GPU by its model, as NVIDIA_REQUIRE_* conditions spell it: "geforce"
 // for "NVIDIA GeForce RTX 3090". The brand of a virtual GPU is that of its license, which the model
-// does not tell. Since R530 at the latest, a Tesla T4 is no longer a Tesla.
+// does not show. Since R530 at the latest, a Tesla T4 is no longer a Tesla.
 func Brand(model, driverVersion string) (string, bool) {
 	name, renamed := strings.CutPrefix(model, "NVIDIA ")
 	if name == "Tesla T4" {

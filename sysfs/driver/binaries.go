@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// usualPath are the directories of programs after those of the caller's PATH. The last ones are
-// Flatcar's, NixOS's, and that of Debian's alternatives, where TrueNAS has them alone.
+// usualPath are the directories searched for programs after the caller's PATH. The last ones belong
+// to Flatcar, NixOS, and Debian's alternatives, the only place that TrueNAS has.
 var usualPath = [...]string{
-	"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/bin", "/run/current-system/sw/bin",
-	"/usr/lib/nvidia/current",
+	"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/bin",
+	"/run/current-system/sw/bin", "/usr/lib/nvidia/current",
 }
 
-// programDirs are the directories of programs in the order in which they are looked into.
+// programDirs returns the directories of programs in search order.
 func programDirs(o Options, libraryDirs []string) []string {
 	dirs := slices.Concat(absolute(o.Path), usualPath[:])
 	for _, dir := range libraryDirs {
@@ -27,17 +27,17 @@ func programDirs(o Options, libraryDirs []string) []string {
 	return dirs
 }
 
-// findBinaries looks for programs in the caller's PATH, in the usual directories, in the bin beside
-// each library directory, which is where the container operating systems have them
-// (/var/lib/nvidia/bin), and among the libraries. The first program of a name counts; in the
-// container it is in /usr/bin, as the classic runtime has it. A script counts only if there is no
-// program: it starts one in a place that the container lacks (Synology).
+// findBinaries searches for programs in the caller's PATH, the usual directories, the bin next to
+// each library directory, as on container operating systems (/var/lib/nvidia/bin), and among the
+// libraries. The first program of a name counts; in the container it is in /usr/bin, as with the
+// classic runtime. A script counts only if there is no program: it starts one at a path that the
+// container lacks (Synology).
 //
-// A class brings only its own programs, not those of a class it implies: video gets no MPS daemon.
+// A class adds only its own programs, not those of a class it implies: video gets no MPS daemon.
 //
-// The programs of NixOS and Guix need a loader from the host's store, which is never given. NixOS
-// keeps the programs as NVIDIA ships them, too, for containers: in the origBin beside bin
-// (nvidia-x11/builder.sh in nixpkgs). Where there is none, that is noted.
+// The programs of NixOS and Guix need a loader from the host's store, which containers never get.
+// For containers, NixOS also keeps the programs as NVIDIA ships them, in origBin next to bin
+// (nvidia-x11/builder.sh in nixpkgs). Programs without such a copy are noted.
 func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 	var dirs []string
 	add := func(name string) {
@@ -92,7 +92,8 @@ func findBinaries(t *tree, o Options, libraryDirs []string) []File {
 		}
 	}
 	if strangers != nil {
-		t.note("%s cannot run in images without %s, the loader that the host's programs are built for", strings.Join(strangers, ", "), loader)
+		t.note("%s cannot run in images without %s, the loader that the host's programs are built for",
+			strings.Join(strangers, ", "), loader)
 	}
 	return files
 }
@@ -105,9 +106,9 @@ func (t *tree) executable(n node) bool {
 	return ok && full.mode.Perm()&0o111 != 0
 }
 
-// program is what is learned from the beginning of a program.
+// program is what the beginning of a program says about it.
 type program struct {
-	script      bool   // it begins with "#!"
+	script      bool   // starts with "#!"
 	interpreter string // loader of an ELF program, "" for a static one
 }
 

@@ -12,11 +12,11 @@ type Class uint8
 const (
 	Compute  Class = 1 << iota // CUDA and OpenCL
 	Compat32                   // the 32-bit libraries of the other classes
-	Display                    // X11 display; brings the files of Graphics
+	Display                    // X11 display; implies the files of Graphics
 	Graphics                   // OpenGL, EGL, Vulkan
 	NGX                        // DLSS and the like
 	Utility                    // NVML and nvidia-smi
-	Video                      // encoders and decoders; brings the libraries of Compute
+	Video                      // encoders and decoders; implies the libraries of Compute
 
 	All = Compute | Compat32 | Display | Graphics | NGX | Utility | Video
 )
@@ -34,8 +34,8 @@ var classNames = [...]struct {
 	{Video, "video"},
 }
 
-// ParseClass returns the class of one word of NVIDIA_DRIVER_CAPABILITIES, "all" included. The
-// spelling is exact.
+// ParseClass returns the class of a word of NVIDIA_DRIVER_CAPABILITIES, including "all". The
+// spelling must match exactly.
 func ParseClass(name string) (Class, bool) {
 	if name == "all" {
 		return All, true
@@ -48,7 +48,7 @@ func ParseClass(name string) (Class, bool) {
 	return 0, false
 }
 
-// String lists the words of the set with commas between them: "compute,utility".
+// String returns the words of the set, comma-separated: "compute,utility".
 func (c Class) String() string {
 	var words []string
 	for _, n := range classNames {
@@ -59,7 +59,7 @@ func (c Class) String() string {
 	return strings.Join(words, ",")
 }
 
-// implied adds what a class brings of another one's libraries and configuration files.
+// implied adds the classes whose libraries and configuration files c also needs.
 func (c Class) implied() Class {
 	if c&Video != 0 {
 		c |= Compute
@@ -70,13 +70,12 @@ func (c Class) implied() Class {
 	return c
 }
 
-// families maps the beginning of a library's name to the classes that want it; the longest
-// beginning counts. The lists of libnvidia-container (src/nvc_info.c) give the classes;
-// beginnings instead of whole names let libraries of tomorrow's driver join their
-// family (libnvidia-nvvm70, libnvidia-egl-xcb).
+// families maps prefixes of library names to the classes that want them; the longest prefix counts.
+// The classes are those of libnvidia-container's lists (src/nvc_info.c). With prefixes instead of
+// whole names, libraries of future drivers join their family (libnvidia-nvvm70, libnvidia-egl-xcb).
 //
-// Two libraries have more classes than there: graphics needs the allocator for GBM and
-// the compiler libnvidia-gpucomp for every shader.
+// Two libraries have more classes than there: graphics needs the allocator for GBM and the compiler
+// libnvidia-gpucomp for every shader.
 var families = [...]struct {
 	prefix string
 	class  Class
@@ -127,8 +126,8 @@ type namedProgram struct {
 	class Class
 }
 
-// binaries are the programs of the driver. nvidia-smi and the daemons are what
-// libnvidia-container mounts, the two for IMEX and nvidia-xconfig come from the toolkit.
+// binaries are the programs of the driver. nvidia-smi and the daemons are those that
+// libnvidia-container mounts; the two for IMEX and nvidia-xconfig come from the toolkit.
 var binaries = [...]namedProgram{
 	{"nv-fabricmanager", Utility},
 	{"nvidia-cuda-mps-control", Compute},
@@ -141,14 +140,15 @@ var binaries = [...]namedProgram{
 	{"nvidia-xconfig", Graphics | Display},
 }
 
-// graphicsWords begin the parts of those names of unknown libraries that have to do with graphics:
+// graphicsWords are prefixes of the words in unknown library names that indicate graphics:
 // libnvidia-gtk3, libnvidia-wayland-client.
 var graphicsWords = [...]string{"egl", "gbm", "gl", "gtk", "vk", "vulkan", "wayland", "x11", "xcb", "xlib"}
 
-// guessClass returns the class of a library of no known family, by its name without ".so". What a
-// driver of tomorrow adds is needed by CUDA, unless its name says graphics.
+// guessClass returns the class of a library of an unknown family, given its name without ".so". A
+// library that a future driver adds is assumed to be for CUDA unless its name says graphics.
 func guessClass(stem string) Class {
-	parts := strings.FieldsFunc(strings.ToLower(strings.TrimPrefix(stem, "lib")), func(r rune) bool { return r == '-' || r == '_' })
+	isSeparator := func(r rune) bool { return r == '-' || r == '_' }
+	parts := strings.FieldsFunc(strings.ToLower(strings.TrimPrefix(stem, "lib")), isSeparator)
 	for _, part := range parts {
 		for _, word := range graphicsWords {
 			if strings.HasPrefix(part, word) {
@@ -159,15 +159,15 @@ func guessClass(stem string) Class {
 	return Compute
 }
 
-// foreign are libraries that are never taken from a host even when their version looks like the
-// driver's: vendor-neutral front ends, which the image brings itself.
+// foreign are vendor-neutral front ends. They are never taken from the host, even if their version
+// looks like the driver's: the image brings its own.
 var foreign = [...]string{
 	"libEGL", "libGL", "libGLESv1_CM", "libGLESv2", "libGLX", "libGLdispatch", "libOpenCL", "libOpenGL",
 }
 
-// ClassOf returns the classes that want a library or program of the driver, any of which is
-// enough. The name may have a version ("libcuda.so.550.54.14") or none ("libcuda"). It reports
-// false for names of no known family.
+// ClassOf returns the classes that want a library or program of the driver; any of them is
+// sufficient. The name may have a version ("libcuda.so.550.54.14") or none ("libcuda"). It returns
+// false for an unknown family.
 func ClassOf(name string) (Class, bool) {
 	for _, b := range binaries {
 		if b.name == name {

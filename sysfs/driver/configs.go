@@ -13,12 +13,13 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-// maxManifest is how much of a manifest is read. Those of drivers have less than 4 KiB.
+// maxManifest limits the size of a manifest. Those of drivers have less than 4 KiB.
 const maxManifest = 64 << 10
 
 // configs are the directories of configuration files, below /etc or a data directory, the files in
-// them, and where they go in the container. A pattern is one of [path.Match]; patterns take what
-// later drivers add (09_nvidia_wayland2.json). The places are those of the container toolkit.
+// them, and where they go in the container. Patterns are those of [path.Match]; they also cover
+// files that later drivers add (09_nvidia_wayland2.json). The places are those of the container
+// toolkit.
 var configs = [...]struct {
 	dir, base string
 	names     []string
@@ -33,9 +34,9 @@ var configs = [...]struct {
 	{"vulkansc/icd.d", "/etc", []string{"nvidia_icd_vksc.json", "nvidia_icd.ARCH.json"}},
 }
 
-// findConfigs looks for the configuration files of graphics in /etc and the data directories, those
-// of Vulkan also directly below the root, where Container-Optimized OS has them. The first of a
-// name counts. Those that name libraries by a path get other content, see [File].
+// findConfigs searches for the configuration files of graphics in /etc and the data directories,
+// and for those of Vulkan also directly below the root, as on Container-Optimized OS. The first
+// file of a name counts. Files that name a library by its path get other content, see [File].
 func findConfigs(t *tree, o Options, libs []File) []File {
 	if o.Classes&(Graphics|Display) == 0 {
 		return nil
@@ -54,8 +55,7 @@ func findConfigs(t *tree, o Options, libs []File) []File {
 	return files
 }
 
-// configDirs are the places of a directory of configuration files in the order in which they are
-// looked into.
+// configDirs returns the places of a directory of configuration files in search order.
 func configDirs(dir string, o Options) []string {
 	bases := []string{"/etc"}
 	if dirs := absolute(o.DataDirs); len(dirs) > 0 {
@@ -73,12 +73,12 @@ func configDirs(dir string, o Options) []string {
 	return bases
 }
 
-// localize gives a manifest content that names libraries as the container's loader finds them. RPM
-// packages and NixOS write the host's path of a library into it:
+// localize changes a manifest's content so that the container's loader finds the libraries. RPM
+// packages and NixOS write a library's path on the host:
 //
 //	"library_path": "/usr/lib64/libGLX_nvidia.so.0"
 //
-// A manifest that is malformed, or names libraries without a path, stays as it is.
+// A manifest that is malformed or has no path of a library stays unchanged.
 func localize(t *tree, file *File, libs []File) {
 	paths := jsonPaths
 	switch path.Ext(file.Name) {
@@ -90,7 +90,7 @@ func localize(t *tree, file *File, libs []File) {
 	}
 	data, err := t.root.ReadFileMax(strings.TrimPrefix(file.Path, "/"), maxManifest)
 	if err != nil {
-		t.note("configuration file %s is given as it is: %v", quote(t.root.Path(file.Path)), err)
+		t.note("configuration file %s is passed unchanged: %v", quote(t.root.Path(file.Path)), err)
 		return
 	}
 	var content []byte
@@ -98,12 +98,14 @@ func localize(t *tree, file *File, libs []File) {
 	for _, p := range paths(data) {
 		name := path.Base(p.name)
 		at := slices.IndexFunc(libs, func(l File) bool {
-			return l.SONAME == name || l.Name == name || slices.ContainsFunc(l.Links, func(link Link) bool { return link.Name == name })
+			isName := func(link Link) bool { return link.Name == name }
+			return l.SONAME == name || l.Name == name || slices.ContainsFunc(l.Links, isName)
 		})
 		if at >= 0 {
 			name = libs[at].SONAME
 		} else {
-			t.note("configuration file %s names %s, which is none of the libraries that are given", quote(t.root.Path(file.Path)), quote(p.name))
+			t.note("configuration file %s names %s, which is not among the container's libraries",
+				quote(t.root.Path(file.Path)), quote(p.name))
 		}
 		content = append(append(content, data[end:p.start]...), p.quote(name)...)
 		end = p.end
@@ -113,20 +115,20 @@ func localize(t *tree, file *File, libs []File) {
 	}
 }
 
-// pathSpan is where a manifest names a library by a path: data[start:end] spells name.
+// pathSpan is the path of a library in a manifest: data[start:end] spells name.
 type pathSpan struct {
 	start, end int
 	name       string
 	quote      func(string) string
 }
 
-// jsonPaths are those values of "library_path", at any depth, that have a directory.
+// jsonPaths returns the values of "library_path", at any depth, that have a directory.
 func jsonPaths(data []byte) []pathSpan {
 	if !json.Valid(data) {
 		return nil
 	}
 	var spans []pathSpan
-	var objects []bool // of what is open: an object, where every other string is a key
+	var objects []bool // for each open value: is it an object, where every other string is a key
 	key, isKey := "", false
 	d := json.NewDecoder(bytes.NewReader(data))
 	for {
@@ -152,14 +154,15 @@ func jsonPaths(data []byte) []pathSpan {
 			}
 			if inObject && key == "library_path" && strings.Contains(token, "/") {
 				start := before + bytes.IndexByte(data[before:], '"')
-				spans = append(spans, pathSpan{start, int(d.InputOffset()), token, func(name string) string { return `"` + name + `"` }})
+				quoted := func(name string) string { return `"` + name + `"` }
+				spans = append(spans, pathSpan{start, int(d.InputOffset()), token, quoted})
 			}
 		}
 		isKey = inObject
 	}
 }
 
-// icdPaths is the one line of an OpenCL vendor file, if it has a directory.
+// icdPaths returns the only line of an OpenCL vendor file if it has a directory.
 func icdPaths(data []byte) []pathSpan {
 	name := string(bytes.TrimSpace(data))
 	if !strings.Contains(name, "/") || strings.ContainsAny(name, "\r\n\x00") {
@@ -169,7 +172,7 @@ func icdPaths(data []byte) []pathSpan {
 	return []pathSpan{{start, start + len(name), name, func(name string) string { return name }}}
 }
 
-// configNames puts the architectures, as RPM spells them, in the place of ARCH.
+// configNames replaces ARCH with the architectures, as RPM spells them.
 func configNames(patterns []string, o Options) []string {
 	var names []string
 	for _, pattern := range patterns {
@@ -188,7 +191,7 @@ func configNames(patterns []string, o Options) []string {
 	return names
 }
 
-// configsIn returns the files of one directory that match and were not found before.
+// configsIn returns the matching files of a directory that were not found before.
 func configsIn(t *tree, dir, dest string, patterns []string, found map[string]bool) []File {
 	at := t.lookup(dir)
 	if !at.isDir() {

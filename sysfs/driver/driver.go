@@ -4,8 +4,8 @@
 // Package driver finds the files of the user-mode NVIDIA driver below a root: libraries, programs,
 // sockets, GSP firmware and configuration files, by driver capability.
 //
-// [Find] does it all. It executes nothing, follows links only inside the root, and
-// takes exactly the version that the loaded kernel module reports.
+// The main function is [Find]. It executes nothing, follows symbolic links only inside the root,
+// and takes only files of the version that the loaded kernel module reports.
 package driver
 
 import (
@@ -19,12 +19,12 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Kind tells what a [File] is, and so how it is to be mounted.
+// Kind is the type of a [File], which decides how to mount it.
 type Kind int
 
 // The kinds of files, in the order in which [Find] returns them.
 const (
-	Library    Kind = iota + 1 // shared library, beside the container's own libraries
+	Library    Kind = iota + 1 // shared library, in addition to the container's own
 	Binary                     // program
 	XorgModule                 // module of the X server
 	Config                     // ICD, layer and profile files; also nvoptix.bin
@@ -42,8 +42,8 @@ func (k Kind) String() string {
 	return names[k]
 }
 
-// Link is a symbolic link to be made beside a file. Name and Target are relative to the
-// directory that holds the file in the container; Name may have one directory in it.
+// Link is a symbolic link to create next to a file. Name and Target are relative to the directory
+// of the file in the container; Name may contain one directory.
 type Link struct {
 	Name   string // "libcuda.so.1", "gbm/nvidia-drm_gbm.so"
 	Target string // "libcuda.so.550.54.14", "../libnvidia-allocator.so.1"
@@ -51,63 +51,61 @@ type Link struct {
 
 // File is one file of the driver.
 type File struct {
-	// Path is the name inside the root with every link resolved; the root's Path of
-	// it is the source of the mount.
+	// Path is the path inside the root with all symbolic links resolved. The root's Path of it is
+	// the source of the mount.
 	Path string
 	// Name is the base name in the container.
 	Name string
 	Kind Kind
-	// Class tells which classes want the file; 0 means all do. A library of no known family has
-	// Compute, or Graphics if its name says so.
+	// Class are the classes that want the file; 0 means all of them. A library of an unknown family
+	// has Compute, or Graphics if its name says so.
 	Class Class
-	// SONAME is what a library calls itself; its file name if it does not tell.
+	// SONAME is the SONAME of a library, or its file name if it has none.
 	SONAME string
-	// Bits is 32 or 64 for libraries and 0 for all else.
+	// Bits is 32 or 64 for libraries and 0 otherwise.
 	Bits int
 	// Subdir is the directory below the library directory: "vdpau", "gbm", or "".
 	Subdir string
-	// Dest is the absolute path in the container, for all but libraries.
+	// Dest is the absolute path in the container, except for libraries.
 	Dest string
-	// Links are the further names of the file, sorted by name.
+	// Links are the other names of the file, sorted by name.
 	Links []Link
-	// Content, where it is not nil, is what the container gets at Dest instead of the file at Path:
-	// a manifest that names a library by a path of the host, with the SONAME in that path's place,
-	// so that the container's loader finds the library wherever it is put. Path then tells what it
-	// was made from. Only configuration files have it.
+	// Content, if not nil, replaces the content of the file in the container: a manifest that names
+	// a library by its path on the host, with that path reduced to the SONAME, so that the
+	// container's loader finds the library wherever it is. Path is then the original manifest. Only
+	// configuration files have it.
 	Content []byte
 }
 
-// Options say what [Find] looks for. All names are absolute names inside the root; others
-// are passed over.
+// Options say what [Find] looks for. All paths are absolute paths inside the root; others are
+// ignored.
 type Options struct {
 	// Version is the version of the kernel module, "550.54.14".
 	Version string
-	// Arch is the architecture of the container's programs. With Compat32 its 32-bit one joins it.
+	// Arch is the architecture of the container's programs. Compat32 adds its 32-bit one.
 	Arch    ldcache.Arch
 	Classes Class
-	// SearchPath has directories of libraries, looked into before all others.
+	// SearchPath lists directories of libraries, searched before all others.
 	SearchPath []string
-	// Cache is the loader's cache, by default /etc/ld.so.cache.
+	// Cache is the loader's cache, /etc/ld.so.cache by default.
 	Cache string
-	// Path has directories of programs, looked into before the usual ones.
+	// Path lists directories of programs, searched before the usual ones.
 	Path []string
-	// DataDirs has the directories of configuration files after /etc, by
-	// default /usr/local/share and /usr/share. That of NixOS comes after them.
+	// DataDirs lists the directories of configuration files after /etc, by default /usr/local/share
+	// and /usr/share. That of NixOS comes after them.
 	DataDirs []string
-	// KernelRelease is what uname -r prints; some firmware directories have it in their names.
+	// KernelRelease is the output of uname -r, which some firmware directories have in their names.
 	KernelRelease string
-	// MPSDirectory is the directory of the CUDA multi-process service, by
-	// default /tmp/nvidia-mps.
+	// MPSDirectory is the directory of the CUDA multi-process service, /tmp/nvidia-mps by default.
 	MPSDirectory string
 }
 
-// Find returns the files of the driver that o.Classes want, sorted by kind, name and place.
-// Optional files that are missing are missing in the result too. The notes say, a sentence each,
-// what was found and is not among the files, or is not as the operator may expect it.
+// Find returns the files of the driver that o.Classes want, sorted by kind, name and place. Missing
+// optional files are omitted. Each note is a sentence about something that was found but omitted,
+// or may not be what the operator expects.
 //
-// The error is a [*VersionError] if only libraries of other versions are there and a
-// [*NotFoundError] if there are none at all. A loader's cache or a library that is there but
-// malformed is an error as well.
+// The error is a [*VersionError] if there are only libraries of other versions, a [*NotFoundError]
+// if there are none at all, and a [*DamagedError] if libcuda or libnvidia-ml is needed but damaged.
 func Find(root sysfs.Root, o Options) (files []File, notes []string, err error) {
 	if !isVersion(o.Version) {
 		return nil, nil, errors.New("driver version " + quote(o.Version) + ": not a version")
@@ -153,8 +151,8 @@ func compareFiles(a, b File) int {
 }
 
 // isVersion reports whether s is a driver version: two or three groups of digits, the first of at
-// least two digits ("96.43.09", "550.54.14", "595.84"). So the "1.1" of WSL's libcuda.so.1.1 is
-// none.
+// least two digits ("96.43.09", "550.54.14", "595.84"). The "1.1" of WSL's libcuda.so.1.1 is not
+// one.
 func isVersion(s string) bool {
 	if len(s) > 32 {
 		return false
@@ -170,7 +168,7 @@ func isDigits(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
-// validName reports whether s can be the name of a file in one directory.
+// validName reports whether s can be the name of a directory entry.
 func validName(s string) bool {
 	if s == "" || s == "." || s == ".." || len(s) > 255 {
 		return false
@@ -178,7 +176,7 @@ func validName(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '/' || r == 0x7f || r == 0xfffd })
 }
 
-// absolute returns the clean form of those names that are absolute.
+// absolute returns the absolute ones among names, cleaned.
 func absolute(names []string) []string {
 	var clean []string
 	for _, name := range names {

@@ -560,19 +560,19 @@ func TestFindLibraries(t *testing.T) {
 			name:  "malformed cache",
 			tree:  libraries("usr/lib64", "x86_64", version, both...).with(files{"etc/ld.so.cache": "junk"}),
 			want:  bothOf64,
-			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, the usual directories are looked into: parsing ld.so.cache: no known magic number at the start`},
+			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, searching the usual directories instead: parsing ld.so.cache: no known magic number at the start`},
 		},
 		{
 			name:  "empty cache",
 			tree:  libraries("usr/lib64", "x86_64", version, both...).with(files{"etc/ld.so.cache": ""}),
 			want:  bothOf64,
-			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, the usual directories are looked into: parsing ld.so.cache: no known magic number at the start`},
+			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, searching the usual directories instead: parsing ld.so.cache: no known magic number at the start`},
 		},
 		{
 			name:  "a pipe in the place of the cache",
 			tree:  libraries("usr/lib64", "x86_64", version, both...).with(files{"etc/ld.so.cache": "fifo"}),
 			want:  bothOf64,
-			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, the usual directories are looked into: read ROOT/etc/ld.so.cache: not a regular file but a named pipe`},
+			notes: []string{`the loader's cache "ROOT/etc/ld.so.cache" is not used, searching the usual directories instead: read ROOT/etc/ld.so.cache: not a regular file but a named pipe`},
 		},
 		{name: "not a version", o: Options{Version: "550.54.14/.."}, fails: `driver version "550.54.14/..": not a version`},
 		{name: "unknown machine", o: Options{Arch: "m68k"}, fails: `unknown architecture "m68k"`},
@@ -609,8 +609,8 @@ func TestFindLibraries(t *testing.T) {
 				"library32 libGLX_nvidia.so.0 < /usr/lib/libGLX_nvidia.so.0, libGLX_indirect.so.0 > libGLX_nvidia.so.0",
 			},
 			notes: []string{
-				`library "ROOT/usr/lib64/libEGL_nvidia.so.0" is left out: nothing in it tells that it is of driver version 550.54.14`,
-				`library "ROOT/usr/lib64/libGLESv2_nvidia.so.2" is left out: nothing in it tells that it is of driver version 550.54.14`,
+				`library "ROOT/usr/lib64/libEGL_nvidia.so.0" is left out: nothing shows that it belongs to driver version 550.54.14`,
+				`library "ROOT/usr/lib64/libGLESv2_nvidia.so.2" is left out: nothing shows that it belongs to driver version 550.54.14`,
 			},
 		},
 		{
@@ -1007,7 +1007,7 @@ func TestFindOthers(t *testing.T) {
 			}),
 			o:     Options{Classes: Compute},
 			want:  []string{"binary /usr/bin/nvidia-cuda-mps-server < /var/lib/nvidia/bin/nvidia-cuda-mps-server"},
-			notes: []string{"libcuda of driver version 550.54.14, which compute needs, is not there: looked in /usr/lib64, /var/lib/nvidia/lib64"},
+			notes: []string{"libcuda of driver version 550.54.14, which compute needs, is missing: looked in /usr/lib64, /var/lib/nvidia/lib64"},
 		},
 		{
 			name: "sockets below /var/run where that is a directory",
@@ -1275,13 +1275,13 @@ func TestFindManifests(t *testing.T) {
 		{name: "OpenCL, by name", file: "etc/OpenCL/vendors/nvidia.icd", in: "libnvidia-opencl.so.1\n"},
 		{
 			name: "a library that is not there", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libabsent.so.0"}}`, want: `{"ICD": {"library_path": "libabsent.so.0"}}`,
-			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" names "/usr/lib64/libabsent.so.0", which is none of the libraries that are given`},
+			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" names "/usr/lib64/libabsent.so.0", which is not among the container's libraries`},
 		},
 		{name: "malformed", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libGLX_nvidia.so.0"`},
 		{name: "another value", file: icd, in: `["library_path", "/usr/lib64/libGLX_nvidia.so.0", {"library_path": ["/a"], "/b": "/c"}]`},
 		{
 			name: "huge", file: icd, in: `{"ICD": {"library_path": "/usr/lib64/libGLX_nvidia.so.0"}}` + strings.Repeat(" ", maxManifest),
-			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" is given as it is: read ROOT/etc/vulkan/icd.d/nvidia_icd.json: 65594 bytes, more than 65536`},
+			notes: []string{`configuration file "ROOT/etc/vulkan/icd.d/nvidia_icd.json" is passed unchanged: read ROOT/etc/vulkan/icd.d/nvidia_icd.json: 65594 bytes, more than 65536`},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -16,15 +16,15 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-// Limits of what is read of one ELF file. Real libraries of the driver have about ten program
-// headers, forty dynamic entries and names of forty bytes.
+// Limits for reading an ELF file. Real libraries of the driver have about ten program headers,
+// forty dynamic entries and names of forty bytes.
 const (
-	elfPage       = 4096      // read in one go: header, program headers, notes
+	elfPage       = 4096      // bytes read at once: header, program headers, notes
 	maxSegments   = 128       // program headers
 	maxDynamic    = 64 << 10  // bytes of the dynamic section
 	maxNotes      = 16 << 10  // bytes of one note segment
 	maxSONAME     = 255       // bytes of the name, as for any file name
-	maxNeeded     = 64        // libraries that one names
+	maxNeeded     = 64        // libraries that a library needs
 	maxInterp     = 4096      // bytes of the path of a program's loader
 	maxStringSize = 256 << 20 // bytes of the dynamic string table
 )
@@ -32,7 +32,7 @@ const (
 // errScript says that a program is a script.
 var errScript = errors.New("offset 0: a script")
 
-// Of the ELF format (elf.h). Why not package debug/elf: see package ldcache.
+// Constants of the ELF format (elf.h). Package ldcache says why debug/elf is not used.
 const (
 	atClass, atOrder        = 4, 5
 	class32, class64        = 1, 2
@@ -43,21 +43,21 @@ const (
 	dtNull, dtNeeded, dtStrtab, dtStrsz, dtSONAME = 0, 1, 5, 10, 14
 )
 
-// elfInfo is what is learned from the headers of a shared library.
+// elfInfo is what the headers of a shared library say.
 type elfInfo struct {
 	Arch   ldcache.Arch
 	SONAME string    // "" if the file has none
 	ABI    [3]uint32 // oldest kernel of the NT_GNU_ABI_TAG note, {2, 3, 99}; zero without one
 }
 
-// readELFFile reads the headers of a regular file.
+// readELFFile is readELF for a regular file.
 func readELFFile(name string) (elfInfo, error) { return ofFile(name, readELF) }
 
 // ofFile calls read with a regular file and its size.
 func ofFile[T any](name string, read func(io.ReaderAt, int64) (T, error)) (T, error) {
 	var none T
-	// The caller saw a regular file. Should it have become something else, neither a link is
-	// followed nor does a named pipe block.
+	// The caller saw a regular file. If it was replaced since, do not follow a symbolic link or
+	// block on a named pipe.
 	var fd int
 	err := uninterrupted(func() (err error) {
 		fd, err = syscall.Open(name, syscall.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
@@ -77,7 +77,7 @@ func ofFile[T any](name string, read func(io.ReaderAt, int64) (T, error)) (T, er
 	return read(descriptor(fd), st.Size)
 }
 
-// descriptor is an open file. It is no os.File, because that would be made known to the poller.
+// descriptor is an open file. It is not an os.File, which would register it with the poller.
 type descriptor int
 
 // ReadAt implements [io.ReaderAt].
@@ -98,7 +98,7 @@ func (d descriptor) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// elfFile is the state of one reading.
+// elfFile is an ELF file being read.
 type elfFile struct {
 	r        io.ReaderAt
 	wide     bool   // 64 bits
@@ -113,11 +113,11 @@ type elfSegment struct {
 	offset, address, fileLen uint64
 }
 
-// readELF reads architecture, SONAME and ABI note of a shared library of size bytes. It uses the
-// program headers, as the loader does, and never the section headers, which a stripped library may
-// lack. Memory and reads are bounded by the limits above, whatever the file says.
+// readELF reads architecture, SONAME and ABI note of a shared library of size bytes. Like the
+// loader it uses the program headers, not the section headers, which a stripped library may lack.
+// Whatever the file says, memory and reads are bounded by the limits above.
 //
-// The layouts are those of elf.h; the error tells the offset of what is wrong.
+// The layouts are those of elf.h; errors give the offset of the problem.
 func readELF(r io.ReaderAt, size int64) (elfInfo, error) {
 	f, info, err := openELF(r, size, false)
 	if err != nil {
@@ -138,8 +138,8 @@ func readELF(r io.ReaderAt, size int64) (elfInfo, error) {
 	return info, nil
 }
 
-// readNeeded reads the names of the libraries that a shared library needs (DT_NEEDED), in the
-// file's order.
+// readNeeded reads the names of the libraries that a shared library needs (DT_NEEDED), in the order
+// of the file.
 func readNeeded(r io.ReaderAt, size int64) ([]string, error) {
 	f, _, err := openELF(r, size, false)
 	if err != nil {
@@ -160,8 +160,7 @@ func readNeeded(r io.ReaderAt, size int64) ([]string, error) {
 	return names, nil
 }
 
-// readInterpreter reads the path of the loader that a program needs (PT_INTERP), "" for a static
-// one.
+// readInterpreter reads the path of a program's loader (PT_INTERP), "" for a static program.
 func readInterpreter(r io.ReaderAt, size int64) (string, error) {
 	f, _, err := openELF(r, size, true)
 	if err != nil {
@@ -185,8 +184,8 @@ func readInterpreter(r io.ReaderAt, size int64) (string, error) {
 	return name, nil
 }
 
-// openELF reads the header and the program headers. What the loader would map has to be in the
-// file.
+// openELF reads the header and the program headers, and checks that the file has all segments that
+// the loader maps.
 func openELF(r io.ReaderAt, size int64, program bool) (*elfFile, elfInfo, error) {
 	f := &elfFile{r: r, size: uint64(max(size, 0))}
 	page, err := f.read(0, min(f.size, elfPage))
@@ -200,13 +199,14 @@ func openELF(r io.ReaderAt, size int64, program bool) (*elfFile, elfInfo, error)
 	}
 	for _, s := range f.segments {
 		if s.kind == ptLoad && (s.offset > f.size || s.fileLen > f.size-s.offset) {
-			return nil, elfInfo{}, fmt.Errorf("cut short: a segment of %d bytes at %d in a file of %d", s.fileLen, s.offset, f.size)
+			return nil, elfInfo{}, fmt.Errorf("truncated: a segment of %d bytes at %d in a file of %d",
+				s.fileLen, s.offset, f.size)
 		}
 	}
 	return f, info, nil
 }
 
-// read returns n bytes from offset, out of the first page where that has them.
+// read returns n bytes at offset, from the first page if it has them.
 func (f *elfFile) read(offset, n uint64) ([]byte, error) {
 	if offset > f.size || n > f.size-offset {
 		return nil, fmt.Errorf("offset %d: %d bytes wanted of a file of %d", offset, n, f.size)
@@ -217,7 +217,7 @@ func (f *elfFile) read(offset, n uint64) ([]byte, error) {
 	data := make([]byte, n)
 	if got, err := f.r.ReadAt(data, int64(offset)); got < len(data) {
 		if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF // it became shorter while we read
+			err = io.ErrUnexpectedEOF // truncated while we read
 		}
 		return nil, fmt.Errorf("offset %d: %w", offset, err)
 	}
@@ -254,7 +254,7 @@ func (f *elfFile) header(program bool) (elfInfo, error) {
 		return elfInfo{}, fmt.Errorf("offset %d: unknown byte order %d", atOrder, order)
 	}
 	if len(f.page) < headerSize {
-		return elfInfo{}, fmt.Errorf("offset %d: header cut short", len(f.page))
+		return elfInfo{}, fmt.Errorf("offset %d: header truncated", len(f.page))
 	}
 	switch kind := f.order.Uint16(f.page[16:]); {
 	case kind == etDyn || program && kind == etExec:
@@ -287,7 +287,8 @@ func (f *elfFile) header(program bool) (elfInfo, error) {
 	for ; len(table) > 0; table = table[segmentSize:] {
 		s := elfSegment{kind: f.order.Uint32(table)}
 		if f.wide {
-			s.offset, s.address, s.fileLen = f.order.Uint64(table[8:]), f.order.Uint64(table[16:]), f.order.Uint64(table[32:])
+			s.offset, s.address = f.order.Uint64(table[8:]), f.order.Uint64(table[16:])
+			s.fileLen = f.order.Uint64(table[32:])
 		} else {
 			s.offset = uint64(f.order.Uint32(table[4:]))
 			s.address = uint64(f.order.Uint32(table[8:]))
@@ -308,7 +309,7 @@ func (f *elfFile) segment(kind uint32) (elfSegment, bool) {
 	return elfSegment{}, false
 }
 
-// dynamicSection is what is wanted of a dynamic section: where its names are in its string table.
+// dynamicSection has offsets of names in the string table, and the place of that table.
 type dynamicSection struct {
 	soname  *uint64 // nil without one
 	needed  []uint64
@@ -359,8 +360,7 @@ func (f *elfFile) dynamic() (dynamicSection, error) {
 	return d, nil
 }
 
-// name reads a name of the dynamic section, which has to be one that a file in a directory can
-// have. What says which name it is, for errors.
+// name reads a name of the dynamic section, which must be a valid file name. Errors call it what.
 func (f *elfFile) name(d dynamicSection, at uint64, what string) (string, error) {
 	if d.strtab == nil {
 		return "", fmt.Errorf("dynamic section: %s without a string table", what)
@@ -382,7 +382,7 @@ func (f *elfFile) name(d dynamicSection, at uint64, what string) (string, error)
 	}
 	end := bytes.IndexByte(text, 0)
 	if end < 0 {
-		return "", fmt.Errorf("offset %d: %s without an end", offset+at, what)
+		return "", fmt.Errorf("offset %d: %s is not terminated", offset+at, what)
 	}
 	if name := string(text[:end]); validName(name) {
 		return name, nil
@@ -390,8 +390,8 @@ func (f *elfFile) name(d dynamicSection, at uint64, what string) (string, error)
 	return "", fmt.Errorf("offset %d: %s %s is not a file name", offset+at, what, quote(string(text[:end])))
 }
 
-// offsetOf returns where in the file an address is loaded from, and how many bytes of that segment
-// follow.
+// offsetOf returns the file offset that an address is loaded from, and how many bytes of the
+// segment follow.
 func (f *elfFile) offsetOf(address uint64) (offset, rest uint64, err error) {
 	for _, s := range f.segments {
 		if s.kind == ptLoad && address >= s.address && address-s.address < s.fileLen {
@@ -402,7 +402,7 @@ func (f *elfFile) offsetOf(address uint64) (offset, rest uint64, err error) {
 	return 0, 0, fmt.Errorf("address %#x is not in the file", address)
 }
 
-// abiTag returns the kernel version of the NT_GNU_ABI_TAG note: name size 4, data size 16, type 1,
+// abiTag returns the kernel version in the NT_GNU_ABI_TAG note: name size 4, data size 16, type 1,
 // "GNU\0", then four words: system (0 is Linux), version, patch level, sublevel.
 func (f *elfFile) abiTag() ([3]uint32, error) {
 	for _, s := range f.segments {

@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// VersionError says that the driver's libraries are there, but of other versions than that of
-// the kernel module: the driver was upgraded and the module not reloaded, or the other way round.
+// VersionError says that the driver's libraries have other versions than the kernel module: the
+// driver was upgraded and the module not reloaded, or vice versa.
 type VersionError struct {
 	Kernel string   // version of the loaded module
 	Found  []string // versions of the libraries, ascending
-	Where  []string // a library of each, in the same order
+	Where  []string // a library of each version, in the same order
 }
 
 func (e *VersionError) Error() string {
@@ -26,11 +26,11 @@ func (e *VersionError) Error() string {
 		e.Kernel, strings.Join(found, ", "))
 }
 
-// NotFoundError says that no library of the driver was found, or only such that need others.
+// NotFoundError says that no library of the driver was found, or only ones that need others.
 type NotFoundError struct {
 	Version  string
-	Searched []string // the cache and the directories looked into
-	Absent   []string // those that are not there
+	Searched []string // the cache and directories that were searched
+	Absent   []string // those that do not exist
 	Refused  []string // libraries that could not be used, with the reason after a colon
 }
 
@@ -48,8 +48,8 @@ func (e *NotFoundError) Error() string {
 	return text
 }
 
-// DamagedError says that libcuda or libnvidia-ml is there and cannot be loaded: it is empty, cut
-// short, or something else than a library.
+// DamagedError says that libcuda or libnvidia-ml exists but cannot be loaded: it is empty,
+// truncated, or not a library.
 type DamagedError struct {
 	Version string
 	Library string // path, a colon, and what is wrong
@@ -59,7 +59,7 @@ func (e *DamagedError) Error() string {
 	return fmt.Sprintf("a library of driver version %s is damaged: %s", e.Version, e.Library)
 }
 
-// quote makes a name fit for a message: shortened and without control characters.
+// quote quotes a name for a message, shortened.
 func quote(s string) string {
 	const most = 300
 	if len(s) > most {

@@ -13,15 +13,14 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// firmwarePath is the custom directory of the kernel's firmware loader: one line, empty if there is
-// none.
+// firmwarePath is the custom directory of the kernel's firmware loader, one line, empty by default:
 //
 //	/run/nvidia/driver/lib/firmware
 const firmwarePath = "sys/module/firmware_class/parameters/path"
 
-// findFirmware looks for the GSP firmware of the driver, nvidia/<version>/gsp*.bin, in the
-// directories where the kernel (drivers/base/firmware_loader/main.c) looks for it and in the same
-// order. Of two files of a name the first counts. They are at the same place in the container.
+// findFirmware searches for the GSP firmware of the driver, nvidia/<version>/gsp*.bin, in the
+// directories where the kernel (drivers/base/firmware_loader/main.c) searches, in the same order.
+// The first file of a name counts. It has the same path in the container.
 func findFirmware(t *tree, o Options) ([]File, error) {
 	dirs, err := firmwareDirs(t.root, o)
 	if err != nil {
@@ -49,8 +48,7 @@ func findFirmware(t *tree, o Options) ([]File, error) {
 	return files, nil
 }
 
-// firmwareDirs are the directories of the kernel's firmware in the order in which they are looked
-// into.
+// firmwareDirs returns the kernel's firmware directories in search order.
 func firmwareDirs(root sysfs.Root, o Options) ([]string, error) {
 	var dirs []string
 	custom, err := root.ReadFileMax(firmwarePath, 4096)

@@ -18,15 +18,15 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-// maxCache is how much of a loader's cache is read. Large desktops have 300 KiB.
+// maxCache limits the size of a loader's cache. Large desktops have 300 KiB.
 const maxCache = 16 << 20
 
-// tlsABI is the ABI note of that one of the two libnvidia-tls libraries of old drivers
-// (up to the 410 branch) that works with the threads of Linux 2.6 and later.
+// tlsABI is the ABI note of the libnvidia-tls for the threads of Linux 2.6 and later; old drivers
+// (up to the 410 branch) have two.
 var tlsABI = [3]uint32{2, 3, 99}
 
-// anchors are the libraries that decide whether the driver is there: nothing of their class works
-// without them. They show that a directory has the driver, and of which version.
+// anchors are the libraries that show that a directory has the driver, and in which version:
+// nothing of their class works without them.
 var anchors = [...]struct {
 	stem  string
 	class Class
@@ -35,7 +35,8 @@ var anchors = [...]struct {
 	{"libnvidia-ml", Utility},
 }
 
-// anchorOf returns the index in anchors of a library by its name without ".so", -1 if it is none.
+// anchorOf returns the index in anchors of a library, given its name without ".so", -1 if it is not
+// one.
 func anchorOf(stem string) int {
 	for i, a := range anchors {
 		if a.stem == stem {
@@ -45,33 +46,33 @@ func anchorOf(stem string) int {
 	return -1
 }
 
-// ownVersion are the beginnings of libraries that come with the driver but count their own
-// versions: libnvidia-egl-gbm.so.1.1.2, libnvidia-nvvm70.so.4, libnvidia-api.so.1. In R470 and R510
-// it is libnvidia-nvvm.so.4.0.0, in later branches it has the driver's version.
+// ownVersion are prefixes of libraries that come with the driver but have their own versions:
+// libnvidia-egl-gbm.so.1.1.2, libnvidia-nvvm70.so.4, libnvidia-api.so.1. libnvidia-nvvm.so.4.0.0 of
+// R470 and R510 has the driver's version in later branches.
 var ownVersion = [...]string{"libnvidia-api", "libnvidia-egl-", "libnvidia-nvvm"}
 
-// libraryKey is what makes two files the same library. Own versions are left out of name.
+// libraryKey identifies a library. name has no version if the library has its own.
 type libraryKey struct {
 	subdir, name string
 	bits         int
 }
 
-// finder is the state of one search for libraries.
+// finder is a search for libraries.
 type finder struct {
 	tree   *tree
 	o      Options
 	want   Class
 	suffix string         // ".so." and the version
-	arches []ldcache.Arch // those wanted, the native one first
+	arches []ldcache.Arch // wanted, native first
 
 	libs     []File
 	index    map[libraryKey]int   // of libs
-	elves    map[string]elfInfo   // by path, so that none is read twice
+	elves    map[string]elfInfo   // by path
 	scanned  map[string]bool      // by real directory
-	dirs     []string             // real directories with libraries of the driver
+	dirs     []string             // real directories that have libraries of the driver
 	found    bool                 // any native library of the driver's version
 	anchored [2][2]bool           // by index of arches and of anchors
-	damaged  [2]string            // by index of anchors: one that cannot be used, and why
+	damaged  [2]string            // by index of anchors: an unusable one, and why
 	others   [2]map[string]string // by index of anchors: other versions, one library of each
 
 	searched []string
@@ -97,7 +98,7 @@ func newFinder(t *tree, o Options) (*finder, error) {
 	}, nil
 }
 
-// arches are the architectures that are wanted, the native one first.
+// arches returns the wanted architectures, native first.
 func (o Options) arches() ([]ldcache.Arch, error) {
 	if o.Arch.Flags() == 0 {
 		return nil, fmt.Errorf("unknown architecture %s", quote(string(o.Arch)))
@@ -108,8 +109,8 @@ func (o Options) arches() ([]ldcache.Arch, error) {
 	return []ldcache.Arch{o.Arch}, nil
 }
 
-// find searches the configured directories, those that the cache names, and the usual
-// ones, in this order, until the anchors are there.
+// find searches the configured directories, those in the cache, and the usual ones, in this order,
+// until it has the anchors.
 func (f *finder) find() error {
 	for _, dir := range absolute(f.o.SearchPath) {
 		f.scanName(dir)
@@ -125,7 +126,7 @@ func (f *finder) find() error {
 	if !f.complete(0) {
 		f.scanUsual(0)
 	}
-	// Where the cache has the native libraries and no 32-bit ones, none are installed.
+	// If the cache has the native libraries but no 32-bit ones, none are installed.
 	if len(f.arches) == 2 && f.found && f.anchored[1] == [2]bool{} && !cached {
 		f.scanUsual(1)
 	}
@@ -138,10 +139,10 @@ func (f *finder) find() error {
 // complete reports whether the anchors of an architecture were found.
 func (f *finder) complete(which int) bool { return f.anchored[which] == [2]bool{true, true} }
 
-// judge decides whether what was found can be given. An anchor that is asked for has to be there,
-// of the kernel module's version and intact: a container that starts without it fails later, and
-// says less. Some hosts have one of them alone, because its package is not installed; that is
-// noted.
+// judge decides whether the result is usable. A requested anchor must exist intact and in the
+// kernel module's version: without it the container would fail later, and with less of an
+// explanation. Some hosts have only one of the two because the other's package is not installed;
+// that is noted.
 func (f *finder) judge() error {
 	var lacking []int
 	for i, a := range anchors {
@@ -164,14 +165,14 @@ func (f *finder) judge() error {
 		if len(f.others[i]) > 0 {
 			return f.versionError(i)
 		}
-		f.tree.note("%s of driver version %s, which %s needs, is not there: looked in %s",
+		f.tree.note("%s of driver version %s, which %s needs, is missing: looked in %s",
 			anchors[i].stem, f.o.Version, anchors[i].class, strings.Join(f.searched, ", "))
 	}
 	return nil
 }
 
-// readCache reads the loader's cache and returns the directories in it that have the driver. A
-// cache that cannot be used is passed over, as the loader does.
+// readCache returns the directories in the loader's cache that have the driver. Like the loader it
+// ignores an unusable cache.
 func (f *finder) readCache() []string {
 	name := f.o.Cache
 	if name == "" {
@@ -191,13 +192,14 @@ func (f *finder) readCache() []string {
 		})
 	}
 	if err != nil {
-		f.tree.note("the loader's cache %s is not used, the usual directories are looked into: %v", quote(f.tree.root.Path(name)), err)
+		f.tree.note("the loader's cache %s is not used, searching the usual directories instead: %v",
+			quote(f.tree.root.Path(name)), err)
 		f.searched = append(f.searched, name+" (unusable)")
 		return nil
 	}
 	f.searched = append(f.searched, name)
 
-	// The directories of anchors come first, those of the driver's other libraries after them.
+	// Directories of anchors first, then those of the driver's other libraries.
 	var dirs []string
 	for _, firstly := range []bool{true, false} {
 		for _, e := range cache.Entries {
@@ -217,16 +219,16 @@ func (f *finder) readCache() []string {
 	return dirs
 }
 
-// isWanted tells whether entries of the cache with these flags are of a wanted architecture.
+// isWanted reports whether cache entries with these flags are of a wanted architecture.
 func (f *finder) isWanted(flags int32) bool {
 	return slices.ContainsFunc(f.arches, func(a ldcache.Arch) bool { return a.Flags() == flags })
 }
 
-// usual64 and usual32 are the directories of libraries, where they are found without a cache. T
-// stands for the multiarch triplet, M for the machine as in uname -m, B for the branch (the version
-// up to the first dot), V for the version. They are those of distributions and of operating systems
-// made for containers: Debian and Ubuntu with their alternatives and old packages, RHEL and SUSE,
-// Arch, NixOS, Talos, Container-Optimized OS and GKE, Flatcar, Bottlerocket.
+// usual64 and usual32 are the directories searched for libraries without a cache. T stands for the
+// multiarch triplet, M for the machine as in uname -m, B for the branch (the version up to the
+// first dot), V for the version. They cover distributions and container operating systems: Debian
+// and Ubuntu with their alternatives and old packages, RHEL and SUSE, Arch, NixOS, Talos,
+// Container-Optimized OS and GKE, Flatcar, Bottlerocket.
 var (
 	usual64 = [...]string{
 		"/usr/lib/T",
@@ -274,8 +276,7 @@ var (
 	}
 )
 
-// usualDirs are the usual directories of the libraries of one architecture and one version of the
-// driver.
+// usualDirs returns the usual directories for an architecture and a driver version.
 func usualDirs(arch ldcache.Arch, version string) []string {
 	branch, _, _ := strings.Cut(version, ".")
 	expand := strings.NewReplacer("T", arch.Triplet(), "M", string(arch), "B", branch, "V", version)
@@ -290,7 +291,7 @@ func usualDirs(arch ldcache.Arch, version string) []string {
 	return dirs
 }
 
-// scanUsual scans the usual directories of one architecture until both anchors are found.
+// scanUsual scans the usual directories of an architecture until both anchors are found.
 func (f *finder) scanUsual(which int) {
 	for _, dir := range usualDirs(f.arches[which], f.o.Version) {
 		if f.complete(which) {
@@ -300,7 +301,7 @@ func (f *finder) scanUsual(which int) {
 	}
 }
 
-// scanName scans a directory by a name that may lead through links.
+// scanName scans a directory whose path may contain symbolic links.
 func (f *finder) scanName(name string) {
 	n := f.tree.lookup(name)
 	names := &f.searched
@@ -315,7 +316,7 @@ func (f *finder) scanName(name string) {
 	}
 }
 
-// scan takes the libraries of one real directory and of the directories that belong to it.
+// scan collects the libraries of a real directory and its relevant subdirectories.
 func (f *finder) scan(dir string) {
 	if f.scanned[dir] {
 		return
@@ -352,15 +353,14 @@ func (f *finder) scan(dir string) {
 			f.scanBelow(dir, sub)
 		}
 	}
-	// A directory of another driver has that driver's companions.
+	// Libraries with their own versions belong to the driver in the same directory.
 	if versioned || !foreignVersion {
 		f.ownVersions(dir, own)
 	}
 }
 
-// plain takes those libraries that a package has as one file with the SONAME's name and no other:
-// libGLX_nvidia.so.0. That they are of the driver's version tell the libraries of that version
-// which they need.
+// plain collects libraries that a package installs only under their SONAME: libGLX_nvidia.so.0.
+// That they belong to the driver's version shows in the libraries of that version that they need.
 func (f *finder) plain(dir string, names []string) {
 	for _, name := range names {
 		stem := stemOf(name)
@@ -371,16 +371,17 @@ func (f *finder) plain(dir string, names []string) {
 		n := f.tree.entry(dir, name, 0)
 		needed, err := ofFile(f.tree.root.Path(n.path), readNeeded)
 		if err != nil || !slices.ContainsFunc(needed, func(s string) bool { return strings.HasSuffix(s, f.suffix) }) {
-			f.tree.note("library %s is left out: nothing in it tells that it is of driver version %s",
+			f.tree.note("library %s is left out: nothing shows that it belongs to driver version %s",
 				quote(f.tree.root.Path(n.path)), f.o.Version)
 			continue
 		}
-		f.take(n, dir, libraryKey{name: stem + f.suffix}, File{Path: n.path, Name: name, Kind: Library, Class: class}, true)
+		file := File{Path: n.path, Name: name, Kind: Library, Class: class}
+		f.take(n, dir, libraryKey{name: stem + f.suffix}, file, true)
 	}
 }
 
-// follow goes where the SONAME link of an anchor leads, if the directory has the link alone. So
-// Debian's alternatives are found.
+// follow follows the SONAME link of an anchor if the directory does not have the library itself, as
+// with Debian's alternatives.
 func (f *finder) follow(dir, stem string) {
 	if f.tree.has(dir, stem+f.suffix) || !f.tree.has(dir, stem+".so.1") {
 		return
@@ -395,7 +396,7 @@ func (f *finder) follow(dir, stem string) {
 	}
 }
 
-// otherVersion keeps the version of an anchor if it is a driver's version and not ours.
+// otherVersion records an anchor of another driver version.
 func (f *finder) otherVersion(dir, name string) bool {
 	stem := stemOf(name)
 	version := strings.TrimPrefix(name[len(stem):], ".so.")
@@ -409,8 +410,8 @@ func (f *finder) otherVersion(dir, name string) bool {
 	return true
 }
 
-// scanBelow takes the libraries of a directory below one with libraries. Those in tls are other
-// builds of libnvidia-tls and go where the others go.
+// scanBelow collects the libraries of a subdirectory. Those in tls are other builds of
+// libnvidia-tls and go where the others go.
 func (f *finder) scanBelow(dir, sub string) {
 	if !f.tree.has(dir, sub) {
 		return
@@ -434,7 +435,7 @@ func (f *finder) scanBelow(dir, sub string) {
 	}
 }
 
-// library takes one library of the driver's version, if it is wanted and can be used.
+// library collects a library of the driver's version if it is wanted and usable.
 func (f *finder) library(dir, name, subdir string) {
 	stem := stemOf(name)
 	if slices.Contains(foreign[:], stem) {
@@ -445,7 +446,7 @@ func (f *finder) library(dir, name, subdir string) {
 		return
 	}
 	if stem == "libvdpau_nvidia" {
-		subdir = "vdpau" // where libvdpau looks for it; Debian has it beside the others
+		subdir = "vdpau" // where libvdpau looks for it; Debian puts it next to the others
 	}
 	n := f.tree.entry(dir, name, 0)
 	if !n.isRegular() {
@@ -464,7 +465,8 @@ func (f *finder) library(dir, name, subdir string) {
 	}, wanted)
 }
 
-// wants returns the classes of a library by its name without ".so", and whether they are asked for.
+// wants returns the classes of a library, given its name without ".so", and whether they are
+// wanted.
 func (f *finder) wants(stem string) (Class, bool) {
 	class, known := ClassOf(stem)
 	if !known {
@@ -473,8 +475,8 @@ func (f *finder) wants(stem string) (Class, bool) {
 	return class, f.want&class != 0
 }
 
-// take completes a library with bits and SONAME and adds it, unless it is damaged, of no wanted
-// architecture, or there already.
+// take adds a library with its bits and SONAME, unless it is damaged, of an unwanted architecture,
+// or already there.
 func (f *finder) take(n node, dir string, key libraryKey, file File, wanted bool) {
 	info, err := f.readELF(n.path)
 	stem := stemOf(file.Name)
@@ -512,8 +514,8 @@ func (f *finder) take(n node, dir string, key libraryKey, file File, wanted bool
 		f.index[key] = len(f.libs)
 		f.libs = append(f.libs, file)
 	case stem == "libnvidia-tls" && f.elves[f.libs[at].Path].ABI != tlsABI && info.ABI == tlsABI:
-		// Of the two, it is the one with the right note. With a single one there is nothing to
-		// choose, and a driver without notes works as well.
+		// Of the two, take the one with the right note. A driver with only one, or without notes,
+		// works as well.
 		file.Links = f.libs[at].Links
 		f.libs[at] = file
 	}
@@ -525,7 +527,7 @@ func (f *finder) readELF(name string) (elfInfo, error) {
 	}
 	info, err := readELFFile(f.tree.root.Path(name))
 	if err != nil {
-		// A disk that fails says nothing about the library.
+		// A failing disk says nothing about the library.
 		if errno := syscall.Errno(0); errors.As(err, &errno) {
 			f.tree.blame(err)
 		}
@@ -535,8 +537,8 @@ func (f *finder) readELF(name string) (elfInfo, error) {
 	return info, nil
 }
 
-// ownVersions takes those libraries of a directory that have versions of their own. Of several
-// versions it is the one that the SONAME link leads to, else the highest.
+// ownVersions collects the libraries of a directory that have their own versions. Of several
+// versions it takes the one that the SONAME link leads to, otherwise the highest.
 func (f *finder) ownVersions(dir string, names []string) {
 	for len(names) > 0 {
 		stem := stemOf(names[0])
@@ -557,8 +559,9 @@ func (f *finder) ownVersions(dir string, names []string) {
 			}
 			n := f.tree.entry(dir, name, 0)
 			base := path.Base(n.path)
-			if !n.isRegular() || stemOf(base) != stem || base == stem+".so" || isVersion(strings.TrimPrefix(base, stem+".so.")) {
-				continue // the last one is of some driver, and not a version of its own
+			version := strings.TrimPrefix(base, stem+".so.")
+			if !n.isRegular() || stemOf(base) != stem || base == stem+".so" || isVersion(version) {
+				continue // a driver version is not a version of its own
 			}
 			f.take(n, dir, libraryKey{name: stem}, File{Path: n.path, Name: base, Kind: Library, Class: class}, true)
 			break
@@ -566,8 +569,8 @@ func (f *finder) ownVersions(dir string, names []string) {
 	}
 }
 
-// compareOwnVersions puts short versions, which are SONAMEs, before long ones, and high
-// ones before low ones.
+// compareOwnVersions sorts short versions, which are SONAMEs, before long ones, and high ones
+// before low ones.
 func compareOwnVersions(a, b string) int {
 	if c := cmp.Compare(strings.Count(a, "."), strings.Count(b, ".")); c != 0 {
 		return c
@@ -575,7 +578,7 @@ func compareOwnVersions(a, b string) int {
 	return compareVersions(b, a)
 }
 
-// compareVersions compares what is between dots, numbers as numbers.
+// compareVersions compares dot-separated parts, numbers by value.
 func compareVersions(a, b string) int {
 	return slices.CompareFunc(strings.Split(a, "."), strings.Split(b, "."), func(a, b string) int {
 		x, errX := strconv.ParseUint(a, 10, 64)
@@ -587,9 +590,9 @@ func compareVersions(a, b string) int {
 	})
 }
 
-// links returns the further names of a library: its SONAME, its development name, and what its
-// users expect beside these. A library that is its own SONAME is linked with by no program, so that
-// its development name is given only if the driver's directory has it.
+// links returns the other names of a library: its SONAME, its development name, and what its users
+// expect in addition. Programs are not linked with a library that is its own SONAME, so it gets its
+// development name only if the driver's directory has it.
 func (f *finder) links(file File, dir string) []Link {
 	stem := stemOf(file.Name)
 	development := stem + ".so"
@@ -597,9 +600,11 @@ func (f *finder) links(file File, dir string) []Link {
 	if file.SONAME != file.Name {
 		links = append(links, Link{file.SONAME, file.Name})
 	}
-	if file.SONAME != development && (file.SONAME != file.Name || f.tree.has(dir, development) || stem == "libnvidia-vulkan-producer") {
+	producer := stem == "libnvidia-vulkan-producer"
+	linked := file.SONAME != file.Name || f.tree.has(dir, development) || producer
+	if file.SONAME != development && linked {
 		target := file.SONAME
-		if stem == "libnvidia-vulkan-producer" {
+		if producer {
 			target = file.Name
 		}
 		links = append(links, Link{development, target})
@@ -616,8 +621,7 @@ func (f *finder) links(file File, dir string) []Link {
 	return links
 }
 
-// refuse keeps a library that cannot be used and the reason, for the message should nothing be
-// found.
+// refuse records why a library cannot be used, for the error if nothing is found.
 func (f *finder) refuse(name, reason string) {
 	const most = 8
 	if len(f.refused) < most {
@@ -625,7 +629,7 @@ func (f *finder) refuse(name, reason string) {
 	}
 }
 
-// versionError tells the other versions of some anchors.
+// versionError returns an error with the other versions of some anchors.
 func (f *finder) versionError(which ...int) error {
 	others := make(map[string]string)
 	for _, i := range slices.Backward(which) {
@@ -639,7 +643,7 @@ func (f *finder) versionError(which ...int) error {
 	return e
 }
 
-// stemOf returns the name of a library up to and without ".so", "" if that is not in it as a word.
+// stemOf returns the name of a library before ".so", "" if ".so" does not end a word in it.
 func stemOf(name string) string {
 	for rest := 0; ; {
 		i := strings.Index(name[rest:], ".so")

@@ -10,10 +10,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Places are the absolute names below a root where [Find] looks for the driver's files, whether
-// they are there or not, each once and in its order.
+// Places are the absolute paths below a root where [Find] searches for the driver's files, existing
+// or not, in its order, without duplicates.
 type Places struct {
-	Libraries []string // directories of libraries; their "tls", "vdpau" and "gbm" belong to them
+	Libraries []string // directories of libraries, which include their "tls", "vdpau" and "gbm"
 	Programs  []string // directories of programs
 	Modules   []string // directories of modules of the X server
 	Configs   []string // directories of manifests and other data
@@ -21,8 +21,8 @@ type Places struct {
 	Sockets   []string // sockets of daemons
 }
 
-// PlacesOf returns the places for the options. libraryDirs are directories of libraries that are
-// known beside the usual ones, such as those that the loader's cache names.
+// PlacesOf returns the places for the options. libraryDirs are additional directories of libraries,
+// such as those in the loader's cache.
 func PlacesOf(root sysfs.Root, o Options, libraryDirs ...string) (Places, error) {
 	arches, err := o.arches()
 	if err != nil {
@@ -55,7 +55,7 @@ func PlacesOf(root sysfs.Root, o Options, libraryDirs ...string) (Places, error)
 	return p, nil
 }
 
-// once drops what was there before.
+// once drops duplicates.
 func once(names []string) []string {
 	var kept []string
 	for _, name := range names {

@@ -9,12 +9,12 @@ import (
 	"path"
 )
 
-// sockets are those of the driver's daemons, below /run.
+// sockets are the sockets of the driver's daemons, below /run.
 var sockets = [...]string{"nvidia-fabricmanager/socket", "nvidia-persistenced/socket"}
 
-// findSockets looks for the sockets of the daemons in /run, and in /var/run should that be another
-// directory, and for the directory of the multi-process service. They are at the same place
-// in the container.
+// findSockets searches for the sockets of the daemons in /run, and in /var/run in case that is
+// another directory, and for the directory of the multi-process service. They have the same path in
+// the container.
 func findSockets(t *tree, o Options) []File {
 	var files []File
 	if o.Classes&Utility != 0 {
@@ -25,7 +25,9 @@ func findSockets(t *tree, o Options) []File {
 				if n.path == "" || n.mode.Type() != fs.ModeSocket {
 					continue
 				}
-				files = append(files, File{Path: n.path, Name: path.Base(dest), Kind: Socket, Class: Utility, Dest: dest})
+				files = append(files, File{
+					Path: n.path, Name: path.Base(dest), Kind: Socket, Class: Utility, Dest: dest,
+				})
 				break
 			}
 		}
@@ -38,11 +40,11 @@ func findSockets(t *tree, o Options) []File {
 	return files
 }
 
-// findMPS looks for the directory of the sockets of the multi-process service.
+// findMPS searches for the directory of the sockets of the multi-process service.
 //
-// Its usual place is in /tmp, where every user of the machine may put a directory or a link of that
-// name, and exchange it again before it is mounted. So a link is not followed there, and the
-// directory has to belong to root or to us.
+// Its usual place is in /tmp, where any user of the machine can create a directory or symbolic link
+// of that name, and replace it before it is mounted. So a link is not followed there, and the
+// directory must be owned by root or by us.
 func findMPS(t *tree, name string) (File, bool) {
 	if name == "" {
 		name = "/tmp/nvidia-mps"

@@ -16,32 +16,32 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// maxLinks is how many links one name may lead through, as in the kernel.
+// maxLinks is the kernel's limit of symbolic links in one path.
 const maxLinks = 40
 
 // maxPath is the kernel's PATH_MAX.
 const maxPath = 4096
 
-// node is what a name inside the root leads to. The zero node is a name that leads nowhere.
+// node is what a path inside the root resolves to. The zero node is a path that does not resolve.
 type node struct {
-	path string      // absolute name inside the root, free of links
+	path string      // absolute path inside the root, without symbolic links
 	mode fs.FileMode // the type; the permissions only after stat
 	uid  uint32      // only after stat
-	full bool        // stat was called already: more than the directory's listing was read
+	full bool        // stat was called; otherwise only the directory listing is known
 }
 
 func (n node) isDir() bool     { return n.path != "" && n.mode.IsDir() }
 func (n node) isRegular() bool { return n.path != "" && n.mode.IsRegular() }
 
-// tree looks names up below a root and remembers what it saw: each directory entry is looked at
-// once and each directory is listed at most once, however many names lead through them. What
-// [sysfs.Root.Resolve] does for one name, tree does for the hundreds that a search tries.
+// tree resolves paths below a root and caches what it saw: each directory entry is examined once
+// and each directory listed at most once, however many paths lead through them. It is
+// [sysfs.Root.Resolve] for the hundreds of paths that a search tries.
 type tree struct {
 	root     sysfs.Root
-	prefix   string                   // of a name inside the root, on the host
-	nodes    map[string]node          // by name: real directory, slash, entry
+	prefix   string                   // of paths inside the root, on the host
+	nodes    map[string]node          // by path: real directory, slash, entry
 	listings map[string][]fs.DirEntry // by real directory, sorted by name
-	fault    error                    // the first error that is no way of being absent
+	fault    error                    // the first error that does not mean "absent"
 	notes    []string                 // what the operator may want to know
 }
 
@@ -52,13 +52,12 @@ func newTree(root sysfs.Root) *tree {
 	}
 }
 
-// blame remembers an error that says nothing about what the root has: the disk fails, or the
-// machine is out of memory or descriptors. Without it a file of the driver would silently be taken
-// for absent.
+// blame records an error that says nothing about the root's content: a failing disk, or a machine
+// out of memory or descriptors. Otherwise a file of the driver would silently be taken for absent.
 func (t *tree) blame(err error) {
 	for _, absent := range []error{
 		fs.ErrNotExist, fs.ErrPermission, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG,
-		syscall.EINVAL, // a link that is none by now, or a name that the file system cannot have
+		syscall.EINVAL, // no longer a symbolic link, or a name that the file system does not support
 	} {
 		if errors.Is(err, absent) {
 			return
@@ -69,8 +68,7 @@ func (t *tree) blame(err error) {
 	}
 }
 
-// note keeps a sentence for the operator, once. If it is about an error of the machine, that is
-// blamed.
+// note records a sentence for the operator, once. Errors of system calls in it are blamed.
 func (t *tree) note(format string, args ...any) {
 	for _, arg := range args {
 		var errno syscall.Errno
@@ -83,12 +81,12 @@ func (t *tree) note(format string, args ...any) {
 	}
 }
 
-// lookup follows an absolute name to its end.
+// lookup resolves an absolute path.
 func (t *tree) lookup(name string) node {
 	return t.walk("/", name, 0)
 }
 
-// walk follows name from dir, which is free of links.
+// walk resolves name relative to dir, which has no symbolic links.
 func (t *tree) walk(dir, name string, links int) node {
 	at := node{path: dir, mode: fs.ModeDir}
 	if path.IsAbs(name) {
@@ -108,7 +106,7 @@ func (t *tree) walk(dir, name string, links int) node {
 	return at
 }
 
-// entry follows one entry of dir, which is free of links.
+// entry resolves an entry of dir, which has no symbolic links.
 func (t *tree) entry(dir, base string, links int) node {
 	name := dir + "/" + base
 	if dir == "/" {
@@ -123,7 +121,7 @@ func (t *tree) entry(dir, base string, links int) node {
 			return strings.Compare(e.Name(), base)
 		})
 		if !ok {
-			return node{} // not kept: the listing knows
+			return node{} // not cached: the listing knows
 		}
 		found.mode = listing[i].Type()
 	} else if found, ok = t.stat(found); !ok {
@@ -148,13 +146,14 @@ func (t *tree) entry(dir, base string, links int) node {
 	return found
 }
 
-// list returns the sorted entries of a directory that is free of links, none if it cannot be read.
+// list returns the sorted entries of a directory without symbolic links in its path, nil if it
+// cannot be read.
 func (t *tree) list(dir string) []fs.DirEntry {
 	if listing, ok := t.listings[dir]; ok {
 		return listing
 	}
-	// ReadDir opens with O_DIRECTORY: should the directory have been replaced by a
-	// named pipe or a device since, the kernel refuses to open it.
+	// ReadDir opens with O_DIRECTORY: if a named pipe or a device has replaced the directory, the
+	// kernel refuses to open it.
 	listing, err := os.ReadDir(t.prefix + dir)
 	if err != nil {
 		t.blame(err)
@@ -164,7 +163,8 @@ func (t *tree) list(dir string) []fs.DirEntry {
 	return listing
 }
 
-// has reports whether a directory that is free of links has the entry base, of any type.
+// has reports whether a directory without symbolic links in its path has the entry base, of any
+// type.
 func (t *tree) has(dir, base string) bool {
 	_, ok := slices.BinarySearchFunc(t.list(dir), base, func(e fs.DirEntry, base string) int {
 		return strings.Compare(e.Name(), base)
@@ -172,7 +172,7 @@ func (t *tree) has(dir, base string) bool {
 	return ok
 }
 
-// stat completes a node with permissions and owner; false if it is not there.
+// stat adds permissions and owner to a node; it returns false if the file does not exist.
 func (t *tree) stat(n node) (node, bool) {
 	if n.full {
 		return n, true
@@ -199,8 +199,8 @@ func (t *tree) stat(n node) (node, bool) {
 	return n, true
 }
 
-// uninterrupted repeats a call until no signal interrupts it, which can happen on FUSE and network
-// file systems.
+// uninterrupted repeats a call that was interrupted by a signal, which can happen on FUSE and
+// network file systems.
 func uninterrupted(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, syscall.EINTR) {

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// xorgDirs are the trees of the X server's modules: the directories of drivers and extensions below
-// each, "." if it has both. Those without a slash at the front are below a library directory.
+// xorgDirs are the trees of X server modules, with the directories of drivers and extensions below
+// each; "." is the tree itself. Relative trees are below a library directory.
 var xorgDirs = [...]struct {
 	dir                string
 	drivers, extension string
@@ -27,11 +27,11 @@ var xorgDirs = [...]struct {
 	{"/usr/X11R6/lib64/modules", "drivers", "extensions"},
 }
 
-// findXorg looks for the modules of the X server. They stay at the host's place, which is what a
-// ModulePath in the configuration file names. nvidia_drv.so has no version in its name: it is taken
-// only from a tree whose GLX module is of the driver's version (libglxserver_nvidia.so.<version>,
-// libglx.so.<version> up to the 390 branch). RPM packages have that module as
-// libglxserver_nvidia.so alone.
+// findXorg searches for the modules of the X server. They keep the host's path, which a ModulePath
+// in the configuration file names. nvidia_drv.so has no version in its name: it is taken only from
+// a tree whose GLX module has the driver's version (libglxserver_nvidia.so.<version>,
+// libglx.so.<version> up to the 390 branch). In RPM packages that module is called just
+// libglxserver_nvidia.so.
 func findXorg(t *tree, o Options, libraryDirs []string) []File {
 	if o.Classes&(Graphics|Display) == 0 {
 		return nil
@@ -44,10 +44,10 @@ func findXorg(t *tree, o Options, libraryDirs []string) []File {
 	return nil
 }
 
-// moduleTree has the directories of one tree of modules.
+// moduleTree has the directories of a tree of modules.
 type moduleTree struct{ drivers, extensions string }
 
-// moduleTrees are the trees of modules in the order in which they are looked into.
+// moduleTrees returns the trees of modules in search order.
 func moduleTrees(libraryDirs []string) []moduleTree {
 	var trees []moduleTree
 	for _, x := range xorgDirs {
@@ -65,7 +65,7 @@ func moduleTrees(libraryDirs []string) []moduleTree {
 	return trees
 }
 
-// xorgModules returns the modules of one tree, nil if it is not of the driver's version.
+// xorgModules returns the modules of a tree, nil if it does not have the driver's version.
 func xorgModules(t *tree, o Options, drivers, extensions string) []File {
 	at := t.lookup(extensions)
 	if !at.isDir() {
@@ -80,10 +80,11 @@ func xorgModules(t *tree, o Options, drivers, extensions string) []File {
 			return
 		}
 		files = append(files, File{
-			Path: n.path, Name: name, Kind: XorgModule, Class: Graphics | Display, Dest: path.Join(dir, name), Links: links,
+			Path: n.path, Name: name, Kind: XorgModule, Class: Graphics | Display,
+			Dest: path.Join(dir, name), Links: links,
 		})
 	}
-	// The link without a version leads to the module where alternatives are used.
+	// With alternatives, the link without a version leads to the module.
 	for _, name := range []string{versioned, glx} {
 		n := t.entry(at.path, name, 0)
 		if !n.isRegular() {
@@ -106,8 +107,8 @@ func xorgModules(t *tree, o Options, drivers, extensions string) []File {
 	return files
 }
 
-// checkModule tells why a module cannot be given: it is damaged, built for another machine, or
-// needs libraries of another version of the driver.
+// checkModule returns why a module cannot be used: it is damaged, built for another architecture,
+// or needs libraries of another driver version.
 func checkModule(t *tree, o Options, n node) error {
 	name := t.root.Path(n.path)
 	info, err := readELFFile(name)

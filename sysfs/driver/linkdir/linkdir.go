@@ -1,58 +1,58 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package linkdir keeps directories of hard links to the driver's files, so that a container gets
-// the whole driver by one mount instead of one mount a file. [Make] is nearly all of it.
+// Package linkdir maintains directories of hard links to the driver's files, so that a container
+// gets the whole driver with one mount instead of one per file. The main function is [Make].
 //
-// # What lies where
+// # Layout
 //
 //	/usr/lib/nvidia-container-runtime/             the base, 0755 root:root
-//	  boot-4d7a…-8c1e/                             one directory for each boot of the machine
-//	    550.54.15-9f86d081884c7d65…/               one for each set of files, made once, never changed
+//	  boot-4d7a…-8c1e/                             one directory per boot of the machine
+//	    550.54.15-9f86d081884c7d65…/               one per set of files, created once, never changed
 //	      libcuda.so.550.54.15                     hard link
 //	      libcuda.so.1 -> libcuda.so.550.54.15     symbolic link
 //	      bin/nvidia-smi                           hard link
 //	      share/10-container.conf                  file of our own
-//	    .new-5577006791947779410/                  one that is being made
+//	    .new-5577006791947779410/                  one under construction
 //
-// A directory holds exactly what was asked for: two containers share one only if they get the same
-// files, so a container never sees a file of a driver capability that it did not get. Its name is
-// the driver's version and a hash over the name of each file and its device, inode, size and time
-// of change, its target or its content, and the label: when a package replaces a file, the next
+// A directory holds exactly the requested files: containers share one only if they get the same
+// files, so a container never sees a file of a driver capability that it did not get. The
+// directory's name is the driver's version and a hash of each file's name and its device, inode,
+// size and modification time, its target or its content: when a package replaces a file, the next
 // container gets another directory.
 //
-// # How one is made
+// # Creating a directory
 //
-// Under a temporary name beside its place. It is checked against its sources, sealed, and renamed.
-// Who comes second removes what it has made and takes the other's. There is no lock, so no start
-// waits for another. Nothing has to reach the disk: after a crash no directory is used that was
-// there before.
+// A directory is built under a temporary name in the same parent, checked against its sources,
+// sealed, and renamed. If another process was faster, the result is removed and the other's is
+// used. There is no lock, so no start waits for another. Nothing has to reach the disk: no
+// directory from before a crash is used after it.
 //
-// # How one is checked
+// # Checking a directory
 //
-// At every call, also when it was there already: each directory from "/" down belongs to root (or
-// to the user that we run as) and can be written by nobody else, a sticky one like /tmp excepted
-// above the base; the base and all below have the permissions 0755; and each directory of the set
-// still has the time of change that sealed it, so nothing was added, removed or renamed in it. What
-// its links lead to was the source when it was made, and sources are part of its name. That is one
-// stat of each source and about a dozen system calls besides. A directory that does not pass is an
-// error, and is left alone: containers may use it.
+// Every call checks, even for an existing directory, that each directory from "/" down is owned by
+// root (or our own user) and writable by nobody else, except for sticky ones like /tmp above the
+// base; that the base and everything below has permissions 0755; and that each directory of the set
+// still has the modification time that sealed it, so nothing was added, removed or renamed in it.
+// Its links led to the sources when it was created, and the sources are part of its name. This
+// takes one stat per source and about a dozen other system calls. A directory that fails the check
+// is an error, and is left alone: containers may use it.
 //
-// # When one goes away
+// # Removing a directory
 //
-// No container outlives a reboot. So when a directory is made, those of other boots are removed, if
-// they were also last changed before this boot by the clock: a system that systemd-nspawn starts
-// has another boot's number, and the host's clock. Until then the links keep the files of a driver
-// that was uninstalled: its disk space is free again after the next reboot and the next start of a
-// container. An operator may remove the base at any time when no container with a GPU is there.
+// No container survives a reboot. So creating a directory removes those of other boots, if the
+// clock says that they were last changed before this boot: a system started by systemd-nspawn has
+// another boot ID, but the host's clock. Until then the links keep the files of an uninstalled
+// driver: their disk space is freed by the next reboot and the next start of a container. An
+// operator may remove the base at any time when there is no container with a GPU.
 //
-// # What is refused
+// # What is rejected
 //
 // File systems other than those of [fileSystems]: overlayfs would copy a library for each link.
 // Files with a set-user-ID or set-group-ID bit, which a link would keep alive after an update.
 // Files on another file system than the base. More than [mostDirs] directories in one boot. In each
-// case, and where the kernel refuses (a read-only file system, a full one, a file of another user
-// under fs.protected_hardlinks), [Make] returns an error and removes what it has made.
+// case, and if the kernel refuses (a read-only or full file system, a file of another user under
+// fs.protected_hardlinks), [Make] returns an error and removes what it has created.
 package linkdir
 
 import (
@@ -73,11 +73,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mostDirs is how many directories there may be in one boot. There are 127 sets of driver
-// capabilities.
+// mostDirs limits the directories of one boot. There are 127 sets of driver capabilities.
 const mostDirs = 512
 
-// fileSystems are those whose hard links are what they ought to be, by f_type of statfs(2).
+// fileSystems are those with proper hard links, by f_type of statfs(2).
 var fileSystems = [...]int64{
 	unix.BTRFS_SUPER_MAGIC,
 	unix.EXT4_SUPER_MAGIC, // ext2 and ext3 too
@@ -87,11 +86,11 @@ var fileSystems = [...]int64{
 	0x2fc12fc1, // ZFS
 }
 
-// File is one name in a directory: a hard link to Source, a symbolic link to Target, or a file with
+// File is an entry of a directory: a hard link to Source, a symbolic link to Target, or a file with
 // Data.
 type File struct {
 	Name   string // "libcuda.so.550.54.15", "bin/nvidia-smi"
-	Source string // absolute path on the host, free of links
+	Source string // absolute path on the host, without symbolic links
 	Target string // "libcuda.so.550.54.15", in the same directory
 	Data   []byte
 }
@@ -106,33 +105,33 @@ type Set struct {
 	Label string
 }
 
-// Boot is one boot of the machine.
+// Boot is a boot of the machine.
 type Boot struct {
 	ID   string    // /proc/sys/kernel/random/boot_id: "4d7a2c9e-3f1b-4c6d-9a58-0e7f6b2d8c1e"
 	Time time.Time // when it was
 }
 
-// ThisBoot reads /proc/sys/kernel/random/boot_id, which drivers/char/random.c makes up once, and
-// the clock.
+// ThisBoot reads /proc/sys/kernel/random/boot_id, which drivers/char/random.c generates once per
+// boot, and the clock.
 func ThisBoot() (Boot, error) {
 	const name = "/proc/sys/kernel/random/boot_id"
 	var data [64]byte
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0) // os.ReadFile would start the poller
 	if err != nil {
-		return Boot{}, fmt.Errorf("reading the number of this boot: %w", &fs.PathError{Op: "open", Path: name, Err: err})
+		return Boot{}, fmt.Errorf("reading the boot ID: %w", &fs.PathError{Op: "open", Path: name, Err: err})
 	}
 	defer done(fd)
 	n, err := unix.Read(fd, data[:])
 	if err != nil {
-		return Boot{}, fmt.Errorf("reading the number of this boot: %w", &fs.PathError{Op: "read", Path: name, Err: err})
+		return Boot{}, fmt.Errorf("reading the boot ID: %w", &fs.PathError{Op: "read", Path: name, Err: err})
 	}
 	id := strings.TrimSpace(string(data[:n]))
 	if !isUUID(id) {
-		return Boot{}, fmt.Errorf("reading the number of this boot: %s: %.100q is no UUID", name, id)
+		return Boot{}, fmt.Errorf("reading the boot ID: %s: %.100q is not a UUID", name, id)
 	}
 	var up unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
-		return Boot{}, fmt.Errorf("reading the time of this boot: %w", err)
+		return Boot{}, fmt.Errorf("reading the boot time: %w", err)
 	}
 	return Boot{ID: id, Time: time.Now().Add(-time.Duration(up.Nano()))}, nil
 }
@@ -152,8 +151,8 @@ func isUUID(s string) bool {
 
 const bootPrefix = "boot-"
 
-// Make returns the directory of a set below base, and makes it if it is not there. The parent
-// of base must exist; the path must be absolute and free of links.
+// Make returns the directory of these files below base, and creates it if it does not exist. The
+// parent of base must exist; the path must be absolute and without symbolic links.
 func Make(base string, boot Boot, want Set) (string, error) {
 	dir, there, err := Find(base, boot, want)
 	if err != nil || there {
@@ -164,7 +163,7 @@ func Make(base string, boot Boot, want Set) (string, error) {
 	}
 	dir, there, err = Find(base, boot, want)
 	if err == nil && !there {
-		err = fmt.Errorf("directory of links below %q: somebody removes what was just made", base)
+		err = fmt.Errorf("directory of links below %q: another process removes what was just created", base)
 	}
 	if err != nil {
 		return "", err
@@ -172,8 +171,8 @@ func Make(base string, boot Boot, want Set) (string, error) {
 	return dir, nil
 }
 
-// Find is [Make] without making anything: if the directory is not there, it returns its name and
-// false.
+// Find is [Make] without creating anything: if the directory does not exist, it returns its name
+// and false.
 func Find(base string, boot Boot, want Set) (_ string, there bool, err error) {
 	defer func() {
 		if err != nil {
@@ -214,7 +213,7 @@ func Find(base string, boot Boot, want Set) (_ string, there bool, err error) {
 	return dir, true, nil
 }
 
-// about adds a name to an error.
+// about adds a path to an error.
 func about(name string, err error) error {
 	var path *fs.PathError
 	if err == nil || errors.As(err, &path) {
@@ -223,12 +222,12 @@ func about(name string, err error) error {
 	return &fs.PathError{Op: "checking", Path: name, Err: err}
 }
 
-// set is a set of files as they are now.
+// set is a set of files in their current state.
 type set struct {
 	Set
 	name   string        // of the directory
 	stats  []unix.Stat_t // of the sources
-	dirs   []string      // directories in the directory
+	dirs   []string      // subdirectories
 	device uint64
 }
 
@@ -240,7 +239,7 @@ func newSet(want Set) (set, error) {
 		dir, base, below := strings.Cut(f.Name, "/")
 		if !fs.ValidPath(f.Name) || f.Name == "." || strings.HasPrefix(f.Name, ".") || strings.ContainsAny(base, "/") ||
 			strings.Contains(f.Name+f.Target, "\x00") || strings.Contains(f.Target, "/") {
-			return set{}, fmt.Errorf("%.100q is no name in a directory", f.Name)
+			return set{}, fmt.Errorf("%.100q is not a valid name", f.Name)
 		}
 		if below && !slices.Contains(s.dirs, dir) {
 			s.dirs = append(s.dirs, dir)
@@ -276,9 +275,8 @@ func newSet(want Set) (set, error) {
 	return s, nil
 }
 
-// checkAbove checks that nobody else can put something into the place of the base or of what is
-// above it. From "/" downwards: what is checked after something that was found good cannot have
-// been exchanged.
+// checkAbove checks that nobody else can replace the base or a directory above it. It starts at
+// "/", so that what follows a trusted directory cannot be replaced after the check.
 func checkAbove(dir string, device uint64) error {
 	var st unix.Stat_t
 	for end := 0; end < len(dir); {
@@ -305,7 +303,7 @@ func checkAbove(dir string, device uint64) error {
 	return nil
 }
 
-// checkOwn checks a directory that we, or another of our processes, have made.
+// checkOwn checks a directory created by us or another of our processes.
 func checkOwn(st *unix.Stat_t) error {
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
@@ -320,11 +318,11 @@ func checkOwn(st *unix.Stat_t) error {
 
 func trusted(uid uint32) bool { return uid == 0 || uid == uint32(os.Geteuid()) }
 
-// sealed is the time of change that each directory of a set has from when it is complete: adding,
-// removing or renaming anything in it gives it another.
+// sealed is the modification time of every directory of a complete set: adding, removing or
+// renaming anything in it changes the time.
 var sealed = unix.Timespec{Sec: 1}
 
-// verify checks that the directory of a set is as it was when it was made.
+// verify checks that the directory of a set is unchanged since it was created.
 func (s set) verify(dir string) error {
 	for _, d := range append([]string{"."}, s.dirs...) {
 		var st unix.Stat_t
@@ -342,7 +340,7 @@ func (s set) verify(dir string) error {
 	return nil
 }
 
-// check compares what was put into a directory with the sources.
+// check compares the content of a directory with the sources.
 func (s set) check(fd int) error {
 	var st unix.Stat_t
 	for i, f := range s.Files {
@@ -352,15 +350,15 @@ func (s set) check(fd int) error {
 		if err := unix.Fstatat(fd, f.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("%s: %w", f.Name, err)
 		}
-		if want := &s.stats[i]; st.Dev != want.Dev || st.Ino != want.Ino || st.Size != want.Size || st.Mode != want.Mode {
+		want := &s.stats[i]
+		if st.Dev != want.Dev || st.Ino != want.Ino || st.Size != want.Size || st.Mode != want.Mode {
 			return fmt.Errorf("%s is not %s", f.Name, f.Source)
 		}
 	}
 	return nil
 }
 
-// build makes what is missing, after Find has looked at what is there. That another process was
-// faster is no error.
+// build creates what is missing after Find. Another process may be faster.
 func build(base string, boot Boot, want Set) error {
 	s, err := newSet(want)
 	if err != nil {
@@ -376,7 +374,7 @@ func build(base string, boot Boot, want Set) error {
 		return err
 	}
 	if !linkable(int64(st.Type)) {
-		return fmt.Errorf("no hard links are made on a file system of type %#x", st.Type)
+		return fmt.Errorf("hard links are not supported on a file system of type %#x", st.Type)
 	}
 	baseFD, err := mkdir(above, path.Base(base))
 	if err != nil {
@@ -405,7 +403,7 @@ func build(base string, boot Boot, want Set) error {
 	if err := unix.Renameat(bootFD, temporary, bootFD, s.name); err != nil {
 		remove(bootFD, temporary, 2)
 		if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) {
-			return nil // Another process was faster; what it made is checked like all else.
+			return nil // Another process was faster; Find checks its directory.
 		}
 		return err
 	}
@@ -477,7 +475,7 @@ func (s set) label(dir int) {
 	}
 }
 
-// writeFile makes a file that everybody may read, whatever the umask is.
+// writeFile creates a world-readable file, independent of the umask.
 func writeFile(dir int, name string, data []byte) error {
 	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
@@ -492,7 +490,7 @@ func writeFile(dir int, name string, data []byte) error {
 	return err
 }
 
-// mkdir makes a directory, whatever the umask is, or takes the one that is there, if it is good.
+// mkdir creates a directory, independent of the umask, or opens an existing one if it is trusted.
 func mkdir(parent int, name string) (int, error) {
 	err := unix.Mkdirat(parent, name, 0o755)
 	if err != nil && !errors.Is(err, unix.EEXIST) {
@@ -503,8 +501,8 @@ func mkdir(parent int, name string) (int, error) {
 	if err != nil {
 		return -1, about(name, err)
 	}
-	// Another process may be between its mkdir and its chmod: the permissions are less then, never
-	// more. What we own we may give them.
+	// Another process may be between its mkdir and its chmod: then permissions are missing, never
+	// extra. If we own the directory we may set them.
 	var st unix.Stat_t
 	err = unix.Fstat(fd, &st)
 	if err == nil && st.Mode&0o777&^0o755 == 0 && st.Mode&0o777 != 0o755 && (made || st.Uid == uint32(os.Geteuid())) {
@@ -522,7 +520,7 @@ func mkdir(parent int, name string) (int, error) {
 	return fd, nil
 }
 
-// removeOld removes the directories of other boots. What cannot be removed stays.
+// removeOld removes the directories of other boots as far as possible.
 func removeOld(base int, boot Boot) {
 	names, err := list(base, mostDirs)
 	if err != nil {
@@ -541,7 +539,7 @@ func removeOld(base int, boot Boot) {
 	}
 }
 
-// remove removes a directory with at most so many levels of directories.
+// remove removes a directory with at most the given levels of directories.
 func remove(parent int, name string, levels int) {
 	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -557,10 +555,10 @@ func remove(parent int, name string, levels int) {
 	_ = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 }
 
-// done gives up a handle. Nothing was written through it.
+// done closes a handle that nothing was written through.
 func done(fd int) { _ = unix.Close(fd) }
 
-// list returns the names in a directory, at most so many.
+// list returns at most so many names of a directory.
 func list(dir, most int) ([]string, error) {
 	fd, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -254,13 +254,13 @@ func TestMakeRefusesFiles(t *testing.T) {
 		want  string
 	}{
 		{name: "none", want: "no files"},
-		{name: "too deep", files: name("64/a/b"), want: "is no name in a directory"},
-		{name: "leading out", files: name("64/../../x"), want: "is no name in a directory"},
-		{name: "link out", files: []File{good, {Name: "x", Target: "../x"}}, want: "is no name in a directory"},
+		{name: "too deep", files: name("64/a/b"), want: "is not a valid name"},
+		{name: "leading out", files: name("64/../../x"), want: "is not a valid name"},
+		{name: "link out", files: []File{good, {Name: "x", Target: "../x"}}, want: "is not a valid name"},
 		{name: "links alone", files: []File{{Name: "x", Target: "y"}}, want: "no files"},
-		{name: "hidden directory", files: name(".new-1/x"), want: "is no name in a directory"},
-		{name: "absolute", files: name("/etc/passwd"), want: "is no name in a directory"},
-		{name: "NUL", files: name("64/a\x00b"), want: "is no name in a directory"},
+		{name: "hidden directory", files: name(".new-1/x"), want: "is not a valid name"},
+		{name: "absolute", files: name("/etc/passwd"), want: "is not a valid name"},
+		{name: "NUL", files: name("64/a\x00b"), want: "is not a valid name"},
 		{name: "twice the same name", files: []File{good, {Name: good.Name, Source: filepath.Join(h.lib, "libnvidia-ml.so."+version)}}, want: "file exists"},
 		{name: "missing", files: source("missing"), want: "no such file or directory"},
 		{name: "link", files: source("link"), want: "is not a regular file"},
@@ -504,7 +504,7 @@ func TestMakeOnOverlay(t *testing.T) {
 	h := host{t: t, lib: filepath.Join(merged, "lib"), base: filepath.Join(merged, "usr/links")}
 	_, err := Make(h.base, boot, Set{Version: version, Files: h.files("libcuda")})
 	// The kernel may give a lower file another device number than a directory.
-	assert.Regexp(t, `no hard links are made on a file system of type 0x794c7630|on another file system`, err)
+	assert.Regexp(t, `hard links are not supported on a file system of type 0x794c7630|on another file system`, err)
 	assert.NoFileExists(t, filepath.Join(dir, "upper/lib"), "nothing is copied up")
 }
 
