@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// heading says on what was measured.
+// heading describes the machine.
 func heading(g *ground, o options, out io.Writer) error {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -40,7 +40,8 @@ medians of the ratios within a round. In the single commands, the low-level runt
 - machines and root filesystems on %s, bundles on %s; load average at the start: %s
 - %d rounds of single commands, %d of whole lives
 `,
-		time.Now().UTC().Format("January 2, 2006"), cpuModel(), runtime.NumCPU(), unix.ByteSliceToString(name.Release[:]),
+		time.Now().UTC().Format("January 2, 2006"),
+		cpuModel(), runtime.NumCPU(), unix.ByteSliceToString(name.Release[:]),
 		runtime.Version(), versionOf("runc"), versionOf("crun"),
 		fileSystem(disk.Type), fileSystem(run.Type), loadAverage(), o.rounds, o.lives)
 	return nil
@@ -86,14 +87,12 @@ func loadAverage() string {
 	return strings.Join(strings.Fields(string(data))[:3], " ")
 }
 
-// gpuEnv are the variables of a container that asks for GPUs and for every
-// file of the driver.
+// gpuEnv requests GPUs and all of the driver's files.
 func gpuEnv(devices string) []string {
 	return []string{"NVIDIA_VISIBLE_DEVICES=" + devices, "NVIDIA_DRIVER_CAPABILITIES=all"}
 }
 
-// create is a create on a machine, with the links and caches of an earlier
-// one in place.
+// create returns a create on a machine, with the links and caches of an earlier one in place.
 func (g *ground) create(name, program, machine string, size int, env ...string) (subject, bundle, error) {
 	return g.createBelow(g.run, name, program, machine, size, env...)
 }
@@ -129,6 +128,7 @@ func commands(g *ground, o options, out io.Writer) error {
 		{name: "the stub itself", argv: []string{g.stub, "state", "id"}, env: env},
 		{name: "`state`", argv: []string{g.shim, "--root", "/run/bench", "state", "id"}, env: env},
 	}
+	oneGPU, allGPUs := gpuEnv("0"), gpuEnv("all")
 	for _, c := range []struct {
 		name    string
 		machine string
@@ -136,17 +136,17 @@ func commands(g *ground, o options, out io.Writer) error {
 		env     []string
 		dir     string
 		fresh   bool
-		one     bool // each file of the driver has a mount of its own
+		one     bool // each of the driver's files has its own mount
 	}{
 		{"`create`, nothing requested", g.t4, 0, nil, g.run, false, false},
-		{"`create`, one GPU", g.t4, 0, gpuEnv("0"), g.run, false, false},
-		{"`create`, one GPU, bundle on disk", g.t4, 0, gpuEnv("0"), g.dir, false, false},
-		{"`create`, one GPU, first time in its root filesystem", g.t4, 0, gpuEnv("0"), g.run, true, false},
-		{"`create`, one GPU, driver-directory off", g.t4, 0, gpuEnv("0"), g.run, false, true},
-		{"`create`, largest machine, one GPU", g.large, 0, gpuEnv("0"), g.run, false, false},
-		{"`create`, largest machine, all 8 GPUs", g.large, 0, gpuEnv("all"), g.run, false, false},
-		{"`create`, largest machine, all, config.json of 34 KB", g.large, 34 << 10, gpuEnv("all"), g.run, false, false},
-		{"`create`, largest machine, all, config.json of 1 MB", g.large, 1 << 20, gpuEnv("all"), g.run, false, false},
+		{"`create`, one GPU", g.t4, 0, oneGPU, g.run, false, false},
+		{"`create`, one GPU, bundle on disk", g.t4, 0, oneGPU, g.dir, false, false},
+		{"`create`, one GPU, first time in its root filesystem", g.t4, 0, oneGPU, g.run, true, false},
+		{"`create`, one GPU, driver-directory off", g.t4, 0, oneGPU, g.run, false, true},
+		{"`create`, largest machine, one GPU", g.large, 0, oneGPU, g.run, false, false},
+		{"`create`, largest machine, all 8 GPUs", g.large, 0, allGPUs, g.run, false, false},
+		{"`create`, largest machine, all, config.json of 34 KB", g.large, 34 << 10, allGPUs, g.run, false, false},
+		{"`create`, largest machine, all, config.json of 1 MB", g.large, 1 << 20, allGPUs, g.run, false, false},
 		{"`create`, nothing requested, config.json of 1 MB", g.t4, 1 << 20, nil, g.run, false, false},
 	} {
 		s, b, err := g.createBelow(c.dir, c.name, g.shim, c.machine, c.size, c.env...)
@@ -173,7 +173,7 @@ func commands(g *ground, o options, out io.Writer) error {
 
 	accounts := make([]account, len(subjects))
 	for i, s := range subjects {
-		for range 2 { // links are in place the second time
+		for range 2 { // the second time, the links exist
 			var err error
 			if accounts[i], err = count(s); err != nil {
 				return fmt.Errorf("counting %s: %w", s.name, err)
@@ -184,11 +184,18 @@ func commands(g *ground, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(out, "\n## Single commands\n\nMemory, system calls, opened files and started processes are counted until the exec of the stub.\n\n"+
-		"| | median ms | least ms | ÷ floor | peak memory MiB | system calls | opened | processes |\n|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	fmt.Fprint(out, `
+## Single commands
+
+Memory, system calls, opened files and started processes are counted until the exec of the stub.
+
+| | median ms | least ms | ÷ floor | peak memory MiB | system calls | opened | processes |
+|---|---:|---:|---:|---:|---:|---:|---:|
+`)
 	for i, s := range subjects {
-		a := accounts[i]
-		fmt.Fprintf(out, "| %s | %s | %s | %.2f | %.1f | %d | %d | %d |\n", s.name, ms(times[i].median()), ms(times[i].least()), times[i].times(times[0]),
+		a, t := accounts[i], times[i]
+		fmt.Fprintf(out, "| %s | %s | %s | %.2f | %.1f | %d | %d | %d |\n",
+			s.name, ms(t.median()), ms(t.least()), t.times(times[0]),
 			float64(a.peak)/1024, a.calls, a.opened, a.processes)
 		g.figures[s.name] = times[i].times(times[0])
 		g.figures["memory"] = max(g.figures["memory"], float64(a.peak)/1024)
@@ -203,16 +210,15 @@ func commands(g *ground, o options, out io.Writer) error {
 	return nil
 }
 
-// withPath is our environment with a directory before those of PATH. No name is in it twice: of
-// that, programs take the first or the last.
+// withPath returns our environment with a directory prepended to PATH. It replaces PATH instead of
+// adding it twice: some programs use the first, others the last.
 func withPath(dir string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "PATH=") })
 	return append(env, "PATH="+dir+":"+os.Getenv("PATH"))
 }
 
-// nvidia is NVIDIA's own runtime, which finds its configuration itself. Its
-// low-level runtimes are called runc and crun: so is the stub, in the first
-// directory of its PATH.
+// nvidia returns commands of NVIDIA's own runtime, which finds its configuration itself. The stub is
+// in the first directory of its PATH, as runc and crun.
 func (g *ground) nvidia(program string) ([]subject, error) {
 	bin := filepath.Join(g.dir, "bin")
 	if err := os.Mkdir(bin, 0o755); err != nil {
@@ -224,7 +230,8 @@ func (g *ground) nvidia(program string) ([]subject, error) {
 		}
 	}
 	env := withPath(bin)
-	subjects := []subject{{name: "NVIDIA's: `state`", argv: []string{program, "--root", "/run/bench", "state", "id"}, env: env}}
+	state := []string{program, "--root", "/run/bench", "state", "id"}
+	subjects := []subject{{name: "NVIDIA's: `state`", argv: state, env: env}}
 	for _, c := range []struct {
 		name string
 		env  []string

@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// concurrency measures many creates, each in a bundle of its own, at one
-// time and in a row.
+// concurrency measures many creates in separate bundles, at once and one after the other.
 func concurrency(g *ground, o options, out io.Writer) error {
 	subjects := make([]subject, o.many)
 	for i := range subjects {
@@ -48,7 +47,7 @@ func concurrency(g *ground, o options, out io.Writer) error {
 		group.Wait()
 		return errors.Join(errs...)
 	}
-	if err := inARow(); err != nil { // links and caches are in place from here on
+	if err := inARow(); err != nil { // makes links and caches
 		return err
 	}
 	var row, crowd samples
@@ -74,7 +73,13 @@ func concurrency(g *ground, o options, out io.Writer) error {
 			*way.times = append(*way.times, time.Since(start))
 		}
 	}
-	fmt.Fprintf(out, "\n## Concurrency\n\n%d creates of one GPU, each in its own bundle, %d rounds; none failed.\n\n- one after another: %s ms\n- all at once: %s ms, %.2f × as long\n",
-		o.many, rounds, ms(row.median()), ms(crowd.median()), crowd.times(row))
+	fmt.Fprintf(out, `
+## Concurrency
+
+%d creates of one GPU, each in its own bundle, %d rounds; none failed.
+
+- one after another: %s ms
+- all at once: %s ms, %.2f × as long
+`, o.many, rounds, ms(row.median()), ms(crowd.median()), crowd.times(row))
 	return nil
 }

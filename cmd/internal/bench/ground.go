@@ -21,17 +21,17 @@ import (
 
 const shimName = "nvidia-container-runtime.experimental"
 
-// ground is what the measurements share: programs, and machines of fixtures.
+// ground is what the measurements share: programs and unpacked fixtures.
 type ground struct {
 	dir   string // for machines and root filesystems
-	run   string // for bundles: on a tmpfs, as engines have them, if there is one
+	run   string // for bundles: on a tmpfs, as in engines, if there is one
 	shim  string
 	floor string
-	stub  string // ends at once with 0
+	stub  string // exits with 0 at once
 	t4    string // root of a machine with one GPU
 	large string // root of the largest machine
 
-	figures map[string]float64 // what targets speaks of, by its name in there
+	figures map[string]float64 // measurements for targets, by their name there
 }
 
 func prepare(o options) (_ *ground, err error) {
@@ -52,7 +52,8 @@ func prepare(o options) (_ *ground, err error) {
 	}
 	g := &ground{
 		figures: map[string]float64{},
-		dir:     dir, run: run, shim: filepath.Join(dir, shimName), floor: filepath.Join(dir, "floor"), stub: filepath.Join(dir, "stub"),
+		dir:     dir, run: run,
+		shim: filepath.Join(dir, shimName), floor: filepath.Join(dir, "floor"), stub: filepath.Join(dir, "stub"),
 		t4: filepath.Join(dir, "t4"), large: filepath.Join(dir, "large"),
 	}
 	defer func() {
@@ -60,7 +61,8 @@ func prepare(o options) (_ *ground, err error) {
 			g.close()
 		}
 	}()
-	for path, pkg := range map[string]string{g.shim: "./cmd/" + shimName, g.floor: "./cmd/internal/bench/floor"} {
+	packages := map[string]string{g.shim: "./cmd/" + shimName, g.floor: "./cmd/internal/bench/floor"}
+	for path, pkg := range packages {
 		if err := build(path, pkg); err != nil {
 			return nil, err
 		}
@@ -99,8 +101,7 @@ func build(path, pkg string) error {
 	return nil
 }
 
-// oneByOne is the environment of a machine on which each file of the driver
-// has a mount of its own.
+// oneByOne is environment with a separate mount for each of the driver's files.
 func (g *ground) oneByOne(machine, lowLevel string) ([]string, error) {
 	home := filepath.Join(g.dir, "onebyone")
 	dir := filepath.Join(home, "nvidia-container-runtime")
@@ -111,7 +112,8 @@ func (g *ground) oneByOne(machine, lowLevel string) ([]string, error) {
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text), 0o644); err != nil {
 		return nil, err
 	}
-	return append([]string{"XDG_CONFIG_HOME=" + home}, g.environment(machine, lowLevel)...), nil // the first of a name counts
+	// The first XDG_CONFIG_HOME wins.
+	return append([]string{"XDG_CONFIG_HOME=" + home}, g.environment(machine, lowLevel)...), nil
 }
 
 func hostMachine() elf.Machine {
@@ -121,8 +123,7 @@ func hostMachine() elf.Machine {
 	return elf.EM_X86_64
 }
 
-// environment is the environment of a command: this machine below a root,
-// defaults for all else.
+// environment returns the environment of a command on the machine with that root directory.
 func (g *ground) environment(machine, lowLevel string) []string {
 	return []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -132,8 +133,8 @@ func (g *ground) environment(machine, lowLevel string) []string {
 	}
 }
 
-// makeImage makes a root filesystem in the layout of Debian's, with a loader
-// cache as an image with some packages has.
+// makeImage makes a root filesystem like Debian's, with the loader cache of an image with some
+// packages.
 func makeImage(dir string, program []byte) error {
 	flags, triplet := ldcache.FlagX8664, "x86_64-linux-gnu"
 	if runtime.GOARCH == "arm64" {
@@ -162,7 +163,8 @@ func makeImage(dir string, program []byte) error {
 		}
 	}
 	for name, content := range map[string][]byte{
-		"etc/debian_version": []byte("12.11\n"), "etc/ld.so.cache": data, "usr" + libDir + "/libc.so.6": []byte("libc"), "usr/bin/program": program,
+		"etc/debian_version": []byte("12.11\n"), "etc/ld.so.cache": data,
+		"usr" + libDir + "/libc.so.6": []byte("libc"), "usr/bin/program": program,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o755); err != nil {
 			return err
@@ -171,15 +173,14 @@ func makeImage(dir string, program []byte) error {
 	return nil
 }
 
-// bundle is a bundle with a root filesystem of its own.
+// bundle is a bundle with its own root filesystem.
 type bundle struct {
 	dir    string
 	rootfs string
 	config []byte // config.json as the engine wrote it
 }
 
-// bundle makes a bundle below a directory. The config names the root filesystem
-// "rootfs".
+// bundle makes a bundle below a directory. In config, the path of the root filesystem is "rootfs".
 func (g *ground) bundle(below, name string, config []byte) (bundle, error) {
 	b := bundle{dir: filepath.Join(below, name), rootfs: filepath.Join(g.dir, name, "rootfs")}
 	b.config = withRoot(config, b.rootfs)
@@ -194,19 +195,17 @@ func (g *ground) bundle(below, name string, config []byte) (bundle, error) {
 	return b, b.reset()
 }
 
-// withRoot puts a path in the place of that of an ordinary config's root
-// filesystem.
+// withRoot replaces the path of the root filesystem in an ordinary config.
 func withRoot(config []byte, rootfs string) []byte {
 	return bytes.Replace(config, []byte(`"path":"rootfs"`), fmt.Appendf(nil, `"path":%q`, rootfs), 1)
 }
 
-// reset undoes what a create did to config.json, but not what it did to the
-// root filesystem.
+// reset undoes a create's changes of config.json, but not those of the root filesystem.
 func (b bundle) reset() error {
 	return os.WriteFile(filepath.Join(b.dir, "config.json"), b.config, 0o644)
 }
 
-// afresh undoes that, too.
+// afresh undoes all changes of a create.
 func (b bundle) afresh() error {
 	if err := os.RemoveAll(b.rootfs); err != nil {
 		return err

@@ -13,18 +13,17 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/elfstub"
 )
 
-// size is the size of a machine and of a config.json.
+// size is the size of a machine and a config.json.
 type size struct {
-	gpus, instances int // MIG devices, spread over the GPUs
-	functions       int // PCI functions that are not NVIDIA's
-	libraries       int // of the driver, besides its usual ones
-	config          int
+	gpus, instances int // MIG devices, distributed over the GPUs
+	functions       int // PCI functions of other vendors
+	libraries       int // additional libraries of the driver
+	config          int // bytes
 	devices         string
 }
 
-// growth measures how a create grows with what there is.
+// growth measures how the time of a create grows with the sizes.
 func growth(g *ground, o options, out io.Writer) error {
-	usual := size{gpus: 1, devices: "all"}
 	axes := []struct {
 		name  string
 		sizes []int
@@ -41,14 +40,24 @@ func growth(g *ground, o options, out io.Writer) error {
 		{"MIG instances on 32 GPUs, a GPU without any given", []int{0, 56, 112, 224}, func(n int) size {
 			return size{gpus: 32, instances: n, devices: "31"}
 		}},
-		{"other PCI functions", []int{100, 500, 1000, 2000}, func(n int) size { s := usual; s.functions = n; return s }},
-		{"driver libraries", []int{40, 100, 200, 400}, func(n int) size { s := usual; s.libraries = n - usualLibraries; return s }},
-		{"KB of config.json, one GPU", []int{10, 100, 1000, 4000}, func(n int) size { s := usual; s.config = n << 10; return s }},
-		{"KB of config.json, nothing requested", []int{10, 100, 1000, 4000}, func(n int) size { return size{gpus: 1, config: n << 10} }},
+		{"other PCI functions", []int{100, 500, 1000, 2000}, func(n int) size {
+			return size{gpus: 1, functions: n, devices: "all"}
+		}},
+		{"driver libraries", []int{40, 100, 200, 400}, func(n int) size {
+			return size{gpus: 1, libraries: n - usualLibraries, devices: "all"}
+		}},
+		{"KB of config.json, one GPU", []int{10, 100, 1000, 4000}, func(n int) size {
+			return size{gpus: 1, config: n << 10, devices: "all"}
+		}},
+		{"KB of config.json, nothing requested", []int{10, 100, 1000, 4000}, func(n int) size {
+			return size{gpus: 1, config: n << 10}
+		}},
 	}
-	fmt.Fprint(out, "\n## Growth\n\nA create on machines of several sizes: milliseconds (median), multiples of the floor in parentheses, then system calls.\n\n")
+	fmt.Fprint(out, "\n## Growth\n\nA create on machines of several sizes: milliseconds (median), "+
+		"multiples of the floor in parentheses, then system calls.\n\n")
 	for i, axis := range axes {
-		subjects := []subject{{name: "floor", argv: []string{g.floor, "state"}, env: g.environment(g.t4, g.stub)}}
+		floor := subject{name: "floor", argv: []string{g.floor, "state"}, env: g.environment(g.t4, g.stub)}
+		subjects := []subject{floor}
 		for _, n := range axis.sizes {
 			s, err := g.sized(fmt.Sprintf("growth-%d-%d", i, n), axis.with(n))
 			if err != nil {
@@ -84,10 +93,10 @@ func growth(g *ground, o options, out io.Writer) error {
 	return nil
 }
 
-// usualLibraries is how many driver libraries the machine t4 has.
+// usualLibraries is the number of driver libraries of the fixture t4.
 const usualLibraries = 40
 
-// sized makes a machine and a bundle of some size, and the create of it.
+// sized makes a machine and a bundle of a size, and returns the create.
 func (g *ground) sized(name string, s size) (subject, error) {
 	root := filepath.Join(g.dir, name, "machine")
 	machine, err := fixtures.Load("t4")
@@ -118,8 +127,10 @@ func (g *ground) sized(name string, s size) (subject, error) {
 	write(access(1), "proc/driver/nvidia/capabilities/mig/config")
 	write(access(2), "proc/driver/nvidia/capabilities/mig/monitor")
 	for n := range s.gpus {
-		write(fmt.Sprintf("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t %d\nGPU UUID: \t GPU-%08x-0000-4000-8000-%012x\nVideo BIOS: \t 96.00.99.00.01\n"+
-			"Bus Type: \t PCIe\nDMA Size: \t 52 bits\nDMA Mask: \t 0xfffffffffffff\nBus Location: \t 0000:%02x:00.0\nDevice Minor: \t %d\nGPU Excluded:\t No\n",
+		write(fmt.Sprintf("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t %d\n"+
+			"GPU UUID: \t GPU-%08x-0000-4000-8000-%012x\nVideo BIOS: \t 96.00.99.00.01\n"+
+			"Bus Type: \t PCIe\nDMA Size: \t 52 bits\nDMA Mask: \t 0xfffffffffffff\n"+
+			"Bus Location: \t 0000:%02x:00.0\nDevice Minor: \t %d\nGPU Excluded:\t No\n",
 			40+n, n, n, n+1, n), "proc/driver/nvidia/gpus/0000:%02x:00.0/information", n+1)
 	}
 	for n := range s.instances {

@@ -18,31 +18,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// life is what lifeAlone measures: whole lives of containers, in each of some
-// ways.
+// life is what lifeAlone measures: whole lives of containers, started in several ways.
 type life struct {
 	Dir    string // for root filesystems
 	Run    string // for bundles
-	Disk   string // file with a file system to be mounted for root filesystems; "" is none
+	Disk   string // file with a file system to mount for root filesystems; "" is none
 	Rounds int
 	Crun   bool
 	Ways   []way
 }
 
-// way is one of the ways to start a container.
+// way is a way to start a container.
 type way struct {
 	Name    string
 	Program string
 	Env     []string
 	Config  []byte
-	Again   bool // a container has lived on the root filesystem before
+	Again   bool // another container has run on the root filesystem before
 }
 
-// lives measures create, start, wait and delete of a container on a fresh
-// overlay: on the file system of this machine, and on a new ext4.
+// lives measures create, start, wait and delete of a container on a fresh overlay: on this machine's
+// file system, and on a new ext4.
 func lives(g *ground, o options, out io.Writer) error {
-	fmt.Fprint(out, "\n## Whole life of a container\n\nCreate, start, wait, delete; the root filesystem is a fresh overlay each time. "+
-		"The row \"floor × 3\" is the least that any program in front of a runtime costs: a static Go program that only execs, at create, start and delete. "+
+	fmt.Fprint(out, "\n## Whole life of a container\n\n"+
+		"Create, start, wait, delete; the root filesystem is a fresh overlay each time. "+
+		"The row \"floor × 3\" is the least that any program in front of a runtime costs: "+
+		"a static Go program that only execs, at create, start and delete. "+
 		"New inodes are counted in the container's own layer.\n")
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(out, "\nNot measured: this takes root.")
@@ -73,7 +74,12 @@ func (g *ground) livesOn(o options, out io.Writer, place, disk, mark string) err
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\nOn %s:\n\n| | median ms | least ms | ÷ plain | ÷ floor × 3 | mounts added | new inodes | hooks added |\n|---|---:|---:|---:|---:|---:|---:|---:|\n", place)
+	fmt.Fprintf(out, `
+On %s:
+
+| | median ms | least ms | ÷ plain | ÷ floor × 3 | mounts added | new inodes | hooks added |
+|---|---:|---:|---:|---:|---:|---:|---:|
+`, place)
 	for _, name := range []string{"runc", "crun"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
@@ -91,7 +97,10 @@ func (g *ground) livesOn(o options, out io.Writer, place, disk, mark string) err
 			{Name: "nothing requested", Program: g.shim, Env: env, Config: plain},
 			{Name: "compute and utility", Program: g.shim, Env: env, Config: usual},
 			{Name: "all driver capabilities", Program: g.shim, Env: env, Config: asking},
-			{Name: "the same, second start on the root filesystem", Program: g.shim, Env: env, Config: asking, Again: true},
+			{
+				Name:    "the same, second start on the root filesystem",
+				Program: g.shim, Env: env, Config: asking, Again: true,
+			},
 			{Name: "the same, driver-directory off", Program: g.shim, Env: off, Config: asking},
 		}
 		if o.nvidia != "" {
@@ -104,16 +113,21 @@ func (g *ground) livesOn(o options, out io.Writer, place, disk, mark string) err
 					return err
 				}
 			}
-			env := withPath(bin)
-			ways = append(ways, way{Name: "through NVIDIA's runtime, all driver capabilities", Program: o.nvidia, Env: env, Config: asking})
+			ways = append(ways, way{
+				Name:    "through NVIDIA's runtime, all driver capabilities",
+				Program: o.nvidia, Env: withPath(bin), Config: asking,
+			})
 		}
-		results, err := liveApart(life{Dir: g.dir, Run: g.run, Disk: disk, Rounds: o.lives, Crun: name == "crun", Ways: ways})
+		results, err := liveApart(life{
+			Dir: g.dir, Run: g.run, Disk: disk, Rounds: o.lives, Crun: name == "crun", Ways: ways,
+		})
 		if err != nil {
 			return err
 		}
 		for i, r := range results {
 			floor := r.Times.times(results[1].Times)
-			fmt.Fprintf(out, "| %s, %s | %s | %s | %.2f | %.2f | %d | %d | %d |\n", name, ways[i].Name, ms(r.Times.median()), ms(r.Times.least()),
+			fmt.Fprintf(out, "| %s, %s | %s | %s | %.2f | %.2f | %d | %d | %d |\n",
+				name, ways[i].Name, ms(r.Times.median()), ms(r.Times.least()),
 				r.Times.times(results[0].Times), floor, r.Mounts, r.Inodes, r.Hooks)
 			g.figures[name+", "+ways[i].Name+mark] = floor
 		}
@@ -138,16 +152,15 @@ func makeExt4(name string) error {
 	return exec.Command(mkfs, "-q", name).Run()
 }
 
-// lived is what was measured of one way.
+// lived is the measurements of one way.
 type lived struct {
 	Times         samples
-	Mounts, Hooks int // in config.json, more than before
+	Mounts, Hooks int // added to config.json
 	Inodes        int // in the upper layer of the overlay
 }
 
-// liveApart runs this program again in a mount namespace of its own, so that
-// no mount is left behind. crun refuses a hybrid cgroup hierarchy, so for it
-// the unified one is taken away in there.
+// liveApart runs this program again in its own mount namespace, so that no mount is left behind. crun
+// refuses a hybrid cgroup hierarchy, so for crun the unified one is unmounted in there.
 func liveApart(l life) ([]lived, error) {
 	request, err := json.Marshal(l)
 	if err != nil {
@@ -178,7 +191,7 @@ func lifeAlone(request string, out io.Writer) error {
 			return err
 		}
 	}
-	// The process of a container comes to us when create has ended.
+	// We become the parent of a container's process when create exits.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return err
 	}
@@ -209,8 +222,8 @@ func lifeAlone(request string, out io.Writer) error {
 	for round := range l.Rounds + warm {
 		for i := range l.Ways {
 			n := (i + round) % len(l.Ways)
-			// What a life leaves is removed after all of them: a file system may look again at each
-			// inode that it has freed before it gives a new one.
+			// Nothing is removed until all lives have ended: a file system may revisit each freed
+			// inode before it allocates a new one.
 			d, err := l.once(l.Ways[n], lower, fmt.Sprintf("bench-%d-%d-%d", os.Getpid(), round, n), &results[n])
 			if err != nil {
 				return fmt.Errorf("%s: %w", l.Ways[n].Name, err)
@@ -223,8 +236,8 @@ func lifeAlone(request string, out io.Writer) error {
 	return json.NewEncoder(out).Encode(results)
 }
 
-// once lives one life. What is measured is what an engine would wait for; the
-// overlay is mounted before and taken away after that.
+// once runs one life. It measures what an engine would wait for, without mounting and unmounting the
+// overlay.
 func (l life) once(w way, lower, id string, r *lived) (_ time.Duration, err error) {
 	dir, err := os.MkdirTemp(l.Dir, "life-")
 	if err != nil {
@@ -240,7 +253,8 @@ func (l life) once(w way, lower, id string, r *lived) (_ time.Duration, err erro
 			return 0, err
 		}
 	}
-	rootfs, file, pidFile := filepath.Join(dir, "rootfs"), filepath.Join(bundle, "config.json"), filepath.Join(bundle, "pid")
+	rootfs := filepath.Join(dir, "rootfs")
+	file, pidFile := filepath.Join(bundle, "config.json"), filepath.Join(bundle, "pid")
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, dir, dir)
 	if err := unix.Mount("overlay", rootfs, "overlay", 0, options); err != nil {
 		return 0, fmt.Errorf("mounting an overlay: %w", err)
@@ -261,7 +275,8 @@ func (l life) once(w way, lower, id string, r *lived) (_ time.Duration, err erro
 	defer null.Close()
 	run := func(args ...string) error {
 		argv := append([]string{w.Program, "--root", filepath.Join(l.Run, "state")}, args...)
-		p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{Env: w.Env, Dir: bundle, Files: []*os.File{null, log, log}})
+		attr := &os.ProcAttr{Env: w.Env, Dir: bundle, Files: []*os.File{null, log, log}}
+		p, err := os.StartProcess(argv[0], argv, attr)
 		if err != nil {
 			return err
 		}
@@ -322,7 +337,7 @@ func (l life) once(w way, lower, id string, r *lived) (_ time.Duration, err erro
 	return elapsed, nil
 }
 
-// inodes counts what is below a directory.
+// inodes counts the files below a directory.
 func inodes(dir string) int {
 	n := -1
 	_ = filepath.WalkDir(dir, func(string, os.DirEntry, error) error { n++; return nil })

@@ -1,18 +1,16 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures what a container start through
-// nvidia-container-runtime.experimental costs, beside what it costs without
-// and, where NVIDIA_RUNTIME names one, through NVIDIA's own runtime. It
-// builds what it measures and needs nothing but Go; as root and with runc or
-// crun it measures whole lives of containers too.
+// Command bench measures what a container start through nvidia-container-runtime.experimental costs,
+// compared with a start without it and, if NVIDIA_RUNTIME is set to its path, through NVIDIA's
+// runtime. It builds what it measures and needs only Go; as root and with runc or crun, it also
+// measures whole lives of containers.
 //
 //	go run ./cmd/internal/bench            print the tables
 //	go run ./cmd/internal/bench -write     write them to BENCHMARKS.md, too
 //
-// Runs of what is compared alternate, in a changing order, and ratios are
-// medians of the ratios within one round, so that what else the
-// machine does hits all alike. Nothing here fails because it is slow.
+// The compared runs alternate in a changing order, and ratios are medians of the ratios within one
+// round, so that other load on the machine affects all alike. Nothing fails because it is slow.
 package main
 
 import (
@@ -32,7 +30,6 @@ func main() {
 	}
 }
 
-// options are the command line.
 type options struct {
 	write  bool
 	rounds int
@@ -43,7 +40,7 @@ type options struct {
 	nvidia string
 }
 
-// sections are the parts of the report, in order. Each prints its own.
+// sections are the parts of the report, in order.
 var sections = []struct {
 	name  string
 	print func(g *ground, o options, out io.Writer) error
@@ -61,14 +58,14 @@ func run(args []string, stdout, stderr io.Writer) error {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.BoolVar(&o.write, "write", false, "write the report to BENCHMARKS.md in this folder as well")
+	flags.BoolVar(&o.write, "write", false, "also write the report to BENCHMARKS.md in the current directory")
 	flags.IntVar(&o.rounds, "rounds", 200, "rounds of single commands")
 	flags.IntVar(&o.lives, "lives", 40, "rounds of whole lives of a container")
-	flags.IntVar(&o.many, "many", 500, "creates at one time")
-	flags.StringVar(&o.only, "only", "", "sections to run, separated by commas")
-	flags.StringVar(&o.dir, "dir", "", "where bundles and root filesystems are made; default the directory for temporary files")
-	alone := flags.String("life", "", "internal: measure lives as this JSON tells")
-	staged := flags.String("stages", "", "internal: go through the stages of a create in this bundle")
+	flags.IntVar(&o.many, "many", 500, "number of concurrent creates")
+	flags.StringVar(&o.only, "only", "", "comma-separated sections to run")
+	flags.StringVar(&o.dir, "dir", "", "directory for bundles and root filesystems (default: that for temporary files)")
+	alone := flags.String("life", "", "internal: measure the lives that this JSON describes")
+	staged := flags.String("stages", "", "internal: run the stages of a create in this bundle")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// subject is a command that is measured.
+// subject is a command to measure.
 type subject struct {
 	name    string
 	prepare func() error // before each run, not measured
@@ -22,9 +22,8 @@ type subject struct {
 // samples are the times of one subject, by round.
 type samples []time.Duration
 
-// measure runs the subjects in turn, the first of each round being another
-// one each time. The times are from before the start of the process until it
-// has been waited for.
+// measure runs the subjects in turn; each round begins with the next one. The times are from the
+// start of the process until wait returns.
 func measure(rounds int, subjects []subject) ([]samples, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -81,8 +80,7 @@ func (s samples) median() time.Duration { return s.sorted()[len(s)/2] }
 
 func (s samples) least() time.Duration { return slices.Min(s) }
 
-// times is the median of what s costs in units of what base costs in the same
-// round.
+// times is the median ratio of s to base in the same round.
 func (s samples) times(base samples) float64 {
 	ratios := make([]float64, len(s))
 	for i := range s {
@@ -92,7 +90,7 @@ func (s samples) times(base samples) float64 {
 	return ratios[len(ratios)/2]
 }
 
-// ms writes a time in milliseconds.
+// ms formats a time in milliseconds.
 func ms(d time.Duration) string {
 	return fmt.Sprintf("%.2f", float64(d)/float64(time.Millisecond))
 }

@@ -16,14 +16,18 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 )
 
-// stageNames are the stages of a create, as run.go of the runtime has them.
-var stageNames = []string{"config.toml", "config.json: read, request", "plan: machine, driver's files, image", "carry: image, config.json"}
+// stageNames are the stages of a create, as in the runtime's run.go.
+var stageNames = []string{
+	"config.toml", "config.json: read, request", "plan: machine, driver's files, image", "carry: image, config.json",
+}
 
-// stages tells where a create spends its time. Each is measured in a process
-// of its own that does it once, as the runtime does: what a stage costs the first time is
-// several times what it costs once code and directories are in the caches of the processor.
+// stages measures where a create spends its time. Each measurement is a new process that runs the
+// stages once, like the runtime: the first time, a stage takes several times as long as later, when
+// code and directories are in the processor's caches.
 func stages(g *ground, o options, out io.Writer) error {
-	fmt.Fprintf(out, "\n## Stages of a create\n\nMilliseconds (median), each measured in a process that runs them once. The rest of a create is starting the process, the floor.\n\n"+
+	fmt.Fprintf(out, "\n## Stages of a create\n\n"+
+		"Milliseconds (median), each measured in a process that runs them once. "+
+		"The rest of a create is starting the process, the floor.\n\n"+
 		"| | %s | all |\n|---|%s---:|\n", strings.Join(stageNames, " | "), strings.Repeat("---:|", len(stageNames)))
 	for _, c := range []struct {
 		name, machine, devices string
@@ -63,7 +67,7 @@ func stages(g *ground, o options, out io.Writer) error {
 		}
 		fmt.Fprintf(out, "| %s |", c.name)
 		for _, column := range columns {
-			fmt.Fprintf(out, " %s |", ms(column[2:].median())) // links are in place from the second on
+			fmt.Fprintf(out, " %s |", ms(column[2:].median())) // the first one made the links
 		}
 		fmt.Fprintln(out)
 	}
@@ -77,7 +81,7 @@ func sum(times []time.Duration) (all time.Duration) {
 	return all
 }
 
-// stagesAlone goes through the stages of a create once, and prints what each took.
+// stagesAlone runs the stages of a create once, and prints their times.
 func stagesAlone(bundle string, environ []string, out io.Writer) error {
 	var times []time.Duration
 	last := time.Now()

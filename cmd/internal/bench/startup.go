@@ -15,12 +15,10 @@ import (
 	"time"
 )
 
-// startup tells what the initialisation of each linked package costs:
+// startup measures the initialization of each linked package. With GODEBUG=inittrace=1 the Go runtime
+// prints a line for each package that has something to do before main:
 //
 //	init encoding/base64 @0.44 ms, 0.010 ms clock, 1408 bytes, 4 allocs
-//
-// is what the Go runtime prints with GODEBUG=inittrace=1 for a package that
-// has something to do before main.
 func startup(g *ground, o options, out io.Writer) error {
 	clocks := map[string]samples{}
 	allocs := map[string]string{}
@@ -56,9 +54,13 @@ func startup(g *ground, o options, out io.Writer) error {
 		rows = append(rows, row{name, s.median()})
 		sum += s.median()
 	}
-	slices.SortFunc(rows, func(a, b row) int { return cmp.Or(cmp.Compare(b.clock, a.clock), cmp.Compare(a.name, b.name)) })
-	fmt.Fprintf(out, "\n## Initialization of packages\n\nFrom `GODEBUG=inittrace=1`, medians of %d starts. %d packages initialize something, in %.3f ms together (internal/godebug takes longer than usual because GODEBUG is set); "+
-		"those that take 5 µs or more:\n\n| package | ms | |\n|---|---:|---|\n", rounds, len(rows), float64(sum)/float64(time.Millisecond))
+	slices.SortFunc(rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(b.clock, a.clock), cmp.Compare(a.name, b.name))
+	})
+	fmt.Fprintf(out, "\n## Initialization of packages\n\n"+
+		"From `GODEBUG=inittrace=1`, medians of %d starts. %d packages initialize something, in %.3f ms together "+
+		"(internal/godebug takes longer than usual because GODEBUG is set); those that take 5 µs or more:\n\n"+
+		"| package | ms | |\n|---|---:|---|\n", rounds, len(rows), float64(sum)/float64(time.Millisecond))
 	for _, r := range rows {
 		if r.clock < 5*time.Microsecond {
 			break

@@ -18,13 +18,12 @@ import (
 // account is what a command does until it execs the low-level runtime.
 type account struct {
 	calls     int // system calls
-	opened    int // files and directories opened, those for their path alone included
+	opened    int // files and directories opened, including O_PATH
 	processes int // processes started
 	peak      int // peak resident memory in KiB
 }
 
-// syscallInfo is struct ptrace_syscall_info of <linux/ptrace.h>, as far as it
-// is used.
+// syscallInfo is the used part of struct ptrace_syscall_info in <linux/ptrace.h>.
 type syscallInfo struct {
 	op   uint8
 	_    [3]uint8
@@ -40,11 +39,9 @@ const (
 	infoExit             = 2
 )
 
-// count runs a subject once under ptrace. It stops counting where the
-// program asks to exec: memory is what /proc/PID/status calls VmHWM at that moment. What
-// wait4(2) tells later would be of no use: it is the greatest of all memories that
-// the process had, that of the low-level runtime behind the exec and that of
-// this program before it among them.
+// count runs a subject once under ptrace. It stops counting at the exec; memory is VmHWM in
+// /proc/PID/status at that moment. wait4(2) would return the maximum of all programs that the process
+// ran, including this one before and the low-level runtime after it.
 func count(s subject) (account, error) {
 	if s.prepare != nil {
 		if err := s.prepare(); err != nil {
@@ -78,15 +75,15 @@ func follow(pid int) (account, error) {
 	if _, err := unix.Wait4(pid, &status, unix.WALL, nil); err != nil {
 		return a, err
 	}
-	const follow = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK |
-		unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
+	const follow = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEFORK |
+		unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
 	if err := unix.PtraceSetOptions(pid, follow); err != nil {
 		return a, err
 	}
 	if err := unix.PtraceSyscall(pid, 0); err != nil {
 		return a, err
 	}
-	number := map[int]uint64{} // of the call that a thread is in
+	number := map[int]uint64{} // the system call that each thread is in
 	counting := true
 	for {
 		id, err := unix.Wait4(-1, &status, unix.WALL, nil)
@@ -112,12 +109,13 @@ func follow(pid int) (account, error) {
 				break
 			}
 			var info syscallInfo
-			_, _, errno := unix.Syscall6(unix.SYS_PTRACE, ptraceGetSyscallInfo, uintptr(id), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
+			_, _, errno := unix.Syscall6(unix.SYS_PTRACE, ptraceGetSyscallInfo,
+				uintptr(id), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
 			if errno == unix.ESRCH {
 				continue // another thread execs, and ends this one
 			}
 			if errno != 0 {
-				return a, fmt.Errorf("asking for a system call: %w", errno)
+				return a, fmt.Errorf("reading a system call: %w", errno)
 			}
 			switch info.op {
 			case infoEntry:
@@ -129,7 +127,8 @@ func follow(pid int) (account, error) {
 					}
 				}
 			case infoExit:
-				if n := number[id]; (n == unix.SYS_OPENAT || n == unix.SYS_OPENAT2 || opens(n)) && int64(info.data[0]) >= 0 {
+				n := number[id]
+				if (n == unix.SYS_OPENAT || n == unix.SYS_OPENAT2 || opens(n)) && int64(info.data[0]) >= 0 {
 					a.opened++
 				}
 			}
@@ -159,13 +158,12 @@ func follow(pid int) (account, error) {
 	}
 }
 
-// opens tells whether a system call is the open(2) that newer architectures
-// do not have.
+// opens reports whether a system call is open(2), which newer architectures do not have.
 func opens(number uint64) bool {
 	return runtime.GOARCH == "amd64" && number == 2
 }
 
-// thread tells whether a new task is one of the process's threads.
+// thread reports whether a new task is one of the process's threads.
 func thread(pid, id int) bool {
 	_, err := os.Stat(fmt.Sprintf("/proc/%d/task/%d", pid, id))
 	return err == nil

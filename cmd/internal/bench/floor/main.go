@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command floor does what no program in front of a low-level runtime can do
-// without: it starts, and execs the runtime with its own arguments. What it
-// costs is what a static Go program costs.
+// Command floor is the minimum that any program in front of a low-level runtime has to do: it execs
+// the runtime with its own arguments. It costs what starting a static Go program costs.
 package main
 
 import (
