@@ -33,7 +33,7 @@ demo: all ## run a container with this machine's GPUs, or a fixture's
 
 .PHONY: test
 test: ## run all tests; the end says which were skipped, and why
-	{ $(GO) test -v -timeout 40m ./...; echo "=== EXIT $$?"; } | awk -f .ci/skipped.awk
+	{ $(GO) test -v -timeout 90m ./...; echo "=== EXIT $$?"; } | awk -f .ci/skipped.awk
 
 .PHONY: race
 race: ## run the race detector on packages with goroutines

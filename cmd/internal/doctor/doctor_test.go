@@ -114,7 +114,7 @@ func TestChecks(t *testing.T) {
 		},
 		{
 			name: "uvm", tree: map[string]string{"proc/devices": "Character devices:\n195 nvidia\n"}, id: "module-uvm",
-			want: wrong("modprobe nvidia-uvm", "the kernel module nvidia-uvm is not loaded: CUDA does not work, and containers that ask for compute do not start"),
+			want: wrong("modprobe nvidia-uvm", "the kernel module nvidia-uvm is not loaded: CUDA does not work, and containers that name compute or video do not start"),
 		},
 		{
 			name: "no GPU", tree: map[string]string{"proc/driver/nvidia/gpus": "absent"}, id: "gpus",

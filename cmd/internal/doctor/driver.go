@@ -66,7 +66,7 @@ func checkUVM(p patient) []Finding {
 	if p.survey.Inventory.Majors.UVM < 0 {
 		return wrong("modprobe nvidia-uvm",
 			"the kernel module nvidia-uvm is not loaded: "+
-				"CUDA does not work, and containers that ask for compute do not start")
+				"CUDA does not work, and containers that name compute or video do not start")
 	}
 	return ok("loaded, major %d", p.survey.Inventory.Majors.UVM)
 }
