@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// Arch is an architecture that a C library can be built for, by the name that uname -m gives the
-// machine: "x86_64". "" is none. The constants are those that NVIDIA's driver exists for.
+// Arch is an architecture that a C library can be built for, as uname -m names it: "x86_64". "" is
+// none. The constants are the architectures of NVIDIA's driver.
 type Arch string
 
 // The architectures of the driver's libraries.
@@ -17,8 +17,8 @@ const (
 	X8664   Arch = "x86_64"
 	AArch64 Arch = "aarch64"
 	PPC64LE Arch = "ppc64le"
-	I386    Arch = "i386" // beside X8664
-	ARM     Arch = "arm"  // hard float, beside AArch64
+	I386    Arch = "i386" // 32-bit programs on X8664
+	ARM     Arch = "arm"  // hard float, 32-bit programs on AArch64
 )
 
 type arch struct {
@@ -30,9 +30,9 @@ type arch struct {
 	compat  Arch
 }
 
-// arches has what is known of each. Machine and class are e_machine and e_ident[EI_CLASS] of an ELF
-// header (elf.h). This is not package debug/elf, whose initialization and that of what it imports
-// take a twentieth of a static program's start.
+// arches describes the known architectures. Machine and class are e_machine and e_ident[EI_CLASS]
+// of an ELF header (elf.h). Package debug/elf is not used: its initialization and that of its
+// imports take a twentieth of a static program's start.
 var arches = [...]arch{
 	{X8664, 62, 2, FlagX8664, "x86_64-linux-gnu", I386},
 	{AArch64, 183, 2, FlagAArch64, "aarch64-linux-gnu", ARM},
@@ -45,10 +45,9 @@ var arches = [...]arch{
 	{"loongarch64", 258, 2, FlagLoong, "loongarch64-linux-gnu", ""},
 }
 
-// ArchOf returns the architecture that an ELF header tells: 62 and 2 are "x86_64". One that is not
-// known is named by the numbers, "machine 247, class 2". Where the header alone does not decide
-// between a hard and a soft float ABI it is the hard one, and ppc64 of either byte order is
-// PPC64LE.
+// ArchOf returns the architecture of an ELF header: 62 and 2 are "x86_64". An unknown one is named
+// by the numbers, "machine 247, class 2". If the header alone does not distinguish hard and soft
+// float, it is hard float; ppc64 of either byte order is PPC64LE.
 func ArchOf(machine uint16, class byte) Arch {
 	for _, a := range arches {
 		if a.machine == machine && a.class == class {
@@ -58,7 +57,7 @@ func ArchOf(machine uint16, class byte) Arch {
 	return Arch("machine " + strconv.Itoa(int(machine)) + ", class " + strconv.Itoa(int(class)))
 }
 
-// known is what is known of an architecture; all zero if nothing is.
+// known returns the description of an architecture, the zero value if it is unknown.
 func (a Arch) known() (k arch) {
 	if i := slices.IndexFunc(arches[:], func(k arch) bool { return k.name == a }); i >= 0 {
 		k = arches[i]
@@ -66,17 +65,17 @@ func (a Arch) known() (k arch) {
 	return k
 }
 
-// Flags returns the flags that ldconfig gives a library of the architecture; 0, which is no
-// library's, if it is not known.
+// Flags returns the flags that ldconfig gives a library of the architecture; 0, which no library
+// has, if it is unknown.
 func (a Arch) Flags() int32 { return a.known().flags }
 
-// Bits is 32 or 64, the size of a pointer; 0 for an architecture that is not known.
+// Bits returns the size of a pointer, 32 or 64; 0 for an unknown architecture.
 func (a Arch) Bits() int { return 32 * int(a.known().class) }
 
-// Triplet is the directory below /usr/lib in which Debian and its children have the libraries:
+// Triplet returns the library directory below /usr/lib of Debian and its derivatives:
 // "x86_64-linux-gnu".
 func (a Arch) Triplet() string { return a.known().triplet }
 
-// Compat is the 32-bit architecture whose programs run beside those of a, "" if the driver has no
-// libraries for any.
+// Compat returns the 32-bit architecture whose programs a machine of architecture a also runs, ""
+// if the driver has no libraries for it.
 func (a Arch) Compat() Arch { return a.known().compat }

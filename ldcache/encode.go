@@ -12,17 +12,17 @@ import (
 	"strings"
 )
 
-// Encode returns the bytes of the cache in its Format, the entries in the order
-// the loader relies on. For entries and generator of a glibc 2.33 or later they
-// are the bytes its ldconfig writes.
+// Encode returns the bytes of the cache in its Format, with the entries in the order that the
+// loader relies on. For entries and generator of glibc 2.33 or later they are the bytes that its
+// ldconfig writes.
 //
-// The old shape, and the old half of the combined one, cannot tell entries with
-// a Subdir or a hardware mask from plain ones, so such entries are left out
-// there; the old shape has no kernel versions, generator and extensions either.
+// The old format, and the old half of the combined one, cannot express a Subdir or a hardware mask,
+// so entries with one are omitted there. The old format has no kernel versions, generator and
+// extensions either.
 //
-// What [Parse] would not read back is an error: a name or path with a NUL or as
-// long as PATH_MAX, a hardware mask that looks like an index of a Subdir, an
-// extension with a tag that this package writes itself.
+// Input that [Parse] would not read back is an error: a name or path with a NUL or as long as
+// PATH_MAX, a hardware mask that looks like an index of a Subdir, an extension with a tag that this
+// package writes itself.
 func (c *Cache) Encode() ([]byte, error) {
 	out, err := c.encode()
 	if err != nil {
@@ -75,8 +75,8 @@ func (c *Cache) encode() ([]byte, error) {
 	case Old:
 		oldSize = oldHeaderSize + old*oldEntrySize
 	case Combined:
-		// An even count puts the new half at the same place for loaders that
-		// align it to 8 and to 4 bytes.
+		// An even count puts the new half at the same place for loaders that align it to 8 bytes
+		// and to 4.
 		oldSize = oldHeaderSize + (old+old%2)*oldEntrySize
 	}
 	newSize := 0
@@ -134,7 +134,7 @@ func (c *Cache) encode() ([]byte, error) {
 	return c.appendExtensions(out, names), nil
 }
 
-// check refuses what would be read back as something else.
+// check rejects what would not be read back unchanged.
 func (e *Entry) check() error {
 	for _, s := range []string{e.Name, e.Path, e.Subdir} {
 		if len(s) >= maxString {
@@ -153,13 +153,13 @@ func (e *Entry) check() error {
 	return nil
 }
 
-// plain reports whether the entry can be in an old cache.
+// plain reports whether the old format can express the entry.
 func (e *Entry) plain() bool {
 	return e.HWCap == 0 && e.Subdir == ""
 }
 
-// appendOld appends an old cache of count entries, the last one repeated where
-// there are fewer. The string table comes gap bytes after it.
+// appendOld appends an old cache of count entries, repeating the last one if there are fewer. The
+// string table follows after gap bytes.
 func appendOld(out []byte, entries []Entry, table *stringTable, count, gap int) []byte {
 	out = append(out, oldMagic...)
 	out = append(out, 0)
@@ -179,7 +179,7 @@ func appendOld(out []byte, entries []Entry, table *stringTable, count, gap int) 
 	return out
 }
 
-// extensionsSize is what appendExtensions appends.
+// extensionsSize returns how many bytes appendExtensions appends.
 func (c *Cache) extensionsSize(subdirs int) int {
 	sections, size := len(c.Extensions), 4*subdirs
 	if subdirs > 0 {
@@ -198,8 +198,8 @@ func (c *Cache) extensionsSize(subdirs int) int {
 	return extHeaderSize + sections*extSectionSize + size
 }
 
-// appendExtensions appends the extension directory and its sections to a file;
-// subdirs are the offsets of the glibc-hwcaps names in it.
+// appendExtensions appends the extension directory and its sections to a file; subdirs are the file
+// offsets of the glibc-hwcaps names.
 func (c *Cache) appendExtensions(out []byte, subdirs []uint32) []byte {
 	type section struct{ tag, flags, at, size uint32 }
 	sections := make([]section, 0, 2+len(c.Extensions))
@@ -212,8 +212,8 @@ func (c *Cache) appendExtensions(out []byte, subdirs []uint32) []byte {
 	for _, x := range c.Extensions {
 		sections = append(sections, section{tag: x.Tag, flags: x.Flags, size: uint32(len(x.Data))})
 	}
-	// The contents are in the order of the directory but for the generator,
-	// which ldconfig puts behind the glibc-hwcaps names to have those aligned.
+	// The contents are in the order of the directory, except that ldconfig puts the generator after
+	// the glibc-hwcaps names to align those.
 	at := uint32(len(out) + extHeaderSize + len(sections)*extSectionSize)
 	place := func(s *section) {
 		s.at = at
@@ -251,8 +251,8 @@ func align4(n int) int {
 	return (n + 3) &^ 3
 }
 
-// stringTable is a table of NUL-terminated strings in which a string that ends
-// another one shares its bytes, laid out as elf/stringtable.c of glibc does.
+// stringTable is a table of NUL-terminated strings in which a string shares the bytes of another
+// one that it is a suffix of, laid out as in elf/stringtable.c of glibc.
 type stringTable struct {
 	sorted  []tableString
 	offsets []uint32 // of name and path of each entry, then of the subdirs
@@ -316,8 +316,8 @@ func (t *stringTable) appendTo(out []byte) []byte {
 	return out
 }
 
-// compareTails compares strings without NUL from their ends, the greater byte
-// first and the longer string before one that ends it.
+// compareTails compares strings without NULs from their ends: the greater byte first, and a string
+// before its suffixes.
 func compareTails(a, b string) int {
 	for {
 		if x, y := tail(a), tail(b); x != y {
@@ -330,8 +330,8 @@ func compareTails(a, b string) int {
 	}
 }
 
-// tail returns the last eight bytes of a string as a number, the last one the
-// most significant, with zeros for those that a shorter string lacks.
+// tail returns the last eight bytes of a string as a number, the last byte being the most
+// significant; shorter strings are padded with zeros.
 func tail(s string) uint64 {
 	if len(s) < 8 {
 		var n uint64

@@ -1,21 +1,20 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ldcache reads and writes ld.so.cache, the index in which glibc's
-// loader finds shared libraries.
+// Package ldcache reads and writes ld.so.cache, the index that glibc's loader uses to find shared
+// libraries.
 //
-// Most callers want [Parse] and [Cache.Lookup]; a program that adds libraries
-// wants [Cache.Merge] and [Cache.Encode] as well. The text that `ldconfig -p`
-// prints is read by [ParseText] and written by [Cache.WriteText].
+// Most callers want [Parse] and [Cache.Lookup]; programs that add libraries also want [Cache.Merge]
+// and [Cache.Encode]. [ParseText] reads the output of `ldconfig -p`, and [Cache.WriteText] writes
+// it.
 //
-// The package opens no file: the caller reads /etc/ld.so.cache below whatever
-// root it has, with whatever cap it likes, and passes the bytes, which are not
-// trusted. A cache that lies about a count or an offset is an error, and memory
-// use is a small multiple of the input.
+// The package opens no files: the caller reads /etc/ld.so.cache below any root, with any size
+// limit, and passes the bytes, which are not trusted. A wrong count or offset is an error, and
+// memory use is a small multiple of the input.
 //
-// The layout and its order come from glibc: elf/dl-cache.c reads the file in
-// the loader, elf/cache.c and elf/stringtable.c write it in ldconfig, and
-// sysdeps/generic/dl-cache.h has the structures.
+// The format and its order come from glibc: elf/dl-cache.c reads the file in the loader,
+// elf/cache.c and elf/stringtable.c write it in ldconfig, and sysdeps/generic/dl-cache.h has the
+// structures.
 package ldcache
 
 import (
@@ -25,12 +24,12 @@ import (
 	"slices"
 )
 
-// Format is the shape of a cache file.
+// Format is the format of a cache file.
 type Format int
 
-// The shapes, from the oldest to the one that glibc has written by default
-// since 2.32. Combined, an old cache with a new one hidden in its strings, was
-// the default from 2.2 to 2.31; a loader older than 2.2 reads its old half.
+// The formats. New has been glibc's default since 2.32. Combined, an old cache with a new one
+// hidden in its strings, was the default from 2.2 to 2.31; a loader older than 2.2 reads its old
+// half.
 const (
 	New Format = iota
 	Combined
@@ -39,55 +38,52 @@ const (
 
 // Cache is a parsed ld.so.cache.
 type Cache struct {
-	// Format is the shape that was read and will be written.
+	// Format is the format that was read and will be written.
 	Format Format
-	// Entries are in the order of the file, which for a cache made by ldconfig
-	// is the order the loader searches. Of a combined cache these are the
-	// entries of the new half.
+	// Entries are in the order of the file, which is the loader's search order if ldconfig wrote
+	// it. Those of a combined cache are from its new half.
 	Entries []Entry
-	// Generator names the program that wrote the cache, for instance
-	// "ldconfig (Debian GLIBC 2.36-9+deb12u14) stable release version 2.36";
-	// "" where the cache does not say (before glibc 2.33).
+	// Generator names the program that wrote the cache, for instance "ldconfig (Debian GLIBC
+	// 2.36-9+deb12u14) stable release version 2.36"; "" if the cache does not say (before glibc
+	// 2.33).
 	Generator string
-	// Extensions are the sections with tags unknown to this package, in the
-	// order of the file.
+	// Extensions are the sections with tags that this package does not know, in the order of the
+	// file.
 	Extensions []Extension
 }
 
-// Extension is one section of the extension directory that this package does
-// not understand. It is written back as it was read.
+// Extension is a section of the extension directory that this package does not know. It is written
+// back unchanged.
 type Extension struct {
 	Tag, Flags uint32
 	Data       []byte
 }
 
-// Entry is one library of the cache.
+// Entry is a library in the cache.
 type Entry struct {
 	// Name is what programs ask for, normally the SONAME: "libcuda.so.1".
 	Name string
-	// Path is where it is, normally a symbolic link:
+	// Path is the library's path, normally a symbolic link:
 	// "/usr/lib/x86_64-linux-gnu/libcuda.so.1".
 	Path string
-	// Flags tell the architecture and ABI; a loader takes only entries that
-	// have exactly its own, for instance [FlagX8664].
+	// Flags encode the architecture and ABI; a loader only uses entries with exactly its own flags,
+	// for instance [FlagX8664].
 	Flags int32
-	// OSVersion is the oldest kernel the library runs on, as
-	// os<<24|major<<16|minor<<8|patch, os being 0 for Linux. 0 is none; glibc
-	// ignores it since 2.36.
+	// OSVersion is the oldest kernel that the library runs on, as os<<24|major<<16|minor<<8|patch,
+	// where os is 0 for Linux. 0 means any; glibc ignores it since 2.36.
 	OSVersion uint32
-	// HWCap is the mask of hardware capabilities that the library wants: bits
-	// of AT_HWCAP and AT_PLATFORM, and 1<<63 for a "tls" directory. 0 is none,
-	// and the usual case; glibc has dropped them in 2.37. With a Subdir it
-	// holds no more than the ISA level, in bits 32 to 41.
+	// HWCap is the mask of hardware capabilities that the library requires: bits of AT_HWCAP and
+	// AT_PLATFORM, and 1<<63 for a "tls" directory. It is usually 0, none; glibc dropped it in
+	// 2.37. With a Subdir it has only the ISA level, in bits 32 to 41.
 	HWCap uint64
-	// Subdir is the glibc-hwcaps directory the library lies in, such as
-	// "x86-64-v3"; "" for a library for every processor.
+	// Subdir is the glibc-hwcaps directory that contains the library, such as "x86-64-v3"; "" for a
+	// library for every processor.
 	Subdir string
 }
 
-// Flags of the libraries of one architecture each, as written by ldconfig. The
-// low byte is the type of the library (1 ELF, 3 ELF for glibc 2), the next the
-// ABI it needs (sysdeps/generic/ldconfig.h).
+// Flags of the libraries of each architecture, as written by ldconfig. The low byte is the type of
+// the library (1 ELF, 3 ELF for glibc 2), the next the ABI that it needs
+// (sysdeps/generic/ldconfig.h).
 const (
 	FlagELF       int32 = 0x0001 // 32 bits, no C library known; taken by i386
 	Flag32        int32 = 0x0003 // i386, and every 32-bit machine not below
@@ -106,9 +102,9 @@ const (
 	FlagLoong     int32 = 0x1203
 )
 
-// Lookup returns the entries of exactly that name and flags, in their order:
-// the first is what the loader takes, unless it has a Subdir or a hardware
-// mask that the processor does not satisfy. Nil if there is none.
+// Lookup returns the entries with exactly that name and flags, in their order, nil if there are
+// none. The loader takes the first one that has no Subdir or hardware mask that the processor does
+// not satisfy.
 func (c *Cache) Lookup(name string, flags int32) []Entry {
 	var found []Entry
 	for i := range c.Entries {
@@ -119,10 +115,9 @@ func (c *Cache) Lookup(name string, flags int32) []Entry {
 	return found
 }
 
-// Merge adds entries, and sorts. An entry of the cache gives way to an added
-// one of the same name and flags whatever its Subdir, mask or kernel version
-// are, because the loader would look at those first.
-// Merging the same entries again changes nothing.
+// Merge adds entries and sorts. Added entries replace those of the same name and flags, whatever
+// their Subdir, mask or kernel version, because the loader might prefer those. Merging the same
+// entries again changes nothing.
 func (c *Cache) Merge(add []Entry) {
 	if len(add) == 0 {
 		return
@@ -152,14 +147,14 @@ func (c *Cache) Merge(add []Entry) {
 	c.Entries = append(merged, rest...)
 }
 
-// sortEntries puts entries into the order the loader relies on.
+// sortEntries sorts entries into the order that the loader relies on.
 func sortEntries(entries []Entry) {
 	if !inOrder(entries) {
 		slices.SortStableFunc(entries, func(a, b Entry) int { return compareEntries(&a, &b) })
 	}
 }
 
-// inOrder reports whether entries are as sortEntries leaves them.
+// inOrder reports whether entries are sorted as by sortEntries.
 func inOrder(entries []Entry) bool {
 	for i := 1; i < len(entries); i++ {
 		if compareEntries(&entries[i-1], &entries[i]) > 0 {
@@ -169,8 +164,7 @@ func inOrder(entries []Entry) bool {
 	return true
 }
 
-// compareEntries is the order of the file: compare in glibc's elf/cache.c. Of
-// entries that compare equal the one that was there first stays first.
+// compareEntries is the order of the file: compare in glibc's elf/cache.c. Sorting is stable.
 func compareEntries(a, b *Entry) int {
 	if c := compareKeys(a, b); c != 0 {
 		return c
@@ -191,7 +185,7 @@ func compareEntries(a, b *Entry) int {
 	)
 }
 
-// compareKeys compares what the loader searches by.
+// compareKeys compares what the loader searches for.
 func compareKeys(a, b *Entry) int {
 	if c := compareNames(b.Name, a.Name); c != 0 {
 		return c
@@ -199,15 +193,14 @@ func compareKeys(a, b *Entry) int {
 	return cmp.Compare(b.Flags, a.Flags)
 }
 
-// compareNames compares library names as _dl_cache_libcmp of glibc's
-// elf/dl-cache.c does: runs of digits as numbers, and a digit above anything
-// else. Names that differ only in leading zeros of a number are equal. As in
-// the loader the numbers are 32 bits wide and wrap; its own order is none where
-// two of them lie further apart than that, so it cannot be followed there.
+// compareNames compares library names as _dl_cache_libcmp of glibc's elf/dl-cache.c does: runs of
+// digits as numbers, and a digit above anything else. Names that differ only in leading zeros of a
+// number are equal. As in the loader, numbers are 32 bits wide and wrap. If two of them are further
+// apart than that, the loader's comparison is not an order and cannot be followed.
 func compareNames(a, b string) int {
 	i, j := 0, 0
 	for i < len(a) {
-		var other byte // what C has at the end of a string
+		var other byte // the NUL at the end of a C string
 		if j < len(b) {
 			other = b[j]
 		}
@@ -240,7 +233,7 @@ func compareNames(a, b string) int {
 	return 0
 }
 
-// compareChars compares bytes as the C type char, which has a sign on x86.
+// compareChars compares bytes as the C type char, which is signed on x86.
 func compareChars(a, b byte) int {
 	if runtime.GOARCH == "amd64" || runtime.GOARCH == "386" {
 		return cmp.Compare(int8(a), int8(b))

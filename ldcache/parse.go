@@ -26,8 +26,8 @@ const (
 	extTagGenerator  = 0
 	extTagHWCaps     = 1
 	maxString        = 4096    // PATH_MAX with the NUL
-	maxStrings       = 1 << 20 // of all names and paths,
-	maxAverage       = 512     // and this more for each entry
+	maxStrings       = 1 << 20 // bytes of all names and paths,
+	maxAverage       = 512     // plus this per entry
 	hwcapExtension   = 1 << 62
 	hwcapLevels      = 0x3ff << 32
 	hwcapIndex       = 1<<32 - 1
@@ -40,7 +40,7 @@ const (
 	newOffExtensions = 32
 )
 
-// Parse parses the bytes of an ld.so.cache in any of its shapes:
+// Parse parses the bytes of an ld.so.cache in any of its formats:
 //
 //	old       "ld.so-1.7.0" 1 pad, count u32, entries of 12 bytes, strings
 //	combined  old, then at the next boundary of 8 or 4 bytes, new
@@ -48,20 +48,18 @@ const (
 //	          byte order u8, 3 pad, extension offset u32, 12 unused,
 //	          entries of 24 bytes, strings, extension directory
 //
-// Integers are in the byte order of the machine; a cache that says it has the
-// other one is an error, as are counts and offsets beyond the data, strings
-// without end, strings longer than a path can be, entries that all share long
-// strings to keep a reader busy, and glibc-hwcaps indices without a name. The
-// old half of a combined cache is not looked at. The entries share one copy of
-// the string table, and data is not kept.
+// Integers are in the machine's byte order; a cache that declares the other one is an error. So are
+// counts and offsets beyond the data, unterminated strings, strings longer than a path can be,
+// entries that all share long strings to keep a reader busy, and glibc-hwcaps indices without a
+// name. The old half of a combined cache is ignored. The entries share one copy of the string
+// table, and data is not retained.
 func Parse(data []byte) (*Cache, error) {
 	return ParseSome(data, nil)
 }
 
-// ParseSome is [Parse] for those entries that want accepts by name and flags, in a
-// fraction of the time where these are few. Of the others nothing but the name is
-// looked at, and the cache that it returns must not be encoded. A nil want
-// accepts all.
+// ParseSome is [Parse] for the entries that want accepts by name and flags, and takes a fraction of
+// the time if there are few. Only the names of other entries are checked. The result must not be
+// encoded. A nil want accepts all.
 func ParseSome(data []byte, want func(name string, flags int32) bool) (*Cache, error) {
 	c, err := parse(data, want)
 	if err != nil {
@@ -70,7 +68,7 @@ func ParseSome(data []byte, want func(name string, flags int32) bool) (*Cache, e
 	return c, nil
 }
 
-// parse finds out the shape.
+// parse detects the format.
 func parse(data []byte, want func(string, int32) bool) (*Cache, error) {
 	if bytes.HasPrefix(data, []byte(newMagic)) {
 		return parseNew(data, 0, New, want)
@@ -95,7 +93,7 @@ func parse(data []byte, want func(string, int32) bool) (*Cache, error) {
 	return parseOld(data, int(count), end, want)
 }
 
-// parseOld parses the entries of an old cache, whose strings start at end.
+// parseOld parses the entries of an old cache; its strings start at end.
 func parseOld(data []byte, count, end int, want func(string, int32) bool) (*Cache, error) {
 	c := &Cache{Format: Old}
 	if count == 0 {
@@ -181,8 +179,8 @@ func parseNew(data []byte, start int, format Format, want func(string, int32) bo
 	return c, nil
 }
 
-// checkLengths refuses entries whose strings are so long together that sorting
-// them takes seconds. As strings may overlap in a file its size is no bound.
+// checkLengths rejects entries whose strings are together so long that sorting takes seconds. The
+// file's size is no bound, since strings may overlap.
 func checkLengths(entries []Entry) error {
 	total := 0
 	for i := range entries {
@@ -194,8 +192,8 @@ func checkLengths(entries []Entry) error {
 	return nil
 }
 
-// parse fills what an entry of a new cache has besides name and flags. Offsets of
-// strings count from base bytes before the table.
+// parse sets the fields of a new cache's entry other than name and flags. String offsets count from
+// base bytes before the table.
 func (e *Entry) parse(raw []byte, table string, base int, subdirs []string) (err error) {
 	if e.Path, err = cString(table, base, binary.NativeEndian.Uint32(raw[8:])); err != nil {
 		return err
@@ -214,16 +212,15 @@ func (e *Entry) parse(raw []byte, table string, base int, subdirs []string) (err
 	return nil
 }
 
-// isExtension reports whether a capability mask is an index into the
-// glibc-hwcaps names instead: bit 62, beside it in the upper half nothing but
-// the ISA level.
+// isExtension reports whether a capability mask is an index into the glibc-hwcaps names instead:
+// bit 62 is set and, in the upper half, otherwise only the ISA level.
 func isExtension(hwcap uint64) bool {
 	return hwcap&^(hwcapLevels|hwcapIndex) == hwcapExtension
 }
 
-// parseExtensions parses the extension directory at off, whose offsets count
-// from the start of the file, and returns the glibc-hwcaps names. In the file
-// the new cache begins at start and the string table at base.
+// parseExtensions parses the extension directory at off, whose offsets count from the start of the
+// file, and returns the glibc-hwcaps names. The new cache starts at start in the file, the string
+// table at base.
 func (c *Cache) parseExtensions(data []byte, off uint32, table string, start, base int) ([]string, error) {
 	if off%4 != 0 || uint64(off)+extHeaderSize > uint64(len(data)) {
 		return nil, fmt.Errorf("not a multiple of 4 inside %d bytes", len(data))
@@ -245,8 +242,8 @@ func (c *Cache) parseExtensions(data []byte, off uint32, table string, start, ba
 		raw := dir[extHeaderSize+i*extSectionSize:][:extSectionSize]
 		tag, flags := binary.NativeEndian.Uint32(raw), binary.NativeEndian.Uint32(raw[4:])
 		at, size := uint64(binary.NativeEndian.Uint32(raw[8:])), uint64(binary.NativeEndian.Uint32(raw[12:]))
-		// Sections may not overlap, or a few bytes of directory would ask for
-		// the whole file again and again.
+		// Sections must not overlap, or a few bytes of directory could request the whole file over
+		// and over.
 		if total += size; at+size > uint64(len(data)) || total > uint64(len(data)) {
 			return nil, fmt.Errorf("section %d: %d bytes at %d of %d", i, size, at, len(data))
 		}
@@ -279,9 +276,8 @@ func (c *Cache) parseExtensions(data []byte, off uint32, table string, start, ba
 	return subdirs, nil
 }
 
-// subdirName returns a glibc-hwcaps name. Loaders count its offset from the
-// start of the file, but ldconfig (2.33 to at least 2.41) writes it into
-// combined caches as if it counted from the start of the new one.
+// subdirName returns a glibc-hwcaps name. Loaders count its offset from the start of the file, but
+// in combined caches ldconfig (2.33 to at least 2.41) counts it from the start of the new one.
 func subdirName(table string, base int, off uint32, start int) (string, error) {
 	name, err := cString(table, base, off)
 	if (err != nil || name == "") && start > 0 {
@@ -296,8 +292,7 @@ func subdirName(table string, base int, off uint32, start int) (string, error) {
 	return name, nil
 }
 
-// cString returns the string at an offset that counts from base bytes before
-// the table.
+// cString returns the string at an offset that counts from base bytes before the table.
 func cString(table string, base int, off uint32) (string, error) {
 	at := int64(off) - int64(base)
 	if at < 0 || at >= int64(len(table)) {
@@ -311,7 +306,7 @@ func cString(table string, base int, off uint32) (string, error) {
 	return s[:n], nil
 }
 
-// nativeEndian is what the header of a cache of this machine says.
+// nativeEndian returns the byte order of this machine as in a cache's header.
 func nativeEndian() byte {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
 		return endianLittle

@@ -15,9 +15,9 @@ import (
 // types names the low byte of the flags.
 var types = [...]string{"libc4", "ELF", "libc5", "libc6"}
 
-// abis names the second byte of the flags, as print_entry of glibc's
-// elf/cache.c does. Of several with one name the first is what ParseText
-// takes: ppc64 for "64bit", where the driver exists, and ARM for "soft-float".
+// abis names the second byte of the flags, as print_entry of glibc's elf/cache.c does. ParseText
+// takes the first of equal names: ppc64 for "64bit", since the driver exists for it, and ARM for
+// "soft-float".
 var abis = [...]struct {
 	flags int32
 	name  string
@@ -50,8 +50,8 @@ const (
 	abiMask  = 0xff00
 )
 
-// WriteText writes what `ldconfig -p` prints about the cache, the entries in
-// the order they have, with /etc/ld.so.cache as the name of the file:
+// WriteText writes what `ldconfig -p` prints about the cache, with the entries in their order and
+// /etc/ld.so.cache as the name of the file:
 //
 //	2 libs found in cache `/etc/ld.so.cache'
 //		libz.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libz.so.1
@@ -100,11 +100,10 @@ func (e *Entry) appendText(out []byte) []byte {
 	return fmt.Appendf(out, ") => %s\n", e.Path)
 }
 
-// ParseText parses what `ldconfig -p` prints into entries of the same order.
-// Lines without an arrow, such as the count, are passed over; the white space
-// in front of a library may be missing. "64bit" is taken for [FlagPPC64] and
-// "soft-float" for [FlagARMSoft], as the text does not tell the architecture.
-// Any other line that an entry does not print as is an error with its number.
+// ParseText parses the output of `ldconfig -p` into entries in the same order. Lines without an
+// arrow, such as the count, are skipped; leading white space is optional. "64bit" becomes
+// [FlagPPC64] and "soft-float" [FlagARMSoft], as the text does not show the architecture. Any other
+// line that is not exactly what an entry prints is an error with the line number.
 func ParseText(r io.Reader) ([]Entry, error) {
 	var entries []Entry
 	lines := bufio.NewScanner(r)
@@ -138,7 +137,7 @@ func parseLine(line string) (Entry, error) {
 	if !ok || path == "" {
 		return Entry{}, errors.New("no parenthesis before the path")
 	}
-	// One is taken for a part of the line's end, so that a name could not end in one.
+	// A scanner strips it as part of the line's end, so a path cannot end in one.
 	if strings.HasSuffix(path, "\r") {
 		return Entry{}, errors.New("carriage return at the end of the path")
 	}

@@ -21,8 +21,8 @@ type Capability struct {
 	Minor  int         // DeviceFileMinor
 	Mode   fs.FileMode // DeviceFileMode, permission bits
 	Modify bool        // DeviceFileModify: NVIDIA's tools may create and change the node
-	// Empty tells that the file was empty: drivers of the 450 branch check the permissions of the
-	// file itself and need no node. Minor then comes from the driver's table.
+	// Empty reports whether the file was empty: drivers of the 450 branch check the permissions of
+	// the file itself and need no node. Minor then comes from the driver's table.
 	Empty bool
 }
 

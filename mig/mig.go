@@ -126,7 +126,7 @@ func ReadInstances(fsys fs.FS, gpuMinor int) (instances, masked []Instance, err 
 	return instances, masked, nil
 }
 
-// empty tells whether a directory is empty or gone.
+// empty reports whether a directory is empty or gone.
 func empty(fsys fs.FS, dir string) bool {
 	entries, err := fs.ReadDir(fsys, dir)
 	return len(entries) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))

@@ -406,10 +406,10 @@ func TestParseName(t *testing.T) {
 		{in: "MIG-GPU-" + uuid + "/1/-0", err: `compute instance "-0" is not a number`},
 		{in: "MIG-GPU-" + uuid + "/1/ 0", err: `compute instance " 0" is not a number`},
 		{in: "MIG-GPU-" + uuid + "/1/", err: `compute instance "" is not a number`},
-		{in: "MIG-GPU-/1/0", err: `"GPU-" is no beginning of a GPU's UUID`},
-		{in: "MIG-GPU-" + uuid + "0/1/0", err: `"GPU-cd9ee947-34d2-d0fe-93e0-2195b3f2fd520" is no beginning of a GPU's UUID`},
-		{in: "MIG-GPU-../1/0", err: `"GPU-.." is no beginning of a GPU's UUID`},
-		{in: "MIG-GPU-" + strings.Repeat("a", 200) + "/1/0", err: `"GPU-` + strings.Repeat("a", 96) + `"… (204 bytes) is no beginning of a GPU's UUID`},
+		{in: "MIG-GPU-/1/0", err: `"GPU-" is not a prefix of a GPU's UUID`},
+		{in: "MIG-GPU-" + uuid + "0/1/0", err: `"GPU-cd9ee947-34d2-d0fe-93e0-2195b3f2fd520" is not a prefix of a GPU's UUID`},
+		{in: "MIG-GPU-../1/0", err: `"GPU-.." is not a prefix of a GPU's UUID`},
+		{in: "MIG-GPU-" + strings.Repeat("a", 200) + "/1/0", err: `"GPU-` + strings.Repeat("a", 96) + `"… (204 bytes) is not a prefix of a GPU's UUID`},
 	} {
 		t.Run(tt.in, func(t *testing.T) {
 			got, err := ParseName(tt.in)

@@ -29,7 +29,7 @@ func ParseName(s string) (Name, error) {
 	}
 	gpu, ok := UUIDPrefix(uuid[len("MIG-"):], "GPU-")
 	if !ok {
-		return Name{}, fmt.Errorf("%s is no beginning of a GPU's UUID", quote(uuid[len("MIG-"):]))
+		return Name{}, fmt.Errorf("%s is not a prefix of a GPU's UUID", quote(uuid[len("MIG-"):]))
 	}
 	gi, ci, ok := strings.Cut(ids, "/")
 	if !ok {
@@ -52,7 +52,7 @@ func (n Name) String() string {
 
 const uuidForm = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 
-// UUIDPrefix tells whether s is prefix, such as "GPU-", followed by a UUID or at least its first
+// UUIDPrefix reports whether s is prefix, such as "GPU-", followed by a UUID or at least its first
 // digit, both in upper or lower case. It returns s with the prefix as given and the digits in lower
 // case.
 func UUIDPrefix(s, prefix string) (string, bool) {

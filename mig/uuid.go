@@ -96,7 +96,7 @@ func (d Die) UUID(gi, pipe int) UUID {
 	return uuid
 }
 
-// Made tells whether the UUID is that of an instance in the GPU instance gi, with any engine. If
+// Made reports whether the UUID is that of an instance in the GPU instance gi, with any engine. If
 // the chip is unknown, all that support MIG are tried. A false positive would be a collision of 122
 // bits.
 func (d Die) Made(uuid UUID, gi int) bool {
@@ -131,8 +131,8 @@ func FindChip(pdi uint64, uuid UUID, gi int) (chip uint16, ok bool) {
 	return 0, false
 }
 
-// HasUUIDs tells whether MIG devices have UUIDs with a version of the driver: since R470. Before,
-// they had a [Name].
+// HasUUIDs reports whether MIG devices have UUIDs with a driver version: since R470. Before, they
+// had a [Name].
 func HasUUIDs(driver string) bool {
 	branch, _, _ := strings.Cut(driver, ".")
 	number, err := strconv.Atoi(branch)

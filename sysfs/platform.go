@@ -70,7 +70,8 @@ func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
-// checkWSL recognizes a WSL2 guest. /dev/dxg only proves WSL's kernel; the library comes with the Windows driver.
+// checkWSL recognizes a WSL2 guest. /dev/dxg only proves WSL's kernel; the library comes with the
+// Windows driver.
 func checkWSL(root Root) error {
 	const dxg, cuda = "dev/dxg", "usr/lib/wsl/lib/libcuda.so.1"
 	if _, err := root.Stat(dxg); err != nil {

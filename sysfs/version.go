@@ -53,7 +53,7 @@ func readDriver(root Root) (*Driver, error) {
 // parseBanner parses the first line of /proc/driver/nvidia/version, in one of two grammars:
 //
 //	NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023
-//	NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs-builder@U16)  Tue Mar  5 …
+//	NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs-builder@U16)  …
 //
 // The second line is about the compiler.
 func parseBanner(text string) (Driver, error) {

@@ -13,31 +13,32 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig/smi"
 )
 
-// Seen is one GPU as the driver's files show it, for comparison with what nvidia-smi says of it.
+// Seen is a GPU as the driver's files show it, to compare with nvidia-smi.
 type Seen struct {
 	UUID      string // in lower case
 	Address   string
 	Index     int
 	Driver    string // version
-	Err       error  // why nothing can be learnt of it
+	Err       error  // why nothing can be learned about it
 	Instances []mig.Instance
 	Marks     []string // of the instances, in their order
-	// Candidates may be the PDI: one is believed when it explains the UUID of a MIG device.
+	// Candidates for the PDI. One that explains the UUID of a MIG device is accepted.
 	Candidates []Candidate
 }
 
-// Candidate is a number that may be a PDI.
+// Candidate is a number that may be the PDI.
 type Candidate struct {
 	PDI    uint64
 	Source string
 }
 
-// Learn returns the store with what nvidia-smi said of one GPU, at a time at which the driver's
-// files showed it as seen. It is an error if the two contradict each other: then the MIG devices
-// were changed meanwhile, or the text is of another time or machine.
+// Learn returns the store extended by what nvidia-smi said about a GPU while the driver's files
+// showed it as seen. If the two contradict each other it is an error: the MIG devices changed in
+// between, or the text is from another time or machine.
 //
-// What is known stays: a PDI that the text lacks, the devices of a GPU whose list the text lacks,
-// other GPUs. The second result says in words what could not be learnt, "" if nothing is missing.
+// What is already known is kept: a PDI that the text lacks, the devices of a GPU whose list the
+// text lacks, other GPUs. The second result says what could not be learned, "" if nothing is
+// missing.
 func (s Store) Learn(seen Seen, said smi.GPU) (Store, string, error) {
 	known, _ := s.Find(seen.UUID)
 	gpu := known
@@ -60,8 +61,8 @@ func (s Store) Learn(seen Seen, said smi.GPU) (Store, string, error) {
 	return s, missing, nil
 }
 
-// devices are the MIG devices that the GPU has, as far as that is proved; nil if it is not known.
-// It proves the PDI of gpu on the way.
+// devices returns the MIG devices of the GPU as far as they are proved, nil if unknown. In the
+// process it proves the PDI of gpu.
 func (seen Seen) devices(gpu *GPU, said smi.GPU) (devices []Device, missing string, err error) {
 	if !said.Listed {
 		if said.Queried && len(seen.Instances) > 0 && gpu.Source == "" {
@@ -92,14 +93,14 @@ func (seen Seen) devices(gpu *GPU, said smi.GPU) (devices []Device, missing stri
 	return devices, seen.prove(gpu, devices), seen.contradiction(*gpu, devices)
 }
 
-// join finds the ids of each listed device under the same index in -q.
+// join finds the IDs of each listed device under its index in -q.
 func (seen Seen) join(said smi.GPU) ([]Device, error) {
 	devices := []Device{}
 	for _, d := range said.Devices {
 		at := slices.IndexFunc(said.IDs, func(ids smi.IDs) bool { return ids.Index == d.Index })
 		if at < 0 || len(said.IDs) != len(said.Devices) {
-			return nil, fmt.Errorf("nvidia-smi -L lists %d MIG devices, one with the index %d, and nvidia-smi -q has %d",
-				len(said.Devices), d.Index, len(said.IDs))
+			return nil, fmt.Errorf("nvidia-smi -L lists %d MIG devices, one with the index %d, "+
+				"and nvidia-smi -q has %d", len(said.Devices), d.Index, len(said.IDs))
 		}
 		device, err := seen.device(d.UUID, said.IDs[at].GI, said.IDs[at].CI)
 		if err != nil {
@@ -111,7 +112,7 @@ func (seen Seen) join(said smi.GPU) ([]Device, error) {
 	return devices, nil
 }
 
-// device finds the instance in what was seen.
+// device returns the seen instance with these IDs as a device.
 func (seen Seen) device(uuid mig.UUID, gi, ci int) (Device, error) {
 	at := slices.IndexFunc(seen.Instances, func(i mig.Instance) bool { return i.GI == gi && i.CI == ci })
 	if at < 0 {
@@ -121,8 +122,8 @@ func (seen Seen) device(uuid mig.UUID, gi, ci int) (Device, error) {
 	return Device{uuid, gi, ci, seen.Marks[at]}, nil
 }
 
-// derive finds the ids of listed devices by the PDI alone. It returns nil if the PDI does not
-// explain every one of them, or leaves a choice between compute instances.
+// derive finds the IDs of listed devices by the PDI alone. It returns nil if the PDI does not
+// explain all of them, or does not determine the compute instance.
 func (seen Seen) derive(gpu *GPU, said smi.GPU) ([]Device, error) {
 	devices := []Device{}
 	for _, d := range said.Devices {
@@ -151,11 +152,11 @@ func (seen Seen) derive(gpu *GPU, said smi.GPU) ([]Device, error) {
 
 const again = "they come from the list only, so run 'nvsysfs learn' after each change of MIG devices"
 
-// prove finds a PDI that explains one of the devices, unless it is already proved, or returns what
-// is missing. A proved PDI that no longer explains any of them is dropped.
+// prove finds a PDI that explains one of the devices unless it is already proved, and returns what
+// is missing. A proved PDI that no longer explains any device is dropped.
 func (seen Seen) prove(gpu *GPU, devices []Device) (missing string) {
 	for _, d := range devices {
-		// Not only by the GPU instance that the text has: that may be wrong.
+		// Do not rely on the GPU instance in the text, which may be wrong.
 		for n, i := range seen.Instances {
 			if (n == 0 || i.GI != seen.Instances[n-1].GI) && seen.explains(gpu, d.UUID, i.GI) {
 				return ""
@@ -174,8 +175,8 @@ func (seen Seen) prove(gpu *GPU, devices []Device) (missing string) {
 	return "its PDI is not known (R575 and later print it): " + again
 }
 
-// explains tells whether the UUID is that of an instance in the GPU instance, by the PDI of gpu,
-// which is proved thereby, or by one of the candidates, which becomes its PDI.
+// explains reports whether the UUID is that of an instance in the GPU instance, according to the
+// PDI of gpu, which this proves, or to one of the candidates, which becomes the PDI.
 func (seen Seen) explains(gpu *GPU, uuid mig.UUID, gi int) bool {
 	if gpu.Chip != 0 {
 		return mig.Die{PDI: gpu.PDI, Chip: gpu.Chip}.Made(uuid, gi)
@@ -193,8 +194,8 @@ func (seen Seen) explains(gpu *GPU, uuid mig.UUID, gi int) bool {
 	return false
 }
 
-// contradiction is an error if a PDI that is proved explains a UUID by another GPU instance than
-// the one the text gives it.
+// contradiction returns an error if a proved PDI explains a UUID by another GPU instance than the
+// text's.
 func (seen Seen) contradiction(gpu GPU, devices []Device) error {
 	if gpu.Chip == 0 {
 		return nil
@@ -216,7 +217,7 @@ func (seen Seen) contradiction(gpu GPU, devices []Device) error {
 	return nil
 }
 
-// replace puts other devices in the place of those of the GPU.
+// replace replaces the devices of the GPU.
 func (g *GPU) replace(devices []Device) {
 	former := slices.Clone(g.Former)
 	for _, old := range g.Devices {

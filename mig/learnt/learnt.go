@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package learnt records what procfs does not tell about the UUIDs of MIG devices, MIG-<uuid>: the
+// Package learnt records what procfs does not show about the UUIDs of MIG devices, MIG-<uuid>: the
 // identifier of each GPU's die, and the last known UUID of each MIG device. [Read] reads the file,
 // [Store.Learn] adds to it.
 //
-// A GPU is identified by its UUID, as text.
+// GPUs are identified by their UUID, as text.
 package learnt
 
 import (
@@ -22,11 +22,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 )
 
-// Path is where the file is on a machine.
+// Path is the file's path on a machine.
 const Path = "var/lib/nvidia-container-runtime/mig.learnt"
 
-// Limits of what is believed to be such a file. A GPU has 120 UUIDs at most, 15 GPU instances with
-// one of 8 engines each.
+// Limits of a valid file. A GPU has at most 120 UUIDs: 15 GPU instances with one of 8 engines each.
 const (
 	maxSize   = 1 << 20
 	maxGPUs   = 256
@@ -40,7 +39,7 @@ const (
 	FromUUID   = "gpu-uuid"   // of a vGPU guest: the first 8 bytes of the GPU's UUID
 	version    = 1            // of the file
 	header     = "# MIG UUIDs, written by \"nvsysfs learn\", read by nvidia-container-runtime.experimental.\n"
-	endOfFile  = "end" // without this line the file is cut off
+	endOfFile  = "end" // without this line the file is truncated
 	markLength = 16    // digits of a mark
 	uuidLength = 36 + len("GPU-")
 )
@@ -50,31 +49,31 @@ type Store struct {
 	GPUs []GPU
 }
 
-// GPU is what is known of one GPU.
+// GPU is what is known about a GPU.
 type GPU struct {
 	UUID    string // "GPU-" and the UUID in lower case
-	Address string // PCI address when it was looked at; nothing depends on it
-	Source  string // where the PDI is from; "" if it is not known
+	Address string // PCI address when it was learned; informational
+	Source  string // where the PDI is from; "" if unknown
 	PDI     uint64
-	Chip    uint16     // chip id, proved together with the PDI by a UUID of a MIG device; 0 if it is not
-	Devices []Device   // MIG devices when it was looked at, sorted by GPU instance and compute instance
-	Former  []mig.UUID // UUIDs that devices had and later ones did not have, sorted
-	Unknown []string   // lines that a later version wrote
+	Chip    uint16     // chip ID, proved together with the PDI by a UUID of a MIG device; 0 if unproved
+	Devices []Device   // MIG devices when it was learned, sorted by GPU instance and compute instance
+	Former  []mig.UUID // UUIDs that devices had and no longer have, sorted
+	Unknown []string   // lines of a later version
 }
 
-// Device is one MIG device.
+// Device is a MIG device.
 type Device struct {
 	UUID   mig.UUID
 	GI, CI int
 	Mark   string // of [mig.ReadMarks]: the UUID is valid as long as the instance has it
 }
 
-// Die is what UUIDs are made from, if the PDI is known.
+// Die returns what UUIDs are computed from, if the PDI is known.
 func (g GPU) Die() (mig.Die, bool) {
 	return mig.Die{PDI: g.PDI, Chip: g.Chip}, g.Source != ""
 }
 
-// Find looks a GPU up by its UUID in lower case.
+// Find returns the GPU with the UUID, given in lower case.
 func (s Store) Find(uuid string) (GPU, bool) {
 	at, ok := slices.BinarySearchFunc(s.GPUs, uuid, func(g GPU, uuid string) int {
 		return strings.Compare(g.UUID, uuid)
@@ -85,7 +84,7 @@ func (s Store) Find(uuid string) (GPU, bool) {
 	return s.GPUs[at], true
 }
 
-// Read reads the file name of fsys. As it decides which device a container gets, it must be a
+// Read reads the file name of fsys. Since it decides which device a container gets, it must be a
 // regular file, owned by one of the owners, and writable only by its owner. A missing file is
 // [fs.ErrNotExist].
 func Read(fsys fs.FS, name string, owners ...int) (Store, error) {
@@ -126,8 +125,8 @@ func trusted(info fs.FileInfo, owners []int) error {
 	return nil
 }
 
-// Parse parses the file: lines of a key and its values with blanks between them, below a line "gpu"
-// those of this GPU:
+// Parse parses the file: lines of a key and its values, separated by blanks; the lines after "gpu"
+// belong to that GPU:
 //
 //	version 1
 //	gpu GPU-7fdaf0a5-179b-f636-d15d-daf243e3ff16
@@ -138,8 +137,8 @@ func trusted(info fs.FileInfo, owners []int) error {
 //	former MIG-a25704ba-3a06-5299-a795-fd7cf4d13973
 //	end
 //
-// Empty lines and those that begin with # are ignored. Unknown keys below "gpu" are kept for later
-// versions.
+// Empty lines and those that start with # are ignored. Unknown keys after "gpu" are preserved for
+// later versions.
 func Parse(data []byte) (Store, error) {
 	if len(data) > maxSize {
 		return Store{}, fmt.Errorf("more than %d bytes", maxSize)
@@ -219,7 +218,7 @@ func (s *Store) addGPU(words []string) error {
 	return nil
 }
 
-// gpuUUID is a complete UUID of a GPU in lower case.
+// gpuUUID returns a complete UUID of a GPU in lower case.
 func gpuUUID(s string) (string, bool) {
 	uuid, ok := mig.UUIDPrefix(s, "GPU-")
 	if !ok || len(uuid) != uuidLength {
@@ -228,10 +227,10 @@ func gpuUUID(s string) (string, bool) {
 	return uuid, true
 }
 
-// add takes a line of a GPU.
+// add parses a line of a GPU.
 func (g *GPU) add(words []string) error {
 	key, values := words[0], words[1:]
-	wrong := fmt.Errorf("%s is not what %s is followed by", quote(strings.Join(values, " ")), quote(key))
+	wrong := fmt.Errorf("%s is not a valid value of %s", quote(strings.Join(values, " ")), quote(key))
 	switch key {
 	case "address":
 		if len(values) != 1 || g.Address != "" {
@@ -291,14 +290,14 @@ func parseDevice(values []string) (Device, bool) {
 	return Device{UUID: uuid, GI: int(gi), CI: int(ci), Mark: mark}, true
 }
 
-// parseHex parses 0x and so many digits.
+// parseHex parses 0x and the given number of digits.
 func parseHex(s string, digits, bits int) (uint64, bool) {
 	text, ok := strings.CutPrefix(s, "0x")
 	number, err := strconv.ParseUint(text, 16, bits)
 	return number, ok && err == nil && len(text) == digits
 }
 
-// check looks for what no line alone shows, and sorts.
+// check checks the lines together, and sorts.
 func (g *GPU) check() error {
 	if g.Chip != 0 && g.Source == "" {
 		return errors.New("chip without pdi")
@@ -330,7 +329,7 @@ func compareDevices(a, b Device) int {
 
 func compareUUIDs(a, b mig.UUID) int { return bytes.Compare(a[:], b[:]) }
 
-// Encode is the file as [Parse] takes it. The same store always gives the same bytes.
+// Encode returns the file for [Parse]. The same store always gives the same bytes.
 func (s Store) Encode() []byte {
 	out := []byte(header)
 	out = fmt.Appendf(out, "version %d\n", version)
@@ -358,7 +357,7 @@ func (s Store) Encode() []byte {
 	return append(out, "\nend\n"...)
 }
 
-// quote quotes text that we did not write, and shortens it to what one reads in a message.
+// quote quotes and shortens foreign text for a message.
 func quote(s string) string {
 	const limit = 100
 	if len(s) > limit {

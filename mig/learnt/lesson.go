@@ -13,21 +13,21 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig/smi"
 )
 
-// Report is one text of nvidia-smi.
+// Report is an output of nvidia-smi.
 type Report struct {
 	Source string // where it comes from, for messages
 	smi.Report
 }
 
-// Lesson is what came of one run of learning.
+// Lesson is the result of learning.
 type Lesson struct {
 	Store Store
-	Notes []string // what could not be learnt
-	heard []Seen   // GPUs that the texts speak of, in their order
+	Notes []string // what could not be learned
+	heard []Seen   // GPUs in the texts, in their order
 }
 
-// Take returns the store with what texts of nvidia-smi say of a machine's GPUs, which are seen by
-// their UUID. It is an error if the texts contradict the machine or each other.
+// Take returns the store extended by what outputs of nvidia-smi say about a machine's GPUs, which
+// seen has by UUID. If they contradict the machine or each other, it is an error.
 func (s Store) Take(seen map[string]Seen, reports []Report) (Lesson, error) {
 	l := Lesson{Store: s}
 	gpus, err := l.merge(seen, reports)
@@ -57,7 +57,7 @@ func (l *Lesson) note(format string, args ...any) {
 	l.Notes = append(l.Notes, fmt.Sprintf(format, args...))
 }
 
-// merge joins what several texts say of a GPU, and checks that they are of this machine.
+// merge combines what several texts say about a GPU, and checks that they are from this machine.
 func (l *Lesson) merge(machine map[string]Seen, reports []Report) ([]smi.GPU, error) {
 	var gpus []smi.GPU
 	for _, r := range reports {
@@ -86,12 +86,12 @@ func (l *Lesson) merge(machine map[string]Seen, reports []Report) ([]smi.GPU, er
 	return gpus, nil
 }
 
-// joinTexts adds to what is known of a GPU what another text has.
+// joinTexts adds to what is known about a GPU what another text says.
 func joinTexts(gpu *smi.GPU, other smi.GPU) error {
 	if gpu.Listed && other.Listed && !slices.Equal(gpu.Devices, other.Devices) ||
 		gpu.Queried && other.Queried && !slices.Equal(gpu.IDs, other.IDs) ||
 		gpu.HasPDI && other.HasPDI && gpu.PDI != other.PDI {
-		return fmt.Errorf("%s is not what another text has it", gpu.UUID)
+		return fmt.Errorf("%s differs from what another text says", gpu.UUID)
 	}
 	if other.Listed {
 		gpu.Listed, gpu.Devices = true, other.Devices
@@ -105,7 +105,7 @@ func joinTexts(gpu *smi.GPU, other smi.GPU) error {
 	return nil
 }
 
-// known is how many of the GPU's MIG devices have been learnt, and what is known of it.
+// known returns how many of the GPU's MIG devices have been learned, and what is known about it.
 func (l Lesson) known(s Seen) (int, GPU) {
 	gpu, _ := l.Store.Find(s.UUID)
 	known := 0
@@ -119,7 +119,7 @@ func (l Lesson) known(s Seen) (int, GPU) {
 	return known, gpu
 }
 
-// String has a line for each GPU that the texts speak of.
+// String returns a line for each GPU in the texts.
 func (l Lesson) String() string {
 	var b strings.Builder
 	for _, s := range l.heard {
@@ -137,7 +137,7 @@ func (l Lesson) String() string {
 	return b.String()
 }
 
-// Unknown are the GPUs that the texts speak of and of whose MIG devices nothing is known.
+// Unknown returns the GPUs in the texts about whose MIG devices nothing is known.
 func (l Lesson) Unknown() []string {
 	var unknown []string
 	for _, s := range l.heard {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package smi parses what nvidia-smi prints about MIG devices. [Parse] takes the output of
-// "nvidia-smi -L", of "nvidia-smi -q", or of several of these one after the other.
+// "nvidia-smi -L", of "nvidia-smi -q", or a concatenation of several.
 package smi
 
 import (
@@ -15,21 +15,21 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 )
 
-// MaxSize is how much text is looked at. A machine of 16 GPUs with 7 MIG devices each has less than
-// 1 MiB.
+// MaxSize is the longest text that is parsed, in bytes. A machine of 16 GPUs with 7 MIG devices
+// each has less than 1 MiB.
 const MaxSize = 16 << 20
 
-// Limits of what is believed to be such text.
+// Limits of plausible text.
 const (
 	maxGPUs    = 256
 	maxDevices = 128 // of a GPU
 )
 
-// Report is what the text says.
+// Report is the content of the text.
 type Report struct {
 	Driver string // version of the kernel module, from -q; "" without it
-	GPUs   []GPU  // each once, in the order in which they are first mentioned
-	Lines  []Line // that complain about a GPU
+	GPUs   []GPU  // each once, in the order of their first mention
+	Lines  []Line // complaints about a GPU
 }
 
 // Line is a line of the text.
@@ -38,15 +38,15 @@ type Line struct {
 	Text   string
 }
 
-// GPU is one GPU of the text.
+// GPU is a GPU in the text.
 type GPU struct {
 	UUID    string // "GPU-" and the UUID in lower case
 	Address string // from -q, as printed: "00000000:07:00.0"
 	PDI     uint64
 	HasPDI  bool // -q of R575 and later
-	Listed  bool // -L has the GPU, and Devices are all of it
+	Listed  bool // -L has the GPU, and Devices are complete
 	Devices []Device
-	Queried bool // -q has the GPU, and IDs are all of it
+	Queried bool // -q has the GPU, and IDs are complete
 	IDs     []IDs
 }
 
@@ -54,23 +54,23 @@ type GPU struct {
 type Device struct {
 	Index int
 	UUID  mig.UUID
-	Name  mig.Name // of drivers before R470, which have no UUID: MIG-GPU-<uuid>/<gi>/<ci>
+	Name  mig.Name // with drivers before R470, instead of a UUID: MIG-GPU-<uuid>/<gi>/<ci>
 }
 
-// IDs are those of the MIG device of an index, from -q.
+// IDs are the IDs of the MIG device with an index, from -q.
 type IDs struct {
 	Index, GI, CI int
 }
 
-// Old tells that the driver names the device by its instances and not by a UUID.
+// Old reports whether the driver names the device by its instances instead of a UUID.
 func (d Device) Old() bool { return d.Name.GPU != "" }
 
-// parser is the state between two lines.
+// parser is the state between lines.
 type parser struct {
 	report Report
 	line   int
 
-	listed *GPU // of -L: the GPU whose MIG devices follow
+	listed *GPU // in -L: the GPU whose MIG devices follow
 
 	query    bool   // within -q
 	driver   string // version, of this -q
@@ -80,7 +80,7 @@ type parser struct {
 	indent   int    // of the keys of this GPU; 0 not yet known
 	inner    int    // of the keys below a section; 0 not yet known
 	section  string
-	partial  *[3]int // index, GI, CI of the MIG device that is being read; -1 not yet known
+	partial  *[3]int // index, GI, CI of the current MIG device; -1 not yet known
 }
 
 const (
@@ -90,7 +90,8 @@ const (
 	ciKey     = "Compute Instance ID"
 )
 
-// complaints begin lines that nvidia-smi prints among others when a GPU is ill.
+// complaints are the beginnings of lines that nvidia-smi mixes into its output when a GPU is
+// faulty.
 var complaints = []string{"WARNING:", "Unable to determine the device handle"}
 
 // Parse parses text of nvidia-smi. The forms that it knows, of R450 to R610:
@@ -100,7 +101,7 @@ var complaints = []string{"WARNING:", "Unable to determine the device handle"}
 //	  MIG 1g.5gb Device 1: (UUID: MIG-GPU-9de3d0e8-33f5-10dc-0c79-2c88a7ab0a23/9/0)
 //
 //	==============NVSMI LOG==============
-//	Driver Version                                         : 610.57.04 [Deprecated; will be removed in CUDA 14.0. Use KMD Version instead]
+//	Driver Version                                         : 610.57.04 [Deprecated; will be …]
 //	KMD Version                                            : 610.57.04
 //	Attached GPUs                                          : 1
 //	GPU 00000000:81:00.0
@@ -111,8 +112,8 @@ var complaints = []string{"WARNING:", "Unable to determine the device handle"}
 //	    GPU UUID                                           : GPU-41255406-c9af-f94b-4ebf-9d57ad1853da
 //	    GPU PDI                                            : 0x145c8e416b389d3e
 //
-// Of -q all other keys are passed over; every line of -L has to be understood. Text that ends
-// within a line, or before the last GPU that it announces, is an error.
+// Other keys of -q are ignored; every line of -L must be understood. Text that ends within a line,
+// or before the last GPU that it announces, is an error.
 func Parse(text []byte) (Report, error) {
 	if len(text) > MaxSize {
 		return Report{}, fmt.Errorf("more than %d bytes", MaxSize)
@@ -131,7 +132,8 @@ func Parse(text []byte) (Report, error) {
 		return Report{}, err
 	}
 	if len(p.report.GPUs) == 0 {
-		return Report{}, errors.New("neither the output of nvidia-smi -L nor that of nvidia-smi -q: there is no GPU in it")
+		return Report{}, errors.New("neither the output of nvidia-smi -L nor that of nvidia-smi -q: " +
+			"there is no GPU in it")
 	}
 	return p.report, nil
 }
@@ -163,7 +165,7 @@ func (p *parser) take(line string) error {
 	return p.takeDevice(line)
 }
 
-// isListing recognises the line of a GPU in -L: "GPU 0: ", where -q has "GPU 00000000:81:00.0".
+// isListing recognizes the line of a GPU in -L: "GPU 0: ", where -q has "GPU 00000000:81:00.0".
 func isListing(line string) bool {
 	rest, ok := strings.CutPrefix(line, "GPU ")
 	index, _, colon := strings.Cut(rest, ": ")
@@ -220,7 +222,7 @@ func (p *parser) takeDevice(line string) error {
 	return nil
 }
 
-// uuidOf is what stands in "(UUID: …)" at the end of a line.
+// uuidOf returns the UUID in the "(UUID: …)" at the end of a line.
 func uuidOf(line string) (string, bool) {
 	at := strings.LastIndex(line, "(UUID: ")
 	if at < 0 || !strings.HasSuffix(line, ")") {
@@ -229,7 +231,7 @@ func uuidOf(line string) (string, bool) {
 	return line[at+len("(UUID: ") : len(line)-1], true
 }
 
-// gpuUUID is a complete UUID of a GPU in lower case.
+// gpuUUID returns a complete UUID of a GPU in lower case.
 func gpuUUID(s string) (string, bool) {
 	uuid, ok := mig.UUIDPrefix(s, "GPU-")
 	if !ok || len(uuid) != len("GPU-41255406-c9af-f94b-4ebf-9d57ad1853da") {
@@ -238,7 +240,7 @@ func gpuUUID(s string) (string, bool) {
 	return uuid, true
 }
 
-// gpu finds a GPU in the report, or adds it. The result is good until the next call.
+// gpu finds a GPU in the report, or adds it. The result is valid until the next call.
 func (p *parser) gpu(uuid string) *GPU {
 	for n := range p.report.GPUs {
 		if p.report.GPUs[n].UUID == uuid {
@@ -281,11 +283,11 @@ func (p *parser) takeQuery(line string) error {
 	return p.takeID(key, value)
 }
 
-// takeTop takes a line that is not indented.
+// takeTop parses a line that is not indented.
 func (p *parser) takeTop(text, key, value string) error {
 	switch {
 	case key == "Driver Version", key == "KMD Version":
-		p.driver = value // the second one comes later and counts
+		p.driver = value // the later one counts
 	case key == "Attached GPUs":
 		if p.report.Driver != "" && p.report.Driver != p.driver {
 			return fmt.Errorf("of two drivers: %s and %s", quote(p.report.Driver), quote(p.driver))
@@ -307,7 +309,7 @@ func (p *parser) takeTop(text, key, value string) error {
 	return nil
 }
 
-// takeKey takes a key of a GPU.
+// takeKey parses a key of a GPU.
 func (p *parser) takeKey(key, value string) error {
 	switch key {
 	case "GPU UUID":
@@ -330,7 +332,7 @@ func (p *parser) takeKey(key, value string) error {
 	return nil
 }
 
-// takeID takes a key of a MIG device.
+// takeID parses a key of a MIG device.
 func (p *parser) takeID(key, value string) error {
 	var place int
 	switch key {
@@ -354,7 +356,7 @@ func (p *parser) takeID(key, value string) error {
 	return nil
 }
 
-// endDevice finishes the MIG device that is being read.
+// endDevice completes the current MIG device.
 func (p *parser) endDevice() error {
 	if p.partial == nil {
 		return nil
@@ -362,18 +364,19 @@ func (p *parser) endDevice() error {
 	ids := IDs{p.partial[0], p.partial[1], p.partial[2]}
 	p.partial = nil
 	if ids.GI < 0 || ids.CI < 0 || len(p.queried.IDs) == maxDevices {
-		return fmt.Errorf("the MIG device before it, with the index %d, has no %s or no %s, or is one of too many", ids.Index, giKey, ciKey)
+		return fmt.Errorf("the MIG device before it, with the index %d, has no %s or no %s, or is one of too many",
+			ids.Index, giKey, ciKey)
 	}
 	for _, other := range p.queried.IDs {
 		if other.Index == ids.Index || other.GI == ids.GI && other.CI == ids.CI {
-			return fmt.Errorf("the MIG device before it, with the index %d, is there twice", ids.Index)
+			return fmt.Errorf("the MIG device before it, with the index %d, is a duplicate", ids.Index)
 		}
 	}
 	p.queried.IDs = append(p.queried.IDs, ids)
 	return nil
 }
 
-// endGPU finishes the GPU that is being read.
+// endGPU completes the current GPU.
 func (p *parser) endGPU() error {
 	if p.queried == nil {
 		return nil
@@ -397,7 +400,7 @@ func (p *parser) endGPU() error {
 	return nil
 }
 
-// endQuery finishes the output of -q.
+// endQuery completes the output of -q.
 func (p *parser) endQuery() error {
 	if err := p.endGPU(); err != nil {
 		return err

@@ -128,7 +128,7 @@ func TestParse(t *testing.T) {
 		{name: "GPU twice in -q", in: query(described("31", gpuA, ""), described("B1", gpuA, "")), err: gpuA + " is described twice, or there are too many GPUs"},
 		{name: "UUID twice", in: strings.ReplaceAll(list, migB, migA), err: `line 3: "  MIG 1c.3g.40gb  Device  1: (UUID: ` + migA + `)": its UUID or index is also that of another MIG device`},
 		{name: "index twice", in: strings.ReplaceAll(list, "  1:", "  0:"), err: `line 3: "  MIG 1c.3g.40gb  Device  0: (UUID: ` + migB + `)": its UUID or index is also that of another MIG device`},
-		{name: "ids twice", in: query(described("31", gpuA, "", [3]string{"0", "3", "0"}, [3]string{"1", "3", "0"})), err: "line 42: the MIG device before it, with the index 1, is there twice"},
+		{name: "ids twice", in: query(described("31", gpuA, "", [3]string{"0", "3", "0"}, [3]string{"1", "3", "0"})), err: "line 42: the MIG device before it, with the index 1, is a duplicate"},
 		{name: "name of another GPU", in: "GPU 0: x (UUID: " + gpuA + ")\n  MIG 4g.20gb Device 0: (UUID: MIG-" + gpuB + "/2/0)\n", err: `line 2: "MIG-` + gpuB + `/2/0" is not the UUID of a MIG device of ` + gpuA},
 		{name: "incomplete UUID", in: "GPU 0: x (UUID: " + gpuA[:20] + ")\n", err: `line 1: "GPU 0: x (UUID: GPU-41255406-c9af-f9)" does not end in the UUID of a GPU`},
 		{name: "incomplete MIG UUID", in: "GPU 0: x (UUID: " + gpuA + ")\n  MIG 4g.20gb Device 0: (UUID: MIG-a65afc88)\n", err: `line 2: "MIG-a65afc88" is not the UUID of a MIG device of ` + gpuA},
