@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// many returns a cache of n entries like those of a big machine, in order.
+// many returns a cache with n sorted entries like those of a large machine.
 func many(n int) *Cache {
 	c := &Cache{Generator: "ldconfig (GNU libc) stable release version 2.40"}
 	for i := range n {
@@ -33,8 +33,8 @@ func many(n int) *Cache {
 	return c
 }
 
-// bytesAllocated returns what f takes from the heap. It runs f several times and
-// believes the least: the count is of the whole process, in which the fuzzer works, too.
+// bytesAllocated returns how much f allocates on the heap: the minimum of several runs, because the
+// count is process-wide and includes the fuzzer.
 func bytesAllocated(f func()) uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	least := uint64(math.MaxUint64)
@@ -48,8 +48,8 @@ func bytesAllocated(f func()) uint64 {
 	return least
 }
 
-// TestEncodeCaptured wants the very bytes of ldconfig. Those of 2.31 share no
-// strings and say no byte order; the other one left out has misplaced names.
+// TestEncodeCaptured requires exactly ldconfig's bytes. Skipped are caches of 2.31, which shares no
+// strings and has no byte order, and the one with misplaced names.
 func TestEncodeCaptured(t *testing.T) {
 	same := 0
 	for name, data := range captured(t) {
@@ -123,8 +123,8 @@ func TestEncodeRoundTrip(t *testing.T) {
 	}
 }
 
-// TestEncodeOldHalf reads the old half of a combined cache as a loader that
-// does not know the new one.
+// TestEncodeOldHalf reads the old half of a combined cache like a loader that does not know the new
+// one.
 func TestEncodeOldHalf(t *testing.T) {
 	for _, n := range []int{1, 2} {
 		entries := []Entry{

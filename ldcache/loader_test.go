@@ -24,8 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestLdconfig compares with what the machine's own ldconfig prints, and
-// writes, of its own cache.
+// TestLdconfig compares with what the machine's ldconfig prints and writes for its own cache.
 func TestLdconfig(t *testing.T) {
 	ldconfig := hostLdconfig(t)
 	data, err := os.ReadFile("/etc/ld.so.cache")
@@ -41,7 +40,7 @@ func TestLdconfig(t *testing.T) {
 	listed, err := ParseText(&text)
 	require.NoError(t, err)
 	for i := range listed {
-		// The text tells the ISA level of none and "64bit" of any machine.
+		// The text never has the ISA level, and "64bit" is ambiguous.
 		listed[i].HWCap, listed[i].Flags = c.Entries[i].HWCap, c.Entries[i].Flags
 	}
 	assert.Equal(t, c.Entries, listed)
@@ -117,8 +116,8 @@ func TestTrees(t *testing.T) {
 	}
 }
 
-// testTree merges libraries into the cache that a tree's own ldconfig writes,
-// in each shape, and asks that ldconfig and the tree's own loader about it.
+// testTree merges libraries into the cache written by a tree's own ldconfig, in each format, and
+// checks the result with that ldconfig and the tree's loader.
 func testTree(t *testing.T, tree string) {
 	t.Helper()
 	if out, err := chroot(tree, "/sbin/ldconfig", "-V").CombinedOutput(); err != nil {
@@ -141,8 +140,8 @@ func testTree(t *testing.T, tree string) {
 		require.NoError(t, os.WriteFile(filepath.Join(tree, name), data, 0o755))
 	}
 
-	// Libraries the tree has anyway: one in a directory that ld.so.conf
-	// puts first, one with a variant for a processor, and a libcuda.so.1 of its own.
+	// Libraries that the tree has: one in a directory that ld.so.conf puts first, one with a
+	// variant for a processor, and its own libcuda.so.1.
 	conf, err := os.ReadFile(filepath.Join(tree, "etc/ld.so.conf"))
 	if !errors.Is(err, fs.ErrNotExist) {
 		require.NoError(t, err)
@@ -154,8 +153,8 @@ func testTree(t *testing.T, tree string) {
 	write("/opt/cuda.so", sharedObject(machine, "cuda.so", "libcuda.so.1"))
 	write("/opt/probe.so", sharedObject(machine, "probe.so", "libtheirs.so.1", "libvariant.so.1", "libc.so.6"))
 
-	// Libraries that are added: where the C library lies, where no ldconfig
-	// looks, and many whose names sort oddly.
+	// Libraries to add: in the C library's directory, where no ldconfig looks, and many whose names
+	// sort oddly.
 	list(t, tree, "/sbin/ldconfig")
 	theirs := readCache(t, tree)
 	libc := theirs.Lookup("libc.so.6", flags)
@@ -215,8 +214,8 @@ func testTree(t *testing.T, tree string) {
 			assert.Equal(t, before, after)
 			assert.Equal(t, "/opt/theirs/libtheirs.so.1", after["libtheirs.so.1"])
 
-			// A library in a standard directory is there after its ldconfig has
-			// run again; libraries of ld.so.conf are, as ever, before it.
+			// A library in a standard directory is still there after the tree's ldconfig ran;
+			// libraries of ld.so.conf come first, as always.
 			list(t, tree, "/sbin/ldconfig", "-c", format.option)
 			kept := readCache(t, tree)
 			assert.Contains(t, kept.Lookup("libcuda.so.1", flags), added[0])
@@ -227,8 +226,8 @@ func testTree(t *testing.T, tree string) {
 	}
 }
 
-// oddNames returns library names of which no two are equal to the loader and
-// whose order is not the alphabetical one.
+// oddNames returns library names that differ for the loader, and that it does not sort
+// alphabetically.
 func oddNames() []string {
 	var names []string
 	for _, middle := range []string{"", "-", "_", ".", "a", "A", "z", "aa", "+", "é"} {
@@ -247,8 +246,7 @@ func oddNames() []string {
 	return distinct
 }
 
-// chroot returns a command that runs in a tree, as root of a user namespace
-// where the test is not root.
+// chroot returns a command that runs in a tree, as root of a user namespace unless we are root.
 func chroot(tree, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Env = "/", []string{"PATH=/"}
@@ -282,7 +280,7 @@ func output(t *testing.T, dir, name string, args ...string) string {
 	return string(out)
 }
 
-// resolved returns what a tree's loader finds for the libraries a file needs.
+// resolved returns the paths that a tree's loader finds for the libraries that a file needs.
 func resolved(t *testing.T, tree, loader, name string) map[string]string {
 	t.Helper()
 	found := make(map[string]string)
@@ -368,8 +366,8 @@ func copyTree(t *testing.T, from, to string) {
 	}))
 }
 
-// sharedObject returns the smallest 64-bit shared object that a loader takes:
-// one segment with a dynamic section that gives a SONAME and needed libraries.
+// sharedObject returns the smallest 64-bit shared object that a loader accepts: one segment with a
+// dynamic section that has a SONAME and needed libraries.
 func sharedObject(machine elf.Machine, soname string, needed ...string) []byte {
 	names := []byte{0}
 	name := func(s string) uint64 {

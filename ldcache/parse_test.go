@@ -17,10 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// captured returns the caches in testdata by name. Each was written by the
-// ldconfig of the glibc it is named after, for a directory of tiny libraries;
-// the text of the same name is what that ldconfig printed of it. "plain" ones
-// have no hardware-specific entries.
+// captured returns the caches in testdata by name. Each was written by the ldconfig of the glibc in
+// its name, for a directory of tiny libraries; the text of the same name is what that ldconfig
+// printed. "plain" ones have no hardware-specific entries.
 func captured(tb testing.TB) map[string][]byte {
 	tb.Helper()
 	if nativeEndian() != endianLittle {
@@ -54,8 +53,8 @@ func TestParseCaptured(t *testing.T) {
 				assert.Equal(t, New, c.Format)
 			}
 			if name == "glibc-2.41-combined" {
-				// ldconfig prints no names, as it reads them elsewhere than it
-				// wrote them: see subdirName.
+				// ldconfig prints no names because it reads them from elsewhere than where it wrote
+				// them: see subdirName.
 				want, err = os.ReadFile("testdata/glibc-2.41-new.txt")
 				require.NoError(t, err)
 			}
@@ -88,9 +87,8 @@ func TestParseValue(t *testing.T) {
 	}, c)
 }
 
-// TestParseOverlapping gives all entries one long string, which is little for
-// the file and much for whoever sorts it.
-// What ParseSome returns is what Parse returns, less what is not wanted.
+// TestParseOverlapping gives all entries the same long string: little for the file, but much to
+// sort. ParseSome returns what Parse returns, without what is not wanted.
 func TestParseSome(t *testing.T) {
 	all := Cache{Format: Combined, Generator: "g", Entries: []Entry{
 		{Name: "libcuda.so.1", Path: "/l/libcuda.so.1", Flags: FlagX8664},
@@ -130,7 +128,7 @@ func TestParseOverlapping(t *testing.T) {
 	require.EqualError(t, err, "encoding ld.so.cache: 400 entries with names and paths of 1638000 bytes")
 }
 
-// put returns a copy of data with a number of four bytes at an offset.
+// put returns a copy of data with a u32 at an offset replaced.
 func put(data []byte, at int, n uint32) []byte {
 	data = bytes.Clone(data)
 	binary.NativeEndian.PutUint32(data[at:], n)
@@ -213,7 +211,7 @@ func TestParseWithoutByteOrder(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
-// TestParseEmbedded looks for the new half at both alignments, and nowhere else.
+// TestParseEmbedded finds the new half at both alignments, and nowhere else.
 func TestParseEmbedded(t *testing.T) {
 	half, err := (&Cache{Entries: []Entry{{Name: "libnew.so", Path: "/libnew.so", Flags: FlagX8664}}}).Encode()
 	require.NoError(t, err)
@@ -240,8 +238,8 @@ func TestParseEmbedded(t *testing.T) {
 	}
 }
 
-// TestParseAllocations checks that neither a big cache nor one that lies makes
-// Parse allocate more than a small multiple of what it is given.
+// TestParseAllocations checks that neither large nor lying caches make Parse allocate more than a
+// small multiple of its input.
 func TestParseAllocations(t *testing.T) {
 	data, err := many(5000).Encode()
 	require.NoError(t, err)

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// machine is a file system of the given texts; names are below /proc/driver. The text "/" makes a
+// machine is a file system with the given texts; names are below /proc/driver. The text "/" is a
 // directory.
 func machine(files map[string]string) fstest.MapFS {
 	fsys := fstest.MapFS{}
@@ -188,7 +188,7 @@ func TestReadInstances(t *testing.T) {
 	}
 }
 
-// unsteady is a file system in which some names have gone since their directory was listed, or
+// unsteady is a file system in which some names disappear after their directory was listed, or
 // cannot be read.
 type unsteady struct {
 	fstest.MapFS
@@ -209,7 +209,7 @@ func (u unsteady) ReadFile(name string) ([]byte, error) {
 	return u.MapFS.ReadFile(name)
 }
 
-// later is a directory that is listed once and is gone then.
+// later is a directory that disappears after it was listed.
 type later struct {
 	unsteady
 	dir    string
@@ -224,7 +224,7 @@ func (l later) ReadDir(name string) ([]fs.DirEntry, error) {
 	return l.unsteady.ReadDir(name)
 }
 
-// Instances that are destroyed while they are read are no devices, and the others are read.
+// Instances that are destroyed while being read are skipped.
 func TestReadInstancesDestroyed(t *testing.T) {
 	const dir = "proc/driver/nvidia/capabilities/gpu0/mig/"
 	files := machine(map[string]string{
@@ -364,7 +364,7 @@ func TestParseMinors(t *testing.T) {
 	}
 }
 
-// The check points are rows of the table of real drivers.
+// Samples are rows of the table of real drivers.
 func TestFormula(t *testing.T) {
 	for _, tt := range []struct{ gpu, gi, ci, want int }{
 		{0, 0, -1, 3}, {0, 0, 0, 4}, {0, 1, -1, 12}, {0, 1, 0, 13}, {3, 3, 3, 439}, {6, 11, 5, 918}, {31, 14, 7, 4322},

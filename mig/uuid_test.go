@@ -115,7 +115,7 @@ func BenchmarkMade(b *testing.B) {
 	}
 }
 
-// BenchmarkMadeAnyChip is the same where the chip is not known.
+// BenchmarkMadeAnyChip is the same with an unknown chip.
 func BenchmarkMadeAnyChip(b *testing.B) {
 	die := Die{PDI: 0x145c8e416b389d3e}
 	uuid := Die{die.PDI, 0x170}.UUID(14, 0)

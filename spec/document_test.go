@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// write makes a bundle with one file in it.
+// write creates a bundle with one file.
 func write(t *testing.T, name, text string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -112,8 +112,8 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestExchanged: another file comes into the place of the one that was looked at. Nothing waits for
-// a FIFO's writer, and no link is followed, not even one to the very file.
+// TestExchanged replaces the file after it was examined. Nothing waits for a FIFO's writer, and no
+// symbolic link is followed, not even one to the same file.
 func TestExchanged(t *testing.T) {
 	for name, place := range map[string]func(t *testing.T, name string){
 		"FIFO": func(t *testing.T, name string) { require.NoError(t, syscall.Mkfifo(name, 0o600)) },
@@ -147,7 +147,7 @@ func TestSave(t *testing.T) {
 	name := filepath.Join(dir, "config.json")
 	require.NoError(t, os.Chmod(name, 0o604))
 	require.NoError(t, os.Link(name, filepath.Join(dir, "hard-link")))
-	// What a run that was killed left behind, and a file of others.
+	// Leftovers of a killed run, and other files.
 	require.NoError(t, os.WriteFile(filepath.Join(dir, temporaryPrefix+"config.json"), []byte("{"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "rootfs"), nil, 0o600))
 	if os.Geteuid() == 0 {
@@ -178,7 +178,7 @@ func TestSave(t *testing.T) {
 	assert.Equal(t, `{"mounts": [ ], "x":1e400}`, string(text))
 	assert.Equal(t, []string{"config.json", "hard-link", "rootfs"}, names(t, dir))
 
-	// A document can be edited and saved again, and is not written when nothing changes.
+	// A document can be edited and saved again; without changes it is not written.
 	_, err = d.Apply(Edits{Mounts: []mount{{Destination: "/c", Source: "/d"}}})
 	require.NoError(t, err)
 	require.NoError(t, d.Save())

@@ -23,18 +23,18 @@ type mount = specs.Mount
 
 var readOnly = []string{"ro", "nosuid", "nodev", "rbind", "rprivate"}
 
-// library is a mount as the shim makes it for a library.
+// library is a mount as the runtime creates it for a library.
 func library(source, destination string) mount {
 	return mount{Destination: destination, Source: source, Options: readOnly}
 }
 
-// node is a device as the shim makes it.
+// node is a device as the runtime creates it.
 func node(name string, major, minor int64) specs.LinuxDevice {
 	mode := fs.FileMode(0o666)
 	return specs.LinuxDevice{Path: name, Type: "c", Major: major, Minor: minor, FileMode: &mode}
 }
 
-// ours is how library is written.
+// ours is the JSON of library.
 func ours(source, destination string) string {
 	return fmt.Sprintf(`{"destination":%q,"source":%q,"options":["ro","nosuid","nodev","rbind","rprivate"]}`, destination, source)
 }
@@ -287,7 +287,7 @@ func TestApplyErrors(t *testing.T) {
 	}
 }
 
-// everything is edits that use every field.
+// everything is an Edits with every field set.
 func everything() Edits {
 	return Edits{
 		Devices:        []specs.LinuxDevice{node("/dev/nvidiactl", 195, 255), node("/dev/nvidia0", 195, 0), node("/dev/nvidia-uvm", 509, 0)},
@@ -300,9 +300,9 @@ func everything() Edits {
 	}
 }
 
-// FuzzApply puts everything into any text. What comes out is JSON in which everything that was
-// there before is there as it was, but for what the edits are about; it stays what runc's decoder
-// accepts; and a second time changes nothing.
+// FuzzApply applies everything to any text. The result is JSON that preserves everything except
+// what the edits are about, that runc's decoder still accepts, and that a second application does
+// not change.
 func FuzzApply(f *testing.F) {
 	f.Add([]byte(`{}`))
 	f.Add([]byte(dockerConfig(2)))
@@ -342,8 +342,8 @@ func FuzzApply(f *testing.F) {
 }
 
 // survive compares two objects: after must begin with the members of before, byte for byte, and may
-// have more of them. Objects that edits reach into are compared in the same way, lists that edits
-// only add to must begin with what they were, and the other lists of edits are not compared here.
+// have more. Objects that edits reach into are compared in the same way. Lists that edits only
+// append to must begin with their old elements; other lists that edits change are not compared.
 func survive(t *testing.T, before, after rawjson.Value, path string) {
 	t.Helper()
 	now := slices.Collect(after.Members())
@@ -370,7 +370,7 @@ func survive(t *testing.T, before, after rawjson.Value, path string) {
 	}
 }
 
-// dockerConfig is a config.json like dockerd's, with a number of mounts.
+// dockerConfig is a config.json like dockerd's, with the given number of mounts.
 func dockerConfig(mounts int) string {
 	var b strings.Builder
 	b.WriteString(`{"ociVersion":"1.2.0","process":{"user":{"uid":0,"gid":0,"additionalGids":[0,10]},"args":["sleep","1"],"env":["PATH=/usr/bin","NVIDIA_VISIBLE_DEVICES=all"],"cwd":"/",` +

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What is written without encoding/json is what that would write.
+// The hand-written encoders agree with encoding/json.
 func TestEncode(t *testing.T) {
 	mode, id, number, negative := fs.FileMode(0o666), uint32(1<<32-1), int64(1<<62), int64(-1)
 	for _, v := range []any{

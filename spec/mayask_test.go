@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// escaped spells every character of a text in the way that is hardest to find.
+// escaped spells every character in the way that is hardest to find.
 func escaped(text string) string {
 	var b strings.Builder
 	for i := range len(text) {
@@ -72,7 +72,7 @@ func TestMayAsk(t *testing.T) {
 	}
 }
 
-// TestMayAskWindows puts a request at every place where it could be cut in two.
+// TestMayAskWindows puts a request at every place where the end of a window could split it.
 func TestMayAskWindows(t *testing.T) {
 	w, ok := newWords(Policy{})
 	require.True(t, ok)
@@ -86,7 +86,8 @@ func TestMayAskWindows(t *testing.T) {
 	}
 }
 
-// TestMayAskFiles has what is no plain file: it is neither waited for nor refused.
+// TestMayAskFiles is about other files than regular ones: MayAsk neither waits for them nor rejects
+// them.
 func TestMayAskFiles(t *testing.T) {
 	asks := write(t, "config.json", `{"process":{"env":["NVIDIA_VISIBLE_DEVICES=0"]}}`)
 	for _, tt := range []struct {
@@ -130,8 +131,8 @@ func TestMayAskFiles(t *testing.T) {
 	}
 }
 
-// FuzzMayAsk compares the search with two readers: ours, and one as the low-level runtime's, which
-// lets pass more. What either finds, the search must have found.
+// FuzzMayAsk compares the search with two parsers: ours, and a more lenient one like the low-level
+// runtime's. The search must find every request that either of them finds.
 func FuzzMayAsk(f *testing.F) {
 	for _, text := range []string{
 		`{"process":{"env":["PATH=/bin","NVIDIA_VISIBLE_DEVICES=0"]},"root":{"path":"rootfs"}}`,

@@ -22,7 +22,7 @@ var (
 	privileged    = []string{"CAP_CHOWN", "CAP_SYS_ADMIN"}
 )
 
-// mark is a mount that asks for a device.
+// mark is a mount that requests a device.
 func mark(rest string) spec.Mount {
 	return spec.Mount{Source: "/dev/null", Destination: "/var/run/nvidia-container-devices/" + rest, Type: "bind"}
 }
@@ -35,7 +35,7 @@ func cuda(version string) []requirement.Requirement {
 	}}
 }
 
-// TestRequestDevices has every row of the tables about the device list.
+// TestRequestDevices covers device lists.
 func TestRequestDevices(t *testing.T) {
 	const mib = 1 << 20
 	long := strings.Repeat("x", mib)
@@ -152,7 +152,7 @@ func TestRequestDevices(t *testing.T) {
 	}
 }
 
-// TestRequestMany looks at a list of 100 000 different devices.
+// TestRequestMany parses a list of 100,000 different devices.
 func TestRequestMany(t *testing.T) {
 	var want []string
 	for n := range 100_000 {
@@ -164,7 +164,7 @@ func TestRequestMany(t *testing.T) {
 	assert.Equal(t, want, got.Devices)
 }
 
-// TestRequestSources is about who may ask, and where.
+// TestRequestSources covers who may request devices, and where.
 func TestRequestSources(t *testing.T) {
 	const noAdmin = "the container lacks CAP_SYS_ADMIN in its bounding set and accept-nvidia-visible-devices-envvar-when-unprivileged is false"
 	mounts := spec.Policy{EnvWhenUnprivileged: true, VolumeMounts: true}
@@ -340,7 +340,7 @@ func TestRequestSources(t *testing.T) {
 	}
 }
 
-// TestRequestLegacy has the rows about images with CUDA_VERSION and without NVIDIA_REQUIRE_CUDA.
+// TestRequestLegacy covers images with CUDA_VERSION and without NVIDIA_REQUIRE_CUDA.
 func TestRequestLegacy(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -693,8 +693,8 @@ func TestRequestIMEX(t *testing.T) {
 	})
 }
 
-// TestRequestOtherDevicesPolicy has devices granted by a mount: the environment does not thereby
-// get a say.
+// TestRequestOtherDevicesPolicy requests devices with a mount, which gives the environment no
+// rights.
 func TestRequestOtherDevicesPolicy(t *testing.T) {
 	for _, variable := range []string{"NVIDIA_GDS", "NVIDIA_MOFED", "NVIDIA_GDRCOPY", "NVIDIA_NVSWITCH"} {
 		t.Run(variable, func(t *testing.T) {
@@ -771,7 +771,7 @@ func TestRequestOtherDevices(t *testing.T) {
 	}
 }
 
-// TestDocumentRequest joins the reading of config.json and the request.
+// TestDocumentRequest reads config.json and the request in it.
 func TestDocumentRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name, in string
@@ -866,7 +866,7 @@ func FuzzNewRequest(f *testing.F) {
 			require.NoError(t, err)
 			assert.Equal(t, r.Terms, again.Terms)
 		}
-		// What was understood means the same when it is asked for again.
+		// An accepted value keeps its meaning when requested again.
 		if got.Source != spec.SourceVolumeMounts {
 			again, ok, err := spec.NewRequest(spec.Facts{Env: []string{"NVIDIA_VISIBLE_DEVICES=" + strings.Join(got.Devices, ",")}}, defaultPolicy)
 			require.NoError(t, err)

@@ -32,7 +32,7 @@ func program(t *testing.T, arch string) string {
 	return file
 }
 
-// bundle makes a bundle whose only process is the program, run with the arguments, and returns its
+// bundle creates a bundle whose only process is the program with the arguments, and returns its
 // directory and its config.json, which is not written.
 func bundle(t *testing.T, program string, args []string) (string, *specs.Spec) {
 	t.Helper()
@@ -70,8 +70,8 @@ func runIn(t *testing.T, low, dir string) string {
 	id := fmt.Sprintf("fence-%d-%s", os.Getpid(), filepath.Base(dir))
 	argv := []string{low, "--root", root, "run", "--bundle", dir, id}
 	if low == "crun" {
-		// crun refuses machines that have both kinds of cgroups. It gets a mount namespace of its
-		// own, where the second kind is not to be seen.
+		// crun rejects machines with both versions of cgroups. It gets its own mount namespace,
+		// where version 2 is hidden.
 		argv = []string{
 			"unshare", "--mount", "--propagation", "private", "sh", "-c",
 			`umount /sys/fs/cgroup/unified 2>/dev/null; exec crun --cgroup-manager=disabled "$@"`, "sh",
@@ -86,7 +86,7 @@ func runIn(t *testing.T, low, dir string) string {
 	return string(stdout)
 }
 
-// needRuntime skips, saying so, where containers cannot be made.
+// needRuntime skips, with a message, where containers cannot be created.
 func needRuntime(t *testing.T, low string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -104,13 +104,12 @@ func save(t *testing.T, dir string, s any) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), text, 0o600))
 }
 
-// TestFenceInContainers shows from inside containers what the fence denies and that it denies
-// nothing else.
+// TestFenceInContainers checks inside containers that the fence denies exactly what it should.
 func TestFenceInContainers(t *testing.T) {
 	parent := t
 	majors := []int64{195, 234, 235, 507, 509, 510}
-	// With the results that are wanted: the device registers of the fenced majors with small and
-	// large minors, with garbage where the kernel does not look, and neighbours of them.
+	// Expected results: the device registers of the fenced majors with small and large minors, with
+	// garbage in bits that the kernel ignores, and their neighbors.
 	attempts := map[string]string{
 		"c:0xc307":     "1",  // 195:7
 		"c:0xc3ff":     "1",  // 195:255
@@ -134,8 +133,8 @@ func TestFenceInContainers(t *testing.T) {
 		"f:0":          "ok",
 		"b:0x800":      "ok", // 8:0
 	}
-	// What the runtimes and the Go program itself need to run under a default-deny profile is
-	// allowed in one rule, as in the profiles of the engines.
+	// As in the engines' profiles, one rule allows what the runtimes and the Go program itself need
+	// under a default-deny profile.
 	ordinary := ordinaryCalls
 	eperm, enosys := uint(1), uint(38)
 	arches := []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}
@@ -214,7 +213,7 @@ func TestFenceInContainers(t *testing.T) {
 	guests := []string{runtime.GOARCH}
 	programs := map[string]string{} // by architecture, built when first needed
 	if runtime.GOARCH == "amd64" {
-		// Not every kernel runs programs of 32 bits: virtual machines with encrypted memory do not.
+		// Not every kernel runs 32-bit programs: virtual machines with encrypted memory do not.
 		programs["386"] = program(parent, "386")
 		if err := exec.Command(programs["386"]).Run(); errors.Is(err, syscall.ENOEXEC) {
 			t.Log("the kernel runs no 32-bit programs: no 32-bit system call to be fenced")
@@ -296,7 +295,7 @@ func without(list []string, names ...string) []string {
 	return kept
 }
 
-// ordinaryCalls is what a small static program and the runtimes' last steps need.
+// ordinaryCalls is what a small static program and the last steps of the runtimes need.
 var ordinaryCalls = []string{
 	"access", "arch_prctl", "brk", "capget", "capset", "chdir", "chmod", "chown", "clock_gettime", "clone", "clone3", "close",
 	"close_range", "dup", "dup2", "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_ctl_old", "epoll_pwait",

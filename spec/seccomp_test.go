@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// device is the argument of mknod for a device, as glibc and the kernel make it (new_encode_dev).
+// device is the argument of mknod for a device, as glibc and the kernel encode it (new_encode_dev).
 func device(major, minor uint64) uint64 {
 	return minor&0xff | major<<8 | (minor&^0xff)<<12
 }
@@ -29,11 +29,11 @@ func TestMajorMask(t *testing.T) {
 		}
 	}
 	assert.Equal(t, uint64(0xfff00), uint64(majorMask))
-	// Why an order of arguments is no order of majors:
+	// Why the order of arguments is not the order of majors:
 	assert.Greater(t, device(195, 256), device(509, 0))
 }
 
-// TestBlocksWithout looks at every major: it is in a block, or denied and in none.
+// TestBlocksWithout checks that every major is either in a block, or denied and in none.
 func TestBlocksWithout(t *testing.T) {
 	sets := [][]int64{{1}, {195}, {195, 509}, {4095}, {1, 4095}, {194, 195, 196}, {2, 3}, {195, 234, 235, 236, 507, 509, 510}}
 	random := rand.New(rand.NewPCG(1, 2))
@@ -65,11 +65,11 @@ func seq(from, to int64) []int64 {
 	return list
 }
 
-// decider returns what libseccomp's filter does with one call, as runc and crun build it: rules
-// that say the same as the default are left out; the conditions of a rule must all hold, unless an
-// argument is there twice: then one is enough; an unconditional rule beats conditional ones; and
-// where conditional rules with different actions match one call, the outcome is not defined: that
-// fails the test.
+// decider returns what libseccomp's filter, as runc and crun build it, does with a call: rules that
+// repeat the default are dropped; all conditions of a rule must hold, unless several are about the
+// same argument: then any one suffices; an unconditional rule beats conditional ones. If
+// conditional rules with different actions match a call the outcome is undefined, and the test
+// fails.
 func decider(t *testing.T, p specs.LinuxSeccomp, call string) func(args [6]uint64) string {
 	t.Helper()
 	name := func(a specs.LinuxSeccompAction, errno *uint) string {
@@ -148,7 +148,7 @@ func holds(c specs.LinuxSeccompArg, a uint64) bool {
 }
 
 // TestFenceDecides compares, for every major and many minors, what the profile decides with and
-// without the fence: EPERM for fenced majors that were allowed before, the same for all else.
+// without the fence: EPERM for fenced majors that were allowed before, no change for others.
 func TestFenceDecides(t *testing.T) {
 	majors := []int64{195, 234, 509}
 	const allow, errno, masked = specs.ActAllow, specs.ActErrno, specs.OpMaskedEqual
@@ -376,7 +376,7 @@ func TestFenceText(t *testing.T) {
 	}
 }
 
-// allowed writes the rules for mknod of everything but one major, most significant bit first.
+// allowed returns the rules for mknod of everything but one major, most significant bit first.
 func allowed(major uint64, rule string) string {
 	var rules []string
 	for bit := uint64(1) << (majorShift + majorBits - 1); bit >= 1<<majorShift; bit >>= 1 {

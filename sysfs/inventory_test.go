@@ -27,7 +27,7 @@ const (
 
 const driverFiles = "Character devices:\n195 nvidia\n195 nvidiactl\n236 nvidia-caps\n507 nvidia-uvm\n"
 
-// base is a machine with a driver and no GPU, and with the given files.
+// base is a machine with a driver, no GPU, and the given files.
 func base(more ...map[string]string) map[string]string {
 	files := map[string]string{
 		procVersion: "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:16:25 UTC 2024\n",
@@ -60,7 +60,7 @@ func instance(minor, gi, ci int) map[string]string {
 	}
 }
 
-// wantInstance is what instance makes.
+// wantInstance is the expected result of instance.
 func wantInstance(minor, gi, ci int) mig.Instance {
 	first := 3 + 135*minor + 9*gi
 	return mig.Instance{
@@ -168,7 +168,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// A GPU that cannot be read concerns only those who ask for it, and does not move the others.
+// An unreadable GPU affects only those who request it, and does not renumber the others.
 func TestReadBrokenGPU(t *testing.T) {
 	root := tree(t, base(
 		gpu("0000:01:00.0", 0, uuidA, ""),
@@ -206,7 +206,7 @@ func TestReadBrokenGPU(t *testing.T) {
 	}, got)
 }
 
-// Directories without anything in them are GPUs that the runtime of a container hides.
+// Empty directories are GPUs hidden by a container's runtime.
 func TestReadMaskedGPU(t *testing.T) {
 	hidden := map[string]string{procGPUs + "/0000:00:00.0": "/", procGPUs + "/00000000:02:00.0": "/"}
 	root := tree(t, base(hidden, gpu("0000:01:00.0", 1, uuidA, ""), gpu("0000:03:00.0", 0, uuidB, ""),
@@ -248,7 +248,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// The MIG devices that are read are those of the GPUs asked for.
+// Only the MIG devices of the requested GPUs are read.
 func TestReadFor(t *testing.T) {
 	machine, err := fixtures.Load("a100-mig")
 	require.NoError(t, err)

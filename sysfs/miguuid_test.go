@@ -18,7 +18,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig/learnt"
 )
 
-// learn makes what would have been learnt of the GPU now. Its n-th instance has the graphics engine
+// learn returns what would be learned about the GPU now. Its n-th instance has the graphics engine
 // n.
 func learn(t testing.TB, root Root, gpu GPU, die mig.Die) learnt.GPU {
 	t.Helper()
@@ -42,7 +42,7 @@ func keep(t testing.TB, root Root, gpus ...learnt.GPU) {
 }
 
 // remake gives an instance's directory another inode, as if the instance had been destroyed and
-// made again.
+// recreated.
 func remake(t testing.TB, root Root, minor, gi int) {
 	t.Helper()
 	dir := root.Path(fmt.Sprintf("proc/driver/nvidia/capabilities/gpu%d/mig/gi%d", minor, gi))
@@ -235,7 +235,7 @@ func TestSelectMIGUUID(t *testing.T) {
 			part, q, err := ReadForMIGUUIDs(root, q, os.Geteuid())
 			require.NoError(t, err)
 			got, err := part.Select(q)
-			// Reading less makes no difference.
+			// Reading less gives the same result.
 			q.MIGUUIDs = ReadMIGUUIDs(root, inv, os.Geteuid())
 			whole, wholeErr := inv.Select(q)
 			assert.Equal(t, whole, got)
@@ -257,8 +257,8 @@ func TestSelectMIGUUID(t *testing.T) {
 	}
 }
 
-// The MIG devices that are read are those of the GPUs that were learnt to have the UUIDs, and of
-// those that other names mean.
+// Only the MIG devices of the GPUs that were learned to have the UUIDs, and of those that other
+// names mean, are read.
 func TestReadForMIGUUIDs(t *testing.T) {
 	root := tree(t, base(gpu("0000:01:00.0", 3, uuidA, ""), gpu("0000:02:00.0", 0, uuidB, ""), gpu("0000:03:00.0", 1, uuidC, ""),
 		instance(3, 1, 0), instance(0, 2, 0), instance(1, 5, 0)))
@@ -283,8 +283,7 @@ func TestReadForMIGUUIDs(t *testing.T) {
 	require.Error(t, err)
 }
 
-// Without ReadMIGUUIDs the answer is an error, and the list of what there is has the UUIDs that are
-// known.
+// Without ReadMIGUUIDs the result is an error, whose list of available devices has the known UUIDs.
 func TestSelectMIGUUIDHave(t *testing.T) {
 	root := tree(t, base(gpu("0000:01:00.0", 3, uuidA, ""), instance(3, 1, 0), instance(3, 9, 0)))
 	inv, err := Read(root, true)
@@ -313,7 +312,7 @@ func TestSelectMIGUUIDHave(t *testing.T) {
 	assert.False(t, ok)
 }
 
-// A file of somebody else is not read.
+// A file owned by somebody else is not read.
 func TestReadMIGUUIDsOwner(t *testing.T) {
 	root := tree(t, base(gpu("0000:01:00.0", 3, uuidA, ""), instance(3, 1, 0)))
 	inv, err := Read(root, true)
@@ -324,8 +323,8 @@ func TestReadMIGUUIDsOwner(t *testing.T) {
 	assert.ErrorContains(t, ReadMIGUUIDs(root, inv, os.Geteuid()+1).Err, "it belongs to user ")
 }
 
-// A hostile list of many UUIDs is answered soon: the first one that is not there ends it, and
-// others are looked up once.
+// A hostile list of many UUIDs takes little time: the first unknown one ends it, and repeated ones
+// are looked up once.
 func TestSelectManyMIGUUIDs(t *testing.T) {
 	files := []map[string]string{}
 	for n := range 16 {

@@ -18,7 +18,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 )
 
-// mknod makes a character device in the tree, or skips the test where that is not allowed.
+// mknod creates a character device in the tree, or skips the test if that is not permitted.
 func mknod(t *testing.T, root Root, path string, major, minor int, mode fs.FileMode, gid int) {
 	t.Helper()
 	name := root.Path(path)
@@ -69,7 +69,7 @@ func TestControlNodes(t *testing.T) {
 }
 
 func TestHostNodes(t *testing.T) {
-	// What is not a node needs no rights to be made.
+	// Files other than nodes can be created without privileges.
 	root := tree(t, map[string]string{"dev/nvidiactl": "text", "dev/nvidia-uvm": "/", "dev/nvidia-uvm-tools": "->/etc/passwd", "dev/nvidia-modeset": "->nvidia-modeset"})
 	inv := Inventory{Majors: Majors{Ctl: 195, UVM: 507, Modeset: 195}, Params: defaultParams}
 	got, err := inv.ControlNodes(root, true, true)
@@ -230,7 +230,7 @@ func TestMIGControlNodes(t *testing.T) {
 	require.EqualError(t, err, `"nvidia-caps" is not in /proc/devices`)
 }
 
-// Chips by a board of each; what is not known may have MIG.
+// One board per chip; unknown chips may have MIG.
 func TestMIGCapable(t *testing.T) {
 	for device, want := range map[string]struct{ mig, graphics bool }{
 		"0x20b0": {true, false}, "0x2331": {true, false}, "0x2901": {true, false}, "0x3182": {true, false}, "0x2bb5": {true, true}, "0xfffe": {true, false},
@@ -304,7 +304,7 @@ func TestHiddenPaths(t *testing.T) {
 	}
 }
 
-// Nodes that everybody may open need no group.
+// Nodes open to everybody need no group.
 func TestGroups(t *testing.T) {
 	for _, tt := range []struct {
 		mode fs.FileMode

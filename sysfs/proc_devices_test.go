@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// known returns majors without the list they were made from.
+// known returns majors without the underlying list.
 func (m Majors) known() Majors {
 	m.all = nil
 	return m
@@ -80,7 +80,7 @@ func TestMajorsLookup(t *testing.T) {
 	}
 }
 
-// On drivers with one line for major 195 only /sys tells whether nvidia-modeset is loaded.
+// For drivers with one line for major 195 only /sys shows whether nvidia-modeset is loaded.
 func TestModesetOfOldDrivers(t *testing.T) {
 	const old = "Character devices:\n195 nvidia-frontend\n"
 	for _, tt := range []struct {

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// tree makes a root of the given files. A value that begins with "->" is the target of a link, one
-// that is "/" makes a directory.
+// tree creates a root with the given files. A value "->…" is the target of a link, "/" is a
+// directory.
 func tree(t testing.TB, files map[string]string) Root {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "root")
@@ -230,7 +230,7 @@ func TestRootReadsRegularFilesOnly(t *testing.T) {
 	require.EqualError(t, err, "read /dev/null: not a regular file but a device")
 }
 
-// A file of procfs tells no size, so the limit has to hold while reading.
+// A file of procfs has no size, so the limit must hold while reading.
 func TestRootLimitWithoutSize(t *testing.T) {
 	whole, err := Root("/").ReadFile("proc/self/status")
 	require.NoError(t, err)
@@ -253,7 +253,7 @@ func TestRootLstat(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EINVAL)
 }
 
-// Whatever is in the tree, a resolved name is below the root, exists, and has no link in it.
+// Whatever is in the tree, a resolved name is below the root, exists, and contains no link.
 func FuzzRootResolve(f *testing.F) {
 	f.Add("x/link", "/x/../..//file", "link/../x")
 	f.Add("file", "link", "../../../../etc/passwd")

@@ -183,7 +183,7 @@ func TestSelectAll(t *testing.T) {
 	require.EqualError(t, err, `device "all": none of the GPUs can be used; available: (unusable: 3 at 0000:05:00.0)`)
 }
 
-// Two GPUs of one UUID are told apart by nothing that a UUID says.
+// Nothing in a UUID distinguishes two GPUs with the same UUID.
 func TestPartitioned(t *testing.T) {
 	root := tree(t, base(gpu("0000:01:00.0", 1, uuidA, ""), gpu("0000:02:00.0", 0, uuidB, ""), gpu("0000:03:00.0", 2, uuidC, ""),
 		instance(0, 1, 0), instance(0, 2, 0), instance(2, 1, 0), map[string]string{"proc/driver/nvidia/capabilities/gpu1/mig": "/"}))
@@ -223,7 +223,7 @@ func TestNeedsInstances(t *testing.T) {
 	}
 }
 
-// Hostile names are quoted and cut in messages, and long lists are no trouble.
+// Hostile names are quoted and cut in messages, and long lists cause no trouble.
 func TestSelectHostile(t *testing.T) {
 	inv := eight()
 	_, err := inv.Select(ParseQuery([]string{"\x1b[2J\nlevel=error " + strings.Repeat("x", 1<<20)}))
@@ -262,7 +262,7 @@ func FuzzSelect(f *testing.F) {
 		if strings.EqualFold(text, "all") || text == "none" {
 			return
 		}
-		// One name gives one GPU, and at most one instance, which the name spells out.
+		// One name selects one GPU, and at most one instance, which the name spells out.
 		require.Len(t, got.GPUs, 1)
 		selected := got.GPUs[0]
 		assert.False(t, selected.GPU.Excluded)

@@ -21,7 +21,7 @@ const (
 
 var die = mig.Die{PDI: pdi, Chip: chip}
 
-// layout is a GPU with the given instances. Marks tell generations apart.
+// layout is a GPU with the given instances. Marks distinguish generations.
 func layout(generation int, instances ...[2]int) Seen {
 	seen := Seen{UUID: gpuA, Address: "0000:07:00.0"}
 	for _, i := range instances {
@@ -35,7 +35,7 @@ func mark(generation int, i [2]int) string {
 	return fmt.Sprintf("%08x%04x%04x", generation, i[0], i[1])
 }
 
-// told is what nvidia-smi -L and -q say of instances whose UUIDs are given.
+// told is what nvidia-smi -L and -q say about instances with the given UUIDs.
 func told(instances [][2]int, uuids ...mig.UUID) smi.GPU {
 	gpu := smi.GPU{UUID: gpuA, Listed: true, Queried: true}
 	for n, i := range instances {

@@ -166,7 +166,7 @@ func TestRead(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// FuzzParse checks that text and store are inverse, once the text has passed through the store.
+// FuzzParse checks that parsing and encoding are inverse for canonical text.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(file))
 	f.Add([]byte("version 1\nend\n"))

@@ -33,8 +33,8 @@ const list = "GPU 0: NVIDIA A100 80GB PCIe (UUID: " + gpuA + ")\n" +
 	"  MIG 1c.3g.40gb  Device  1: (UUID: " + migB + ")\n" +
 	"GPU 1: NVIDIA A100 80GB PCIe (UUID: " + gpuB + ")\n"
 
-// query has what is there between the keys that count, among it the traps: other indices, the ids
-// of processes.
+// query returns output with other keys in between, including traps: other indices, and the IDs of
+// processes.
 func query(gpus ...string) string {
 	return "\n" + logHeader + "\n\nTimestamp                                              : Thu Sep 25 10:00:00 2025\n" +
 		"Driver Version                                         : 610.57.04 [Deprecated; will be removed in CUDA 14.0. Use KMD Version instead]\n" +
@@ -154,7 +154,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// Many GPUs or MIG devices are refused before they cost time.
+// Too many GPUs or MIG devices are rejected before they take time.
 func TestParseMany(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("GPU 0: x (UUID: " + gpuA + ")\n")
@@ -171,8 +171,8 @@ func TestParseMany(t *testing.T) {
 	require.ErrorContains(t, err, "line 257: ")
 }
 
-// FuzzParse checks that what is understood hangs together, and stays the same when it is printed as
-// nvidia-smi -L would.
+// FuzzParse checks that a parsed report is consistent, and survives being printed like nvidia-smi
+// -L.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(list))
 	f.Add([]byte(query(described("31", gpuA, "0x145c8e416b389d3e", [3]string{"0", "3", "0"}))))

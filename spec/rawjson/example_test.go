@@ -10,7 +10,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rawjson"
 )
 
-// What is not looked at stays bytes of the text.
+// What is not looked at remains bytes of the text.
 func Example() {
 	value, err := rawjson.Parse([]byte(`{"root": {"path": "rootfs"}, "x-unknown": [1.0, 1e400]}`))
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// texts are good and bad ones, for the table and as seeds.
+// texts are valid and invalid texts, for the table and as seeds.
 var texts = []struct {
 	in  string
 	err string // "" for a good one
@@ -91,7 +91,7 @@ func TestError(t *testing.T) {
 	assert.Equal(t, &Error{Offset: 8, Line: 2, Column: 7, Reason: `neither a value nor "true"`}, got)
 }
 
-// seen is a value as its parts show it.
+// seen is a value taken apart.
 func seen(v Value) any {
 	switch v.Kind() {
 	case Object:
@@ -279,8 +279,8 @@ func TestSplices(t *testing.T) {
 	require.ErrorContains(t, err, "overlaps")
 }
 
-// FuzzParse holds Parse to encoding/json: the same texts are accepted, and the parts put together again
-// are the whole.
+// FuzzParse checks that Parse accepts the same texts as encoding/json, and that the parts add up to
+// the whole.
 func FuzzParse(f *testing.F) {
 	for _, tt := range texts {
 		if len(tt.in) < 10_000 {

@@ -263,10 +263,10 @@ func FuzzParse(f *testing.F) {
 		if !satisfied {
 			assert.Nil(t, assumed)
 		}
-		// What holds on a known machine holds where nothing is known.
+		// What holds on a known machine also holds if nothing is known.
 		lenient, _ := r.Evaluate(requirement.Properties{})
 		assert.True(t, lenient)
-		// Turning a single factor round turns its answer round, where it is certain.
+		// Negating a single factor negates its answer, if that is certain.
 		opposite := map[string]string{"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 		for _, term := range r.Terms {
 			for _, factor := range term {

@@ -152,7 +152,7 @@ func FuzzReadCompatNote(f *testing.F) {
 			_, ok := parseVersion(note.CUDA)
 			assert.True(t, ok)
 		}
-		// What was understood is understood again when it is written down.
+		// A parsed note, written again, parses to the same.
 		description, err := json.Marshal(note)
 		require.NoError(t, err)
 		again, err := readCompatNote(bytes.NewReader(library(binary.BigEndian, "NVIDIA Corporation", string(description))))
@@ -227,7 +227,7 @@ func TestCompat(t *testing.T) {
 	}
 }
 
-// TestCompatManyEntries: a directory without end is not read to its end.
+// TestCompatManyEntries: a huge directory is not read to its end.
 func TestCompatManyEntries(t *testing.T) {
 	root, _ := machine(t, tree{"usr/local/cuda/compat/libcuda.so.1": "x", "usr/local/cuda/compat/libcuda.so.470.82": "x"})
 	for i := range compatMost {

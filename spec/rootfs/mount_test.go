@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inPrivateMounts runs a test in a mount namespace of its own, which ends with it.
+// inPrivateMounts runs a test in its own mount namespace.
 func inPrivateMounts(t *testing.T, test func()) {
 	t.Helper()
 	needRoot(t, "mounts in a private mount namespace")
@@ -64,8 +64,8 @@ func TestReadOnlyRoot(t *testing.T) {
 	})
 }
 
-// TestMountInRoot: a directory of the host is mounted in the root. It may be read, and is never
-// written, neither by its name nor through links.
+// TestMountInRoot: a host directory mounted in the root may be read, but is never written to,
+// neither by its name nor through links.
 func TestMountInRoot(t *testing.T) {
 	for _, d := range []string{"-> m/d", "-> /m/d", "-> other/../m/d"} {
 		root, host := machine(t, tree{"m": "dir", "other": "dir", "d": d})
@@ -85,7 +85,7 @@ func TestMountInRoot(t *testing.T) {
 	}
 }
 
-// TestMountOnFile: a file that something is mounted on is not replaced.
+// TestMountOnFile: a file that is a mount point is not replaced.
 func TestMountOnFile(t *testing.T) {
 	root, host := machine(t, tree{"etc/ld.so.cache": "old"})
 	inPrivateMounts(t, func() {
@@ -99,7 +99,7 @@ func TestMountOnFile(t *testing.T) {
 	assert.Equal(t, tree{"etc/ld.so.cache": "old"}, dump(t, root))
 }
 
-// TestHostRootMounted: the machine's root is known under the name of a bind mount too.
+// TestHostRootMounted: the machine's root is recognized under a bind mount's name, too.
 func TestHostRootMounted(t *testing.T) {
 	root, _ := machine(t, nil)
 	inPrivateMounts(t, func() {
@@ -113,7 +113,7 @@ func TestHostRootMounted(t *testing.T) {
 	})
 }
 
-// TestFalseProc: without a procfs at /proc no file is opened for reading.
+// TestFalseProc: without a procfs on /proc no file is opened for reading.
 func TestFalseProc(t *testing.T) {
 	root, host := machine(t, tree{"x": "inside"})
 	inPrivateMounts(t, func() {
@@ -131,8 +131,8 @@ func TestFalseProc(t *testing.T) {
 	require.DirExists(t, host)
 }
 
-// TestHostInode: a root filesystem is not taken for the machine's because its number is that of the
-// machine's root, as it is where both are file systems of one kind.
+// TestHostInode: an inode number equal to that of the machine's root, as on two file systems of the
+// same type, does not make a root filesystem the machine's.
 func TestHostInode(t *testing.T) {
 	host, _ := machine(t, tree{"rootfs": "dir"})
 	inPrivateMounts(t, func() {

@@ -18,11 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rounds is how often each racing test tries; it bounds the tests, not a time.
+// rounds is how often each racing test tries.
 const rounds = 2000
 
-// swapping exchanges pairs of names as fast as it can while a test runs, as another container on
-// the same tree may do.
+// swapping exchanges pairs of names as fast as it can while a test runs, like another container on
+// the same tree.
 func swapping(t *testing.T, pairs [][2]string, test func()) {
 	t.Helper()
 	for _, p := range pairs {
@@ -59,8 +59,8 @@ func swapping(t *testing.T, pairs [][2]string, test func()) {
 	assert.Greater(t, swaps, 100, "nothing raced")
 }
 
-// TestRaceRead: a directory, and a file, take turns with links to the host. What is read is the
-// container's, or absent.
+// TestRaceRead: a directory and a file alternate with links to the host. Reads return the
+// container's content, or absent.
 func TestRaceRead(t *testing.T) {
 	bothWays(t, func(t *testing.T, open func(string) *FS) {
 		root, _ := machine(t, tree{
@@ -94,7 +94,7 @@ func TestRaceRead(t *testing.T) {
 }
 
 // TestRaceMovedOut: a directory is moved out of the root and back while a name that goes up through
-// it is resolved. A kernel that took ".." at its word would arrive beside the root.
+// it is resolved. Following ".." literally would lead out of the root.
 func TestRaceMovedOut(t *testing.T) {
 	bothWays(t, func(t *testing.T, open func(string) *FS) {
 		root, host := machine(t, tree{
@@ -119,8 +119,8 @@ func TestRaceMovedOut(t *testing.T) {
 	})
 }
 
-// TestRaceWrite: the directory that is written in takes turns with a link to the host. What is
-// written is in the container, and machine checks that nothing is on the host.
+// TestRaceWrite: the directory that is written to alternates with a link to the host. Writes land
+// in the container, and machine checks that none is on the host.
 func TestRaceWrite(t *testing.T) {
 	bothWays(t, func(t *testing.T, open func(string) *FS) {
 		root, _ := machine(t, tree{"lib/old": "-> old", "evil": "-> HOST/lib", "usr/lib/x": "x", "usr/evil": "-> ../../host/lib"})
@@ -148,7 +148,7 @@ func TestRaceWrite(t *testing.T) {
 	})
 }
 
-// TestRaceLeaf: the name that is written takes turns with a link to the host's file, a FIFO and a
+// TestRaceLeaf: the name that is written alternates with a link to the host's file, a FIFO and a
 // directory.
 func TestRaceLeaf(t *testing.T) {
 	root, _ := machine(t, tree{"d/f": "old", "d/evil": "-> HOST/etc/secret", "d/l": "-> old", "d/dir": "dir"})

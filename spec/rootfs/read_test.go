@@ -38,7 +38,7 @@ func TestReadFile(t *testing.T) {
 		{name: "up and out", content: tree{"etc/x": "-> ../../../../../../../x", "x": "inside"}, file: "etc/x", max: 100, want: "inside"},
 		{name: "name goes up and out", content: tree{"x": "inside"}, file: "../../../x", max: 100, want: "inside"},
 		{name: "bytes of all kinds in a name", content: tree{"a b\n\xff": "inside"}, file: "a b\n\xff", max: 100, want: "inside"},
-		// Not 40: the kernel goes on counting when it has to start over, as on a busy machine.
+		// Not 40: the kernel keeps counting when it restarts a lookup, as on a busy machine.
 		{name: "chain of 20 links", content: chain(19, "/x").with(tree{"x": "inside"}), file: "chain/0", max: 100, want: "inside"},
 
 		{name: "missing", file: "etc/x", max: 100, err: "no such file"},
@@ -90,7 +90,7 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
-// TestReadFileUnreadable: what may not be read is absent, in a rootless set-up for instance.
+// TestReadFileUnreadable: an unreadable file counts as absent, for instance in rootless setups.
 func TestReadFileUnreadable(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root may read everything; TestOrdinaryUser runs this")
@@ -109,7 +109,7 @@ func TestReadFileUnreadable(t *testing.T) {
 }
 
 // TestMagicLinks uses the machine itself as the root, since only a real procfs has magic links: one
-// leads to a file that no name leads to any more.
+// leads to a file that no longer has a name.
 func TestMagicLinks(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "gone"))
 	require.NoError(t, err)

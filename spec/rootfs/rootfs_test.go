@@ -77,8 +77,8 @@ func TestHostRoot(t *testing.T) {
 	assert.Equal(t, tree{"old": "-> x"}, dump(t, dir))
 }
 
-// TestDescriptors shows that no call leaves a descriptor open, whether it succeeds or fails, and
-// that those kept are closed on exec.
+// TestDescriptors checks that no call leaks a descriptor, whether it succeeds or fails, and that
+// descriptors that are kept are close-on-exec.
 func TestDescriptors(t *testing.T) {
 	root, _ := machine(t, tree{
 		"etc/debian_version": "12", "etc/fifo": "fifo", "loop": "-> loop", "up": "-> ../../../../etc",
@@ -107,8 +107,8 @@ func TestDescriptors(t *testing.T) {
 	})
 }
 
-// descriptors counts the open descriptors and checks that all above the standard ones are closed on
-// exec.
+// descriptors counts the open descriptors and checks that all except the standard ones are
+// close-on-exec.
 func descriptors(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -126,7 +126,7 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// TestOrdinaryUser runs all other tests once more as a user without privileges, if this is root.
+// TestOrdinaryUser reruns all other tests as a user without privileges if we are root.
 func TestOrdinaryUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Log("is one")

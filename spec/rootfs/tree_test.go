@@ -19,13 +19,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is a directory tree: path to what is there. "-> target" is a link, "dir", "fifo", "socket"
-// and "device" (the null device, as root only) are those, "size N" is a sparse file of N bytes, "=
-// path" is a hard link to a path outside, and all else is the content of a file. A test can say
-// HOST in it for the absolute path of the host's tree.
+// tree is a directory tree, path to content. "-> target" is a link, "dir", "fifo", "socket" and
+// "device" (the null device, as root only) are those, "size N" is a sparse file of N bytes, "=
+// path" is a hard link to a path outside, and everything else is the content of a file. HOST stands
+// for the absolute path of the host's tree.
 type tree map[string]string
 
-// hostTree stands for the machine outside of the root filesystem. Its directory is beside the root.
+// hostTree stands for the machine outside of the root filesystem, in a sibling directory of the
+// root.
 var hostTree = tree{
 	"etc/secret":               "host's",
 	"etc/ld.so.cache":          "host's",
@@ -39,21 +40,21 @@ var hostTree = tree{
 	"empty":                    "dir",
 }
 
-// self makes what a test creates belong to whoever runs it.
+// self is the user who runs the tests.
 func self() Owner { return Owner{UID: os.Geteuid(), GID: os.Getegid()} }
 
-// link makes a link as Link does for a caller that would replace every link.
+// link calls Link and lets it replace every link.
 func link(f *FS, dir, name, target string, o Owner) (bool, error) {
 	return f.Link(dir, name, target, o, func(string) bool { return true })
 }
 
-// write makes a file with Update whatever it had.
+// write calls Update and ignores the old content.
 func write(f *FS, name string, data []byte, perm fs.FileMode, o Owner) error {
 	return f.Update(name, 1<<20, perm, o, func([]byte, bool) ([]byte, error) { return data, nil })
 }
 
-// machine builds HOST and the root filesystem beside it, and checks at the end that HOST is what it
-// was.
+// machine builds HOST and the root filesystem next to it, and checks at the end that HOST is
+// unchanged.
 func machine(t *testing.T, content tree) (root, host string) {
 	t.Helper()
 	top := t.TempDir()
@@ -104,8 +105,8 @@ func build(t *testing.T, dir, host string, content tree) {
 	}
 }
 
-// dump is the inverse of build. Directories are listed with their permissions if these are not
-// 0755, or if they are empty; so are files if theirs are not 0644.
+// dump is the inverse of build. Directories are listed if they are empty or not 0755, with their
+// permissions if not 0755; files have their permissions if not 0644.
 func dump(t *testing.T, dir string) tree {
 	t.Helper()
 	got := tree{}
@@ -154,7 +155,7 @@ func dump(t *testing.T, dir string) tree {
 	return got
 }
 
-// with returns a tree in which some paths are different; "gone" removes one.
+// with returns a tree with some paths changed; "gone" removes one.
 func (content tree) with(changes tree) tree {
 	all := maps.Clone(content)
 	maps.Copy(all, changes)
@@ -162,7 +163,7 @@ func (content tree) with(changes tree) tree {
 	return all
 }
 
-// bothWays runs a test with openat2, and with the walk that stands in for it on old kernels.
+// bothWays runs a test with openat2, and with the walk that replaces it on old kernels.
 func bothWays(t *testing.T, test func(t *testing.T, open func(root string) *FS)) {
 	for _, way := range []string{"openat2", "walk"} {
 		t.Run(way, func(t *testing.T) {
@@ -180,7 +181,7 @@ func bothWays(t *testing.T, test func(t *testing.T, open func(root string) *FS))
 	}
 }
 
-// chain is a row of n links, the last of which leads to the target.
+// chain is a chain of n links that ends at target.
 func chain(n int, target string) tree {
 	links := tree{}
 	for i := range n {
@@ -190,7 +191,7 @@ func chain(n int, target string) tree {
 	return links
 }
 
-// needRoot skips, loudly, what only root can build.
+// needRoot skips, with a message, what only root can build.
 func needRoot(t *testing.T, what string) {
 	t.Helper()
 	if os.Geteuid() != 0 {

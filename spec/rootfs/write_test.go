@@ -173,7 +173,6 @@ func TestSymlinkTwice(t *testing.T) {
 	assert.Equal(t, tree{"a/x": "x", "a/of-a": "-> new", "b/x": "x", "b/of-b": "-> new"}, dump(t, root))
 }
 
-// Names of one link are one inode, if they are new.
 func TestWriteFile(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -288,7 +287,7 @@ func TestLinkOfOthers(t *testing.T) {
 	assert.Equal(t, tree{"d/ours": "-> new", "d/theirs": "-> theirs"}, dump(t, root))
 }
 
-// TestUpdateAtOnce: what each of many adds to one file at the same time is there in the end.
+// TestUpdateAtOnce: none of many concurrent additions to a file is lost.
 func TestUpdateAtOnce(t *testing.T) {
 	for _, content := range []tree{{"etc/x": "x"}, {"etc/x": "x", "etc/f": "old\n"}} {
 		root, _ := machine(t, content)
@@ -316,7 +315,7 @@ func TestUpdateAtOnce(t *testing.T) {
 	}
 }
 
-// TestUpdateLocked: whoever holds the lock of a file for ever keeps nobody from writing.
+// TestUpdateLocked: holding a file's lock forever does not prevent writing.
 func TestUpdateLocked(t *testing.T) {
 	root, _ := machine(t, tree{"etc/f": "old"})
 	f, err := Open(root)
@@ -330,7 +329,7 @@ func TestUpdateLocked(t *testing.T) {
 	assert.Equal(t, tree{"etc/f": "new"}, dump(t, root))
 }
 
-// TestUpdateGivesUp: an error of the caller's leaves everything as it was.
+// TestUpdateGivesUp: an error of the caller leaves everything unchanged.
 func TestUpdateGivesUp(t *testing.T) {
 	root, _ := machine(t, tree{"etc/f": "old"})
 	f, err := Open(root)
@@ -345,8 +344,8 @@ func TestUpdateGivesUp(t *testing.T) {
 	assert.Equal(t, tree{"etc/f": "old"}, dump(t, root))
 }
 
-// TestLeftovers: what a run that was killed has left goes away, unless somebody is still writing
-// it. What is no regular file is not opened, and when all names are taken nothing is written.
+// TestLeftovers: leftovers of a killed run are removed unless somebody is still writing them. Only
+// regular files are opened, and if all names are taken nothing is written.
 func TestLeftovers(t *testing.T) {
 	root, _ := machine(t, tree{
 		"d/f": "old", "d/.nvidia-container-runtime-0": "fifo", "d/.nvidia-container-runtime-1": "killed",
@@ -371,8 +370,8 @@ func TestLeftovers(t *testing.T) {
 	require.NoError(t, write(f, "d/f", []byte("newer"), 0o644, self()))
 }
 
-// TestOwner: what is created belongs to the owner asked for. Who may not do that creates nothing,
-// and may lose a link of ours.
+// TestOwner: new objects have the requested owner. Without the permission for that, nothing is
+// created, and a link of ours may be lost.
 func TestOwner(t *testing.T) {
 	o := Owner{UID: 100000, GID: 100001}
 	root, _ := machine(t, tree{"d/old": "-> old", "d/f": "old"})
@@ -405,7 +404,7 @@ func TestOwner(t *testing.T) {
 	assert.Zero(t, info.Sys().(*syscall.Stat_t).Uid, "what was there keeps its owner")
 }
 
-// TestNotWritable: a directory without write permission, as for an ordinary user, is an error.
+// TestNotWritable: a directory without write permission, as for an unprivileged user, is an error.
 func TestNotWritable(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root may write everywhere; TestOrdinaryUser runs this")
@@ -416,8 +415,8 @@ func TestNotWritable(t *testing.T) {
 	refused(t, root, fs.ErrPermission)
 }
 
-// refused checks that nothing can be written in the directory d of the root, which holds a link l
-// and a file f.
+// refused checks that nothing can be written to the directory d of the root, which contains a link
+// l and a file f.
 func refused(t *testing.T, root string, reason error) {
 	t.Helper()
 	before := dump(t, root)
@@ -494,8 +493,8 @@ func TestOccupiedError(t *testing.T) {
 	assert.NotErrorIs(t, &OccupiedError{}, fs.ErrExist)
 }
 
-// BenchmarkSymlinks opens a root filesystem and asks for 60 links in one directory. Each costs one
-// system call if it is new, two if it is there already, as from the second round on here.
+// BenchmarkSymlinks opens a root filesystem and requests 60 links in a directory. A new link costs
+// two system calls; one that exists, as from the second round on, costs one.
 func BenchmarkSymlinks(b *testing.B) {
 	root := b.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "lib"), 0o755); err != nil {
@@ -515,8 +514,7 @@ func BenchmarkSymlinks(b *testing.B) {
 	}
 }
 
-// TestUpdateRaced: what comes into the place of the file while its new content is worked out is
-// left alone.
+// TestUpdateRaced: what replaces the file while its new content is computed is left alone.
 func TestUpdateRaced(t *testing.T) {
 	for _, content := range []tree{{"d/f": "old"}, {"d/x": "x"}} {
 		root, _ := machine(t, content)
@@ -538,8 +536,8 @@ func TestUpdateRaced(t *testing.T) {
 	}
 }
 
-// TestNotWhatWasMade: what takes the place of a link or a directory that was just made is not given
-// away.
+// TestNotWhatWasMade: what replaces a link or directory that was just created does not get its
+// owner.
 func TestNotWhatWasMade(t *testing.T) {
 	needRoot(t, "files of another user")
 	o := Owner{UID: 100000, GID: 100001}

@@ -23,17 +23,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// files is a tree of files as text: the name, and what is there.
-//
-//	"-> x"             a link to x
-//	"lib x86_64 x.so.1" a shared library with that SONAME; "tls" after it adds the ABI note, other
-//	                   words the names of libraries that it needs
-//	"program /lib/ld.so" a program with that loader
-//	"exe"              a script
-//	"dir", "fifo", "socket"
-//	"cache\n…"         a loader's cache, a line "name machine path" per entry
-//
-// Anything else is the text of a regular file.
+// files is a tree of files as text, by name.
 type files map[string]string
 
 // with returns a new tree with more files.
@@ -46,7 +36,8 @@ func (f files) with(more ...files) files {
 }
 
 // libraries returns a directory with libraries, each "SONAME" or "SONAME file", with the links that
-// ldconfig and the driver's installer make. A name that ends in ".so." gets the version.
+// ldconfig and the driver's installer create. The version is appended to a name that ends in
+// ".so.".
 func libraries(dir, machine, version string, names ...string) files {
 	tree := files{}
 	for _, name := range names {
@@ -67,7 +58,7 @@ func libraries(dir, machine, version string, names ...string) files {
 	return tree
 }
 
-// make makes the tree in a temporary directory.
+// make creates the tree in a temporary directory.
 func (f files) make(t testing.TB) sysfs.Root {
 	t.Helper()
 	dir := t.TempDir()
@@ -881,7 +872,7 @@ func desktop() files {
 		})
 }
 
-// TestFindByClass shows what each class brings, by name in the container.
+// TestFindByClass checks what each class adds, by name in the container.
 func TestFindByClass(t *testing.T) {
 	root := desktop().make(t)
 	const v = "470.256.02"
@@ -978,7 +969,7 @@ func TestFindWholeValues(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
-// TestFindOthers is about all that is not a library. The tree has a libcuda besides.
+// TestFindOthers covers everything except libraries. The tree also has a libcuda.
 func TestFindOthers(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -1244,8 +1235,7 @@ func TestFindOthers(t *testing.T) {
 	}
 }
 
-// What a manifest names has to be found by the container's loader: a path of the host becomes the
-// SONAME.
+// The container's loader must find what a manifest names: a path of the host becomes the SONAME.
 func TestFindManifests(t *testing.T) {
 	const icd = "etc/vulkan/icd.d/nvidia_icd.json"
 	for _, tt := range []struct {
@@ -1339,7 +1329,7 @@ func TestErrors(t *testing.T) {
 
 // packaged are the libraries in packages of the drivers from R470 to R615 (NVIDIA's installer and
 // packages for Debian and RHEL, those of Debian, Arch, Gentoo, openSUSE, negativo17 and
-// Bottlerocket), and the classes that want them.
+// Bottlerocket), with the classes that want them.
 var packaged = map[string]string{
 	"compute": "libcuda libcudadebugger libnvcuextend libnvidia-compiler libnvidia-compiler-next libnvidia-fatbinaryloader libnvidia-mncc libnvidia-nvvm " +
 		"libnvidia-nvvm70 libnvidia-opencl libnvidia-pkcs11 libnvidia-pkcs11-openssl3 libnvidia-ptxjitcompiler libnvidia-tileiras",
@@ -1408,8 +1398,7 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// The tree has to lead every name to where the root leads it, and otherwise to where the kernel
-// would.
+// The tree must resolve every name like the root, or like the kernel.
 func TestTree(t *testing.T) {
 	tree := files{
 		"a/b/file": "x", "a/link": "-> b", "a/up": "-> ../a/link/..", "abs": "-> /a/b", "out": "-> ../../../a/b/file",
@@ -1444,7 +1433,7 @@ func TestTree(t *testing.T) {
 	}
 }
 
-// Names are looked at once.
+// Each name is examined once.
 func TestTreeRemembers(t *testing.T) {
 	root := files{"a/b/file": "x", "link": "-> a/b"}.make(t)
 	looked := newTree(root)
@@ -1471,7 +1460,8 @@ func BenchmarkFind(b *testing.B) {
 	}
 }
 
-// The place of MPS is open to every user of the machine: what another one put there is not mounted.
+// Every user of the machine can write to the parent of the MPS directory: what others put there is
+// not mounted.
 func TestFindMPSOfAnotherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skipf("SKIPPED: needs root, to make a directory that belongs to another user")
@@ -1488,7 +1478,7 @@ func TestFindMPSOfAnotherUser(t *testing.T) {
 	assert.False(t, slices.ContainsFunc(got, has))
 }
 
-// What became something else since it was listed is refused, and nothing blocks.
+// Entries whose type changed since they were listed are rejected, and nothing blocks.
 func TestReadELFFileRefuses(t *testing.T) {
 	root := files{"pipe": "fifo", "socket": "socket", "dir": "dir", "link": "-> lib.so", "lib.so": "lib x86_64 lib.so"}.make(t)
 	for _, name := range []string{"pipe", "socket", "dir", "link", "absent"} {

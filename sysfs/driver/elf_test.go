@@ -38,8 +38,8 @@ func header(arch ldcache.Arch) (machine elf.Machine, class elf.Class) {
 	return machine, class
 }
 
-// writeELF makes the smallest shared library that readELF can learn something from: header,
-// program headers, one dynamic section and, for an ABI other than zero, one note.
+// writeELF returns the smallest shared library that readELF learns something from: header, program
+// headers, one dynamic section and, for a nonzero ABI, one note.
 func writeELF(info elfInfo, needed ...string) []byte {
 	var order interface {
 		binary.ByteOrder
@@ -129,7 +129,7 @@ func writeELF(info elfInfo, needed ...string) []byte {
 	return append(out, text...)
 }
 
-// writeProgram makes the beginning of a program with a loader.
+// writeProgram returns the beginning of a program with a loader.
 func writeProgram(interpreter string) []byte {
 	data := writeELF(elfInfo{Arch: ldcache.X8664})
 	binary.LittleEndian.PutUint16(data[16:], uint16(elf.ET_EXEC))
@@ -258,7 +258,7 @@ func TestReadELFErrors(t *testing.T) {
 	}
 }
 
-// A library that becomes shorter while it is read must not look complete.
+// A library that is truncated while being read must not look complete.
 func TestReadELFShrinks(t *testing.T) {
 	good := writeELF(elfInfo{Arch: ldcache.X8664, SONAME: "libcuda.so.1"})
 	got, err := readELF(bytes.NewReader(good[:100]), int64(len(good)))
@@ -266,8 +266,8 @@ func TestReadELFShrinks(t *testing.T) {
 	assert.Zero(t, got)
 }
 
-// The SONAMEs of the libraries of this machine have to be those that debug/elf reads, which goes by
-// section headers where we go by program headers.
+// The SONAMEs of this machine's libraries must be those that debug/elf reads, which uses section
+// headers where we use program headers.
 func TestReadELFOfThisMachine(t *testing.T) {
 	var names []string
 	for _, dir := range []string{"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"} {
@@ -315,7 +315,7 @@ func FuzzReadELF(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		counter := countingReader{data: data}
 		got, err := readELF(&counter, int64(len(data)))
-		// Whatever the file says, little of it is read, and nothing beyond its end.
+		// Whatever the file says, little of it is read, and nothing after its end.
 		assert.LessOrEqual(t, counter.bytes, elfPage+maxSegments*56+maxDynamic+maxSONAME+1+maxSegments*maxNotes)
 		assert.False(t, counter.beyond)
 		if err != nil {
@@ -323,7 +323,7 @@ func FuzzReadELF(f *testing.F) {
 			return
 		}
 		assert.True(t, got.SONAME == "" || validName(got.SONAME))
-		// What was read, written again and read again is the same.
+		// Reading, writing and reading again gives the same.
 		again := writeELF(got)
 		reread, err := readELF(bytes.NewReader(again), int64(len(again)))
 		require.NoError(t, err)
@@ -331,7 +331,7 @@ func FuzzReadELF(f *testing.F) {
 	})
 }
 
-// countingReader is a file that counts what is read of it.
+// countingReader counts how much of a file is read.
 type countingReader struct {
 	data   []byte
 	bytes  int

@@ -18,8 +18,8 @@
 // A directory holds exactly the requested files: containers share one only if they get the same
 // files, so a container never sees a file of a driver capability that it did not get. The
 // directory's name is the driver's version and a hash of each file's name and its device, inode,
-// size and modification time, its target or its content: when a package replaces a file, the next
-// container gets another directory.
+// size and modification time, its target or its content, and the label: when a package replaces a
+// file, the next container gets another directory.
 //
 // # Creating a directory
 //
@@ -95,13 +95,13 @@ type File struct {
 	Data   []byte
 }
 
-// Set is what one directory holds.
+// Set is the content of a directory.
 type Set struct {
-	Version string // of the driver, "550.54.15": what the directory's name begins with
+	Version string // of the driver, "550.54.15"; starts the directory's name
 	Files   []File
 	// Label is the SELinux label (security.selinux) of what is created: directories, symbolic links
-	// and files with Data. "" leaves it to the policy. Sources keep theirs. Setting it is tried: a
-	// kernel without SELinux may refuse, and nothing depends on it there.
+	// and files with Data. "" leaves it to the policy. Sources keep theirs. Failing to set it is not
+	// an error: a kernel without SELinux may refuse, and does not need it.
 	Label string
 }
 
@@ -151,7 +151,7 @@ func isUUID(s string) bool {
 
 const bootPrefix = "boot-"
 
-// Make returns the directory of these files below base, and creates it if it does not exist. The
+// Make returns the directory of a set below base, and creates it if it does not exist. The
 // parent of base must exist; the path must be absolute and without symbolic links.
 func Make(base string, boot Boot, want Set) (string, error) {
 	dir, there, err := Find(base, boot, want)
@@ -458,8 +458,8 @@ func (s set) fill(parent int, name string) error {
 	return nil
 }
 
-// label labels what was created in the directory. No call sets the label of a link below a
-// directory that is open, so it goes through /proc.
+// label labels what was created in the directory. No system call sets the label of a link relative
+// to a directory handle, so it goes through /proc.
 func (s set) label(dir int) {
 	if s.Label == "" {
 		return

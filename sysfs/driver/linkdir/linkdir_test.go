@@ -118,7 +118,7 @@ func TestMake(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, os.SameFile(source, link))
 
-	// What is there is used, and not touched.
+	// An existing directory is used, and not touched.
 	before := stamps(t, h.above)
 	assert.Equal(t, dir, h.make("libcuda", "libnvidia-ml"))
 	assert.Equal(t, before, stamps(t, h.above))
@@ -198,7 +198,7 @@ func TestMakeLinksAndFiles(t *testing.T) {
 	}
 }
 
-// stamps are the times of change of all there is.
+// stamps returns the modification times of everything.
 func stamps(t *testing.T, dir string) map[string]unix.Timespec {
 	t.Helper()
 	got := map[string]unix.Timespec{}
@@ -225,8 +225,8 @@ func TestMakeTwoArchitectures(t *testing.T) {
 	}, tree(t, dir))
 }
 
-// A driver that was installed anew under the same version is another one: the
-// containers of before keep theirs.
+// A driver that was reinstalled in the same version is a different one: existing containers keep
+// the old files.
 func TestMakeAfterReplacement(t *testing.T) {
 	h := newHost(t)
 	first := h.make("libcuda")
@@ -287,8 +287,7 @@ func TestMakeRefusesFiles(t *testing.T) {
 	}
 }
 
-// assertNoLeftovers checks that nothing is left of a directory that was not
-// finished.
+// assertNoLeftovers checks that no unfinished directory is left.
 func assertNoLeftovers(t *testing.T, h host) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Join(h.base, "boot-"+boot.ID))
@@ -297,7 +296,7 @@ func assertNoLeftovers(t *testing.T, h host) {
 	}
 }
 
-// What somebody has put where ours would be is refused, and left as it is.
+// What others put in our place is rejected and left unchanged.
 func TestMakeRefusesPlantedDirectories(t *testing.T) {
 	mkdir := func(perm fs.FileMode) func(*testing.T, host, string) {
 		return func(t *testing.T, _ host, name string) {
@@ -352,8 +351,7 @@ func TestMakeRefusesPlantedDirectories(t *testing.T) {
 	}
 }
 
-// A directory that is not as it was made is refused, and not repaired:
-// containers may use it.
+// A directory that was changed is rejected, not repaired: containers may use it.
 func TestMakeRefusesChangedDirectories(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -403,7 +401,7 @@ func TestMakeRefusesChangedDirectories(t *testing.T) {
 	}
 }
 
-// Where others can write above the base they can put their own there.
+// If others can write above the base, they can replace it.
 func TestMakeRefusesPlacesOfOthers(t *testing.T) {
 	h := newHost(t)
 	require.NoError(t, os.Chmod(h.above, 0o777))
@@ -412,7 +410,7 @@ func TestMakeRefusesPlacesOfOthers(t *testing.T) {
 	require.NoError(t, os.Chmod(h.above, 0o775))
 	_, err = Make(h.base, boot, Set{Version: version, Files: h.files("libcuda")})
 	require.ErrorContains(t, err, "others may write here")
-	// Not where only the owner of an entry can replace it.
+	// Unless only the owner of an entry can replace it (sticky).
 	require.NoError(t, os.Chmod(h.above, 0o777|fs.ModeSticky))
 	h.make("libcuda")
 
@@ -441,7 +439,7 @@ func TestMakeElsewhere(t *testing.T) {
 	assert.False(t, linkable(unix.FUSE_SUPER_MAGIC))
 }
 
-// mounted gives a host whose files are on a file system of their own.
+// mounted returns a host whose files are on their own file system.
 func mounted(t *testing.T, kind, options string) host {
 	t.Helper()
 	needRoot(t)
@@ -476,11 +474,11 @@ func TestMakeOnReadOnlyFileSystem(t *testing.T) {
 	require.NoError(t, unix.Mount("", filepath.Dir(h.lib), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	_, err := Make(h.base, boot, Set{Version: version, Files: h.files("libnvidia-ml")})
 	require.ErrorIs(t, err, unix.EROFS)
-	// What is there already can be used.
+	// An existing directory can be used.
 	assert.Equal(t, dir, h.make("libcuda"))
 }
 
-// One file system, two mounts: the device numbers are equal, and still there can be no link.
+// One file system, two mounts: the device numbers are equal, but links are impossible.
 func TestMakeAcrossMounts(t *testing.T) {
 	h := mounted(t, "tmpfs", "mode=755")
 	require.NoError(t, unix.Mount(h.lib, h.lib, "", unix.MS_BIND, ""))
@@ -508,7 +506,7 @@ func TestMakeOnOverlay(t *testing.T) {
 	assert.NoFileExists(t, filepath.Join(dir, "upper/lib"), "nothing is copied up")
 }
 
-// Many starts at once after a reboot: each gets the directory, and one is left.
+// Many concurrent starts after a reboot: each gets the directory, and one remains.
 func TestMakeAtOnce(t *testing.T) {
 	h := newHost(t)
 	var wait sync.WaitGroup
@@ -534,15 +532,15 @@ func TestMakeRemovesOldBoots(t *testing.T) {
 	old := Boot{ID: "00000000-0000-4000-8000-000000000001", Time: time.Now().Add(-2 * time.Hour)}
 	oldDir, err := Make(h.base, old, Set{Version: version, Files: h.files("libcuda")})
 	require.NoError(t, err)
-	// Such as a kernel leaves behind that was turned off in between.
+	// As left by a machine that was switched off in between.
 	require.NoError(t, os.MkdirAll(filepath.Join(filepath.Dir(oldDir), ".new-1/64"), 0o755))
 	foreign := filepath.Join(h.base, "boot-of-mine")
 	require.NoError(t, os.Mkdir(foreign, 0o755))
 
-	// By the clock that directory is of this boot: the number alone does not count.
+	// According to the clock that directory is of this boot: the boot ID alone does not count.
 	dir := h.make("libcuda")
 	assert.DirExists(t, oldDir)
-	// A directory that is only used removes nothing.
+	// Using an existing directory removes nothing.
 	later := Boot{ID: boot.ID, Time: time.Now().Add(time.Hour)}
 	_, err = Make(h.base, later, Set{Version: version, Files: h.files("libcuda")})
 	require.NoError(t, err)
@@ -587,8 +585,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// A file that changes between being looked at and being linked is not what was asked for, although
-// its inode is.
+// A file that changes between being examined and being linked is rejected, although its inode is
+// the same.
 func TestFillRefusesChangedFiles(t *testing.T) {
 	for name, change := range map[string]func(name string) error{
 		"size":        func(name string) error { return os.Truncate(name, 1) },
