@@ -12,8 +12,8 @@
 //
 // The module has version 0. Both functions will stay, and results will be computed by the runtime's
 // own code. Each release may change, and its changelog says so: the driver files that a container
-// gets and their paths in it, and the texts of notes and errors. A test that looks for a device node
-// or a group in the result will last; one that compares all mounts will not.
+// gets and their paths in it, and the texts of notes and errors. A test that looks for a device
+// node or a group in the result will last; one that compares all mounts will not.
 package dryrun
 
 import (
@@ -45,8 +45,8 @@ type Result struct {
 }
 
 // Environment computes what a container with the variables env, each "NAME=VALUE", would get on the
-// machine with the root directory machine ("/" is this one). The container is unprivileged, like one
-// that an engine starts without further options, and has an empty root filesystem.
+// machine with the root directory machine ("/" is this one). The container is unprivileged, like
+// one that an engine starts without further options, and has an empty root filesystem.
 func Environment(machine string, env ...string) (Result, error) {
 	config, err := json.Marshal(specs.Spec{
 		Process: &specs.Process{Env: env},

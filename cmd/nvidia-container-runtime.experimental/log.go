@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openLog returns the logger for the debug key of config.toml. If the key is empty or the file cannot
-// be opened, messages are discarded: a broken log must not keep a container from starting.
+// openLog returns the logger for the debug key of config.toml. If the key is empty or the file
+// cannot be opened, messages are discarded: a broken log must not keep a container from starting.
 func openLog(path, level string, debug bool) *logrus.Logger {
 	log := logrus.New()
 	log.AddHook(bound{})
@@ -34,8 +34,8 @@ func openLog(path, level string, debug bool) *logrus.Logger {
 	return log
 }
 
-// patient ignores errors of its writer, such as a full disk: the logger would report them on stderr,
-// which engines read.
+// patient ignores errors of its writer, such as a full disk: the logger would report them on
+// stderr, which engines read.
 type patient struct{ io.Writer }
 
 func (p patient) Write(data []byte) (int, error) {
@@ -64,8 +64,8 @@ func (bound) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// report appends text to the low-level runtime's log, where engines look for the reason of a failure:
-// runc's --log FILE with --log-format text or json, crun's --log [file:]FILE. crun's other
+// report appends text to the low-level runtime's log, where engines look for the reason of a
+// failure: runc's --log FILE with --log-format text or json, crun's --log [file:]FILE. crun's other
 // destinations, journald:ID and syslog:ID, are not files.
 func report(inv invocation, text string) {
 	path := strings.TrimPrefix(inv.log, "file:")

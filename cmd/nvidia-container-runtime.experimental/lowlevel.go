@@ -21,8 +21,8 @@ import (
 var usualDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 
 // findRuntime returns the path of the low-level runtime: the configured one, or the first of
-// candidates that exists. A name without a slash is searched in pathVar, the caller's PATH, and then
-// in the usual directories. It never returns our own executable, whatever its name.
+// candidates that exists. A name without a slash is searched in pathVar, the caller's PATH, and
+// then in the usual directories. It never returns our own executable, whatever its name.
 func findRuntime(configured string, candidates []string, pathVar string) (string, error) {
 	if configured != "" {
 		candidates = []string{configured}
@@ -117,14 +117,16 @@ func isCrun(runtime string) bool {
 	return strings.HasPrefix(filepath.Base(runtime), "crun")
 }
 
-// creatorOr returns the low-level runtime that created this invocation's container, according to the
-// container's state, or else runtime and err. They differ if the configuration has changed since, or
-// was a different one: rootless podman does not call all commands with the same environment.
+// creatorOr returns the low-level runtime that created this invocation's container, according to
+// the container's state, or else runtime and err. They differ if the configuration has changed
+// since, or was a different one: rootless podman does not call all commands with the same
+// environment.
 //
 // runc keeps ROOT/ID/state.json, crun ROOT/ID/status. Usually the first check finds it.
 func creatorOr(runtime string, err error, configured []string, inv invocation, environ []string) (string, error) {
 	for _, word := range inv.rest {
-		// This does not tell options from their values, but a value is hardly ever a container's name.
+		// This does not tell options from their values, but a value is hardly ever a container's
+		// name.
 		if word == "" || word[0] == '-' || word[0] == '.' || strings.Contains(word, "/") {
 			continue
 		}

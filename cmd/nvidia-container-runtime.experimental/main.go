@@ -15,8 +15,8 @@ import (
 )
 
 // containerd sets a parent-death signal for its runtime. It belongs to a thread, and new threads do
-// not inherit it, so the exec must happen in the thread that the engine started. Everything else that
-// belongs to a thread (signal mask, capabilities, namespaces, priority) is inherited.
+// not inherit it, so the exec must happen in the thread that the engine started. Everything else
+// that belongs to a thread (signal mask, capabilities, namespaces, priority) is inherited.
 func init() {
 	runtime.LockOSThread()
 }

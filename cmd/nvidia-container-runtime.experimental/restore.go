@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxImage limits how much of CRIU's list of files is read. The list has some 60 bytes for each file
-// that a process has open or mapped.
+// maxImage limits how much of CRIU's list of files is read. The list has some 60 bytes for each
+// file that a process has open or mapped.
 const maxImage = 64 << 20
 
 // checkRestore refuses to restore processes that have libraries of another driver version mapped:
@@ -50,8 +50,8 @@ func checkRestore(inv invocation, version string) error {
 	return nil
 }
 
-// checkpointedDriver finds the driver's version in CRIU's list of files: that of the first libcuda or
-// libnvidia-ml, "/usr/lib64/libcuda.so.550.54.15". It is empty if there is none.
+// checkpointedDriver finds the driver's version in CRIU's list of files: that of the first libcuda
+// or libnvidia-ml, "/usr/lib64/libcuda.so.550.54.15". It is empty if there is none.
 func checkpointedDriver(file string) (version, library string, err error) {
 	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -80,8 +80,8 @@ func checkpointedDriver(file string) (version, library string, err error) {
 }
 
 // fileName returns the file name that contains the byte at the offset: field 6 of CRIU's
-// reg_file_entry (images/regfile.proto), which is a tag, the length as a varint, and the bytes. It is
-// empty if there is none.
+// reg_file_entry (images/regfile.proto), which is a tag, the length as a varint, and the bytes. It
+// is empty if there is none.
 func fileName(data []byte, at int) string {
 	const tag = 6<<3 | 2
 	for start := at; start >= 2 && at-start < unix.PathMax; start-- {

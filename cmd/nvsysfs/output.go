@@ -86,8 +86,8 @@ func (f outputFormat) write(w io.Writer, v any) error {
 	return err
 }
 
-// plainStyle drops braces, brackets and unnecessary quotes. Strings like "0:1", which YAML 1.1 reads
-// as base 60 numbers, keep their quotes.
+// plainStyle drops braces, brackets and unnecessary quotes. Strings like "0:1", which YAML 1.1
+// reads as base 60 numbers, keep their quotes.
 func plainStyle(n *yaml.Node) {
 	if n.Tag != "!!str" || !strings.Contains(n.Value, ":") {
 		n.Style = 0

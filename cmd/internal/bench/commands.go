@@ -217,8 +217,8 @@ func withPath(dir string) []string {
 	return append(env, "PATH="+dir+":"+os.Getenv("PATH"))
 }
 
-// nvidia returns commands of NVIDIA's own runtime, which finds its configuration itself. The stub is
-// in the first directory of its PATH, as runc and crun.
+// nvidia returns commands of NVIDIA's own runtime, which finds its configuration itself. The stub
+// is in the first directory of its PATH, as runc and crun.
 func (g *ground) nvidia(program string) ([]subject, error) {
 	bin := filepath.Join(g.dir, "bin")
 	if err := os.Mkdir(bin, 0o755); err != nil {

@@ -53,7 +53,8 @@ timerfd_settime timerfd_settime64 times tkill truncate truncate64 ugetrlimit uma
 utimensat utimensat_time64 utimes vfork vmsplice wait4 waitid waitpid write writev socket
 `)
 
-// ordinary returns the config.json that Docker writes for an ordinary container with these variables.
+// ordinary returns the config.json that Docker writes for an ordinary container with these
+// variables.
 func ordinary(env ...string) *specs.Spec {
 	errno := uint(1)
 	allow := func(names ...string) specs.LinuxSyscall {
@@ -107,8 +108,8 @@ func ordinary(env ...string) *specs.Spec {
 	}
 }
 
-// config returns an ordinary config.json of at least size bytes. Half of the padding is environment,
-// such as Kubernetes adds for each service; the rest is mounts and annotations.
+// config returns an ordinary config.json of at least size bytes. Half of the padding is
+// environment, such as Kubernetes adds for each service; the rest is mounts and annotations.
 func config(size int, env ...string) ([]byte, error) {
 	s := ordinary(env...)
 	data, err := json.Marshal(s)

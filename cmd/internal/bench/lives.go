@@ -37,8 +37,8 @@ type way struct {
 	Again   bool // another container has run on the root filesystem before
 }
 
-// lives measures create, start, wait and delete of a container on a fresh overlay: on this machine's
-// file system, and on a new ext4.
+// lives measures create, start, wait and delete of a container on a fresh overlay: on this
+// machine's file system, and on a new ext4.
 func lives(g *ground, o options, out io.Writer) error {
 	fmt.Fprint(out, "\n## Whole life of a container\n\n"+
 		"Create, start, wait, delete; the root filesystem is a fresh overlay each time. "+
@@ -159,8 +159,8 @@ type lived struct {
 	Inodes        int // in the upper layer of the overlay
 }
 
-// liveApart runs this program again in its own mount namespace, so that no mount is left behind. crun
-// refuses a hybrid cgroup hierarchy, so for crun the unified one is unmounted in there.
+// liveApart runs this program again in its own mount namespace, so that no mount is left behind.
+// crun refuses a hybrid cgroup hierarchy, so for crun the unified one is unmounted in there.
 func liveApart(l life) ([]lived, error) {
 	request, err := json.Marshal(l)
 	if err != nil {
@@ -236,8 +236,8 @@ func lifeAlone(request string, out io.Writer) error {
 	return json.NewEncoder(out).Encode(results)
 }
 
-// once runs one life. It measures what an engine would wait for, without mounting and unmounting the
-// overlay.
+// once runs one life. It measures what an engine would wait for, without mounting and unmounting
+// the overlay.
 func (l life) once(w way, lower, id string, r *lived) (_ time.Duration, err error) {
 	dir, err := os.MkdirTemp(l.Dir, "life-")
 	if err != nil {

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures what a container start through nvidia-container-runtime.experimental costs,
-// compared with a start without it and, if NVIDIA_RUNTIME is set to its path, through NVIDIA's
-// runtime. It builds what it measures and needs only Go; as root and with runc or crun, it also
-// measures whole lives of containers.
+// Command bench measures what a container start through nvidia-container-runtime.experimental
+// costs, compared with a start without it and, if NVIDIA_RUNTIME is set to its path, through
+// NVIDIA's runtime. It builds what it measures and needs only Go; as root and with runc or crun, it
+// also measures whole lives of containers.
 //
 //	go run ./cmd/internal/bench            print the tables
 //	go run ./cmd/internal/bench -write     write them to BENCHMARKS.md, too

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// startup measures the initialization of each linked package. With GODEBUG=inittrace=1 the Go runtime
-// prints a line for each package that has something to do before main:
+// startup measures the initialization of each linked package. With GODEBUG=inittrace=1 the Go
+// runtime prints a line for each package that has something to do before main:
 //
 //	init encoding/base64 @0.44 ms, 0.010 ms clock, 1408 bytes, 4 allocs
 func startup(g *ground, o options, out io.Writer) error {

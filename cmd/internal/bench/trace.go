@@ -40,8 +40,8 @@ const (
 )
 
 // count runs a subject once under ptrace. It stops counting at the exec; memory is VmHWM in
-// /proc/PID/status at that moment. wait4(2) would return the maximum of all programs that the process
-// ran, including this one before and the low-level runtime after it.
+// /proc/PID/status at that moment. wait4(2) would return the maximum of all programs that the
+// process ran, including this one before and the low-level runtime after it.
 func count(s subject) (account, error) {
 	if s.prepare != nil {
 		if err := s.prepare(); err != nil {

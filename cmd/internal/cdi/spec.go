@@ -337,8 +337,8 @@ func (m *maker) allGroups() []uint32 { return sysfs.Groups(m.allNodes()) }
 var linkedWith = []string{"libcuda", "libnvcuvid", "libnvidia-encode", "libnvidia-ml", "libnvidia-opticalflow"}
 
 // mounts returns the driver's files. Since no hook creates links, each name by which programs open
-// a library is a mount of the same file: its SONAME and its useful links. The name with the driver's
-// version is left out unless it is the SONAME, because nothing opens it.
+// a library is a mount of the same file: its SONAME and its useful links. The name with the
+// driver's version is left out unless it is the SONAME, because nothing opens it.
 func (m *maker) mounts() []*specs.Mount {
 	dir, dir32 := m.options.libraryDirs(m.parts.Arch)
 	var list []*specs.Mount

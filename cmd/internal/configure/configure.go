@@ -278,7 +278,8 @@ func only(s, letters string) bool {
 func CheckName(name string) error {
 	switch {
 	case !only(name, lower+upper+digits+"-_."), name != "" && !only(name[:1], lower+upper+digits):
-		return fmt.Errorf("--name %s: want letters and digits, and after the first also - or _ or a period", quote(name))
+		return fmt.Errorf("--name %s: want letters and digits, and after the first also - or _ or a period",
+			quote(name))
 	case name == "" || len(name) > 63:
 		return fmt.Errorf("--name %s: must have 1 to 63 characters", quote(name))
 	case name == "runc" || name == "crun" || strings.HasPrefix(name, "io.containerd."):

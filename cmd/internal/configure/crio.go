@@ -97,12 +97,13 @@ func crio(o options) (plan, error) {
 		// has to execute it.
 		switch {
 		case def == "":
-			return plan{}, errors.New("CRI-O's files do not name its default runtime (crun since CRI-O 1.31, runc before), " +
-				"whose pods this runtime must be able to stop: first set default_runtime below [crio.runtime] in " +
-				"/etc/crio/crio.conf.d/10-default.conf, and its runtime_path and runtime_root unless they are the defaults")
+			return plan{}, errors.New("CRI-O's files do not name its default runtime " +
+				"(crun since CRI-O 1.31, runc before), whose pods this runtime must be able to stop: " +
+				"first set default_runtime below [crio.runtime] in /etc/crio/crio.conf.d/10-default.conf, " +
+				"and its runtime_path and runtime_root unless they are the defaults")
 		case model == nil && (runtimes[def] != nil || def != "runc" && def != "crun"):
-			return plan{}, fmt.Errorf("CRI-O's default runtime is %s, whose pods this runtime could not stop: drain the node "+
-				"(kubectl drain), make runc or crun the default, and try again", quote(def))
+			return plan{}, fmt.Errorf("CRI-O's default runtime is %s, whose pods this runtime could not stop: "+
+				"drain the node (kubectl drain), make runc or crun the default, and try again", quote(def))
 		}
 		p.files = append(p.files, links.write(o.program, cmp.Or(low, def))...)
 		o.program = links.link.name
@@ -112,9 +113,9 @@ func crio(o options) (plan, error) {
 	} else {
 		without = append(without, "runtime_root")
 		if low != "" && !slices.Contains(ProgramDirs, path.Dir(low)) && path.Base(low) != program {
-			p.notes = append(p.notes, fmt.Sprintf("CRI-O's runtime %s is not in the usual directories: unless another runc "+
-				"or crun is installed, set runtime-path below [nvidia-container-runtime.experimental] in "+
-				"/etc/nvidia-container-runtime/config.toml", quote(low)))
+			p.notes = append(p.notes, fmt.Sprintf("CRI-O's runtime %s is not in the usual directories: "+
+				"unless another runc or crun is installed, set runtime-path below "+
+				"[nvidia-container-runtime.experimental] in /etc/nvidia-container-runtime/config.toml", quote(low)))
 		}
 	}
 

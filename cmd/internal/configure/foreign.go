@@ -96,8 +96,8 @@ func (o options) collision(file, other string) error {
 }
 
 func leftAlone(name, file, other string) string {
-	return fmt.Sprintf("the runtime %s in %s is another program (%s), left alone; --runtime-path with that program removes it",
-		name, file, quote(other))
+	return fmt.Sprintf("the runtime %s in %s is another program (%s), left alone; "+
+		"--runtime-path with that program removes it", name, file, quote(other))
 }
 
 // overridden warns about a file read after ours.

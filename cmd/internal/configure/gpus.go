@@ -23,7 +23,8 @@ const (
 	hookScript = `#!/bin/sh
 # This is a ` + hookMark + `.
 # dockerd accepts --gpus only if it finds a command of this name.
-echo "nvidia-container-runtime-hook: the container was started with --gpus, but not with --runtime=nvidia-experimental," \
+echo "nvidia-container-runtime-hook: the container was started with --gpus, ` +
+		`but not with --runtime=nvidia-experimental," \
 	"and would have no GPU: add --runtime=nvidia-experimental, or run 'nvsysfs configure docker --set-as-default'." >&2
 exit 1
 `
@@ -52,7 +53,8 @@ func hook(o options, p *plan) error {
 	}
 	ours := f.info != nil && bytes.Contains(f.before, []byte(hookMark))
 	if f.info != nil && !ours {
-		return fmt.Errorf("%s exists and is not nvsysfs's placeholder: check what it is, and remove it by hand", hookHome)
+		return fmt.Errorf("%s exists and is not nvsysfs's placeholder: check what it is, and remove it by hand",
+			hookHome)
 	}
 	if o.remove {
 		f.remove, f.binary = ours, true

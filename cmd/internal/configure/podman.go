@@ -67,8 +67,8 @@ func podman(o options) (plan, error) {
 				p.warnings = append(p.warnings, overridden(i.name, s))
 			}
 			if v != nil && !slices.Contains(list(v), o.name) {
-				p.warnings = append(p.warnings, fmt.Sprintf("%s is read later, and its runtime_supports_json lacks %s: "+
-					"podman will not show the runtime's errors", i.name, o.name))
+				p.warnings = append(p.warnings, fmt.Sprintf("%s is read later, and its runtime_supports_json "+
+					"lacks %s: podman will not show the runtime's errors", i.name, o.name))
 			}
 		}
 	}

@@ -255,7 +255,8 @@ func (d document) obstacle(s setting, entry []string) error {
 		case len(e.path) < len(s.path()):
 			return fmt.Errorf("line %d: %s is not a table", line, dotted(e.path))
 		case !below(s.path(), entry) && bytes.ContainsAny(d.text[e.value[0]:e.value[1]], "\r\n"):
-			return fmt.Errorf("line %d: multi-line value of %s: write it on one line and try again", line, dotted(e.path))
+			return fmt.Errorf("line %d: multi-line value of %s: write it on one line and try again",
+				line, dotted(e.path))
 		}
 	}
 	return nil
@@ -434,8 +435,8 @@ func unsetKeys(data []byte, name string, entry []string, settings []setting) (ou
 		case ok:
 			was, length, old, ok := remembered(strings.TrimRight(was, "\r\n"))
 			if !ok {
-				return nil, nil, fmt.Errorf("line %d: the recorded previous value of %s is invalid: fix the line by hand",
-					d.lineNumber(e.start), dotted(e.path))
+				return nil, nil, fmt.Errorf("line %d: the recorded previous value of %s is invalid: "+
+					"fix the line by hand", d.lineNumber(e.start), dotted(e.path))
 			}
 			cut(e.value[0], e.value[1]+len(wasMark)+length, was)
 			if err := put(want, setting{e.path[:len(e.path)-1], e.path[len(e.path)-1], old}); err != nil {

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package enginetest tests nvidia-container-runtime.experimental with real engines: dockerd,
-// containerd, containerd's CRI plugin and podman. The GPUs come from fixtures. It contains only tests.
+// containerd, containerd's CRI plugin and podman. The GPUs come from fixtures. It contains only
+// tests.
 //
 // The tests need root and the engines' packages, but use nothing of the engines that run on the
 // machine: each test has its own mount and PID namespaces with a private /run and /etc, and starts

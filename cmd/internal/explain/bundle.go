@@ -51,7 +51,10 @@ func WriteBundle(bundle, image string, environ []string) error {
 		},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
-			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=65536k"}},
+			{
+				Destination: "/dev", Type: "tmpfs", Source: "tmpfs",
+				Options: []string{"nosuid", "mode=755", "size=65536k"},
+			},
 		},
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{

@@ -223,8 +223,8 @@ func (p smiProgram) String() string {
 	return p.path
 }
 
-// findSMI finds nvidia-smi in PATH, in the usual directories, or else in the driver container of the
-// GPU operator.
+// findSMI finds nvidia-smi in PATH, in the usual directories, or else in the driver container of
+// the GPU operator.
 func findSMI(root sysfs.Root, pathVar, driverRoot string) (smiProgram, error) {
 	isProgram := func(info fs.FileInfo, err error) bool {
 		return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0

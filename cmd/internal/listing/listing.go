@@ -118,7 +118,8 @@ func migName(gpu sysfs.GPU, instance mig.Instance) string {
 func (l Listing) Text() string {
 	var out strings.Builder
 	if l.Driver == nil {
-		out.WriteString("No NVIDIA driver is loaded: /proc/driver/nvidia/version and /sys/module/nvidia/version do not exist.\n")
+		out.WriteString("No NVIDIA driver is loaded: " +
+			"/proc/driver/nvidia/version and /sys/module/nvidia/version do not exist.\n")
 	} else if len(l.GPUs) == 0 {
 		out.WriteString("No GPU is bound to the NVIDIA driver: /proc/driver/nvidia/gpus is empty.\n")
 	}

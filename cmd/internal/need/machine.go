@@ -14,8 +14,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// Machine unpacks a fixture to a new directory. With nodes, it creates the device nodes, which needs
-// root.
+// Machine unpacks a fixture to a new directory. With nodes, it creates the device nodes, which
+// needs root.
 func Machine(t testing.TB, fixture string, nodes bool) string {
 	t.Helper()
 	a, err := fixtures.Load(fixture)
@@ -29,8 +29,8 @@ func Machine(t testing.TB, fixture string, nodes bool) string {
 	return dir
 }
 
-// Files writes files below dir: "-> x" creates a link, "absent" removes the file, a name that ends in
-// a slash is a directory, and a file that starts with #! is executable.
+// Files writes files below dir: "-> x" creates a link, "absent" removes the file, a name that ends
+// in a slash is a directory, and a file that starts with #! is executable.
 func Files(t testing.TB, dir string, tree map[string]string) {
 	t.Helper()
 	for name, content := range tree {

@@ -130,8 +130,8 @@ func makeCharLinks(cfg Config, root sysfs.Root, bad []CharLink) []string {
 	if len(notes) == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("wrong links to device nodes: %s; with the systemd cgroup driver the container may lose "+
-		"these devices at the next 'systemctl daemon-reload'; create them with 'mkdir -p /dev/char && %s'",
+	return []string{fmt.Sprintf("wrong links to device nodes: %s; with the systemd cgroup driver the container "+
+		"may lose these devices at the next 'systemctl daemon-reload'; create them with 'mkdir -p /dev/char && %s'",
 		strings.Join(notes, ", "), strings.Join(commands, " && "))}
 }
 

@@ -60,8 +60,9 @@ var Keys = []Key{
 		Doc: "The driver's root directory: `/run/nvidia/driver` with a driver container.",
 	},
 	{
-		Name: "nvidia-container-cli.ldcache", Default: `"/etc/ld.so.cache"`, field: func(c *Config) any { return &c.LDCache },
-		Doc: "The loader cache that lists the driver's libraries, below `root`.",
+		Name: "nvidia-container-cli.ldcache", Default: `"/etc/ld.so.cache"`,
+		field: func(c *Config) any { return &c.LDCache },
+		Doc:   "The loader cache that lists the driver's libraries, below `root`.",
 	},
 	{
 		Name: "nvidia-container-cli.load-kmods", Default: "true", field: func(c *Config) any { return &c.LoadKmods },
@@ -76,7 +77,8 @@ var Keys = []Key{
 		Doc: "Log file: errors, and what a start ignored or left out. Empty or `/dev/null` for none.",
 	},
 	{
-		Name: "nvidia-container-runtime.log-level", Default: `"info"`, field: func(c *Config) any { return &c.LogLevel },
+		Name: "nvidia-container-runtime.log-level", Default: `"info"`,
+		field:  func(c *Config) any { return &c.LogLevel },
 		Values: []string{"trace", "debug", "info", "warning", "warn", "error", "fatal", "panic"},
 		Doc:    "The lowest level that is logged: `trace`, `debug`, `info`, `warning` or `error`.",
 	},
@@ -139,8 +141,9 @@ var Keys = []Key{
 		Doc:   "What to do with a refused request: `ignore` it and start without a GPU, or fail with an `error`.",
 	},
 	{
-		Name: ours + "dev-char-links", Default: `"auto"`, Values: []string{CharLinksAuto, CharLinksAlways, CharLinksNever},
-		field: func(c *Config) any { return &c.DevCharLinks },
+		Name: ours + "dev-char-links", Default: `"auto"`,
+		Values: []string{CharLinksAuto, CharLinksAlways, CharLinksNever},
+		field:  func(c *Config) any { return &c.DevCharLinks },
 		Doc: "Create the `/dev/char` links that systemd's device policy needs: `auto` (with the systemd cgroup " +
 			"driver), `always`, or `never`.",
 	},
@@ -557,7 +560,8 @@ func (c *Config) check() error {
 	}
 	for _, name := range c.SupportedCapabilities {
 		if !slices.Contains(DriverCapabilities, name) {
-			return fmt.Errorf("supported-driver-capabilities: %q is none of %s", name, strings.Join(DriverCapabilities, ", "))
+			return fmt.Errorf("supported-driver-capabilities: %q is none of %s",
+				name, strings.Join(DriverCapabilities, ", "))
 		}
 	}
 	if len(c.Runtimes) == 0 {

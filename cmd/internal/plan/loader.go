@@ -66,7 +66,8 @@ func (p *Plan) planLoader(v *view) {
 			entries = append(entries, ldcache.Entry{Name: name, Path: path.Join(compat.Dir, name), Flags: flags})
 		}
 		lines = slices.Insert(lines, 0, compat.Dir)
-		p.notef("CUDA forward-compatibility libraries of %s in the image come first in the loader cache", compat.Version)
+		p.notef("CUDA forward-compatibility libraries of %s in the image come first in the loader cache",
+			compat.Version)
 	}
 	musl := strings.Replace(string(p.Arch), "ppc64", "powerpc64", 1) // LDSO_ARCH in musl's source
 	hasMusl := func() bool { return v.isRegular("/lib/ld-musl-" + musl + ".so.1") }
@@ -231,7 +232,8 @@ func (p *Plan) findCompat(v *view) (rootfs.Compat, bool) {
 	version := p.Inventory.Driver.Version
 	cuda, _ := sysfs.CUDAVersion(version)
 	if !rootfs.CompatUsable(version, cuda, compat) {
-		p.notef("CUDA forward-compatibility libraries %s in the image's %s are not for driver %s", compat.Version, compat.Dir, version)
+		p.notef("CUDA forward-compatibility libraries %s in the image's %s are not for driver %s",
+			compat.Version, compat.Dir, version)
 		return rootfs.Compat{}, false
 	}
 	return compat, true

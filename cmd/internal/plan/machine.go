@@ -70,15 +70,16 @@ func readMachine(cfg Config, req spec.Request, insideUserNS bool) (Machine, []st
 				err = complete // lists all devices
 			}
 		}
-		return Machine{}, nil, fmt.Errorf("devices asked for by %s: %w", req.Source, withUnbound(m.Root, m.Inventory, err))
+		err = withUnbound(m.Root, m.Inventory, err)
+		return Machine{}, nil, fmt.Errorf("devices asked for by %s: %w", req.Source, err)
 	}
 	var notes []string
 	for _, g := range m.Selection.Skipped {
 		notes = append(notes, fmt.Sprintf("GPU %s is left out of \"all\": %v", g.Name, g.Err))
 	}
 	for _, g := range m.Selection.Partitioned(m.Root) {
-		notes = append(notes, fmt.Sprintf("GPU %d is divided into MIG devices and none of them was asked for, so programs find no device; ask for %s",
-			g.Index, strings.Join(g.MIGNames(), ", ")))
+		notes = append(notes, fmt.Sprintf("GPU %d is divided into MIG devices and none of them was asked for, "+
+			"so programs find no device; ask for %s", g.Index, strings.Join(g.MIGNames(), ", ")))
 	}
 	for _, name := range m.Inventory.Odd {
 		name = m.Root.Path("/proc/driver/nvidia/gpus/" + name)
@@ -106,7 +107,8 @@ func driverRoot(root sysfs.Root, dir string) (sysfs.Root, error) {
 func noDriver(root sysfs.Root, req spec.Request) error {
 	return fmt.Errorf("NVIDIA GPUs were asked for (%s: %s), but no NVIDIA kernel driver is loaded: "+
 		"neither %s nor %s exists; load it with 'modprobe nvidia', or install it for this kernel",
-		req.Source, quoteList(req.Devices), root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))
+		req.Source, quoteList(req.Devices),
+		root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))
 }
 
 // withUnbound adds to the error about an unknown device which NVIDIA GPUs are unavailable, and why.
@@ -117,7 +119,8 @@ func withUnbound(root sysfs.Root, inv sysfs.Inventory, err error) error {
 	}
 	if stray := inv.StrayNodes(root); len(stray) > 0 {
 		return fmt.Errorf("%w, although %s exists: this is a container whose runtime hides /proc/driver/nvidia/gpus, "+
-			"as LXD and Incus do with nvidia.runtime; set nvidia.runtime=false there, or run 'umount /proc/driver/nvidia' here",
+			"as LXD and Incus do with nvidia.runtime; set nvidia.runtime=false there, "+
+			"or run 'umount /proc/driver/nvidia' here",
 			err, strings.Join(stray, ", "))
 	}
 	// Errors are ignored: this only adds details to another error.
@@ -139,7 +142,10 @@ func withUnbound(root sysfs.Root, inv sysfs.Inventory, err error) error {
 	}{
 		{"GPUs hidden from this container", inv.Masked},
 		{"NVIDIA GPUs not bound to the nvidia driver", unbound},
-		{"NVIDIA GPUs not in /proc/driver/nvidia/gpus (not given to this container, or failed to initialize)", unlisted},
+		{
+			"NVIDIA GPUs not in /proc/driver/nvidia/gpus (not given to this container, or failed to initialize)",
+			unlisted,
+		},
 	} {
 		if len(part.gpus) > 0 {
 			err = fmt.Errorf("%w; %s: %s", err, part.text, strings.Join(part.gpus, ", "))
@@ -212,8 +218,8 @@ func (m *Machine) files(
 			if f.Kind != driver.Socket || f.Name != "socket" || !strings.Contains(f.Dest, "nvidia-persistenced") {
 				return false
 			}
-			notes = append(notes, fmt.Sprintf("%s left out: the container's open-file limit of %d would slow its clients",
-				f.Dest, limit.Soft))
+			notes = append(notes, fmt.Sprintf("%s left out: the container's open-file limit of %d "+
+				"would slow its clients", f.Dest, limit.Soft))
 			return true
 		})
 	}
@@ -229,10 +235,11 @@ func advise(err error) error {
 	case errors.As(err, &damaged):
 		return fmt.Errorf("%w; reinstall the libraries of version %s", err, damaged.Version)
 	case errors.As(err, &version):
-		return fmt.Errorf("%w; reboot or reload the kernel modules, or install the libraries of version %s", err, version.Kernel)
+		return fmt.Errorf("%w; reboot or reload the kernel modules, or install the libraries of version %s",
+			err, version.Kernel)
 	case errors.As(err, &none):
-		return fmt.Errorf("%w; install this version's libraries, or set library-search-path to their directory, or root "+
-			"to the root of a driver container, in config.toml", err)
+		return fmt.Errorf("%w; install this version's libraries, or set library-search-path to their directory, "+
+			"or root to the root of a driver container, in config.toml", err)
 	}
 	return err
 }

@@ -344,7 +344,8 @@ func (p *Plan) dropOtherWay() {
 			continue
 		}
 		if strings.HasPrefix(path.Clean(m.Destination)+"/", Dir+"/") || path.Base(m.Destination) == "ld.so.cache" ||
-			ofDriver(m.Destination) || slices.ContainsFunc(p.Links, func(l Link) bool { return l.Path == m.Destination }) {
+			ofDriver(m.Destination) ||
+			slices.ContainsFunc(p.Links, func(l Link) bool { return l.Path == m.Destination }) {
 			p.Edits.RemoveBinds = append(p.Edits.RemoveBinds, bindMount(m.Source, m.Destination, fileOptions))
 		}
 	}
@@ -358,7 +359,8 @@ func ofDriver(name string) bool {
 		return strings.Contains(name, "/firmware/nvidia/")
 	}
 	_, known := driver.ClassOf(base)
-	return known || strings.HasPrefix(base, "libnvidia-") || strings.Contains(base, "_nvidia.so") || base == "libGLX_indirect.so.0"
+	return known || strings.HasPrefix(base, "libnvidia-") || strings.Contains(base, "_nvidia.so") ||
+		base == "libGLX_indirect.so.0"
 }
 
 // Mount options: files can only be read and executed; sockets need no restriction but nosuid and

@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command cri makes one call to a container runtime over Kubernetes' Container Runtime Interface, as
-// the kubelet does:
+// Command cri makes one call to a container runtime over Kubernetes' Container Runtime Interface,
+// as the kubelet does:
 //
 //	cri SOCKET METHOD REQUEST
 //
-// REQUEST is the message as JSON, with the names of its Go struct's json tags; the response is printed
-// in the same form. If the call fails, it prints what the kubelet would show to standard error and
-// exits with status 1.
+// REQUEST is the message as JSON, with the names of its Go struct's json tags; the response is
+// printed in the same form. If the call fails, it prints what the kubelet would show to standard
+// error and exits with status 1.
 //
 // It is a separate module, to keep its dependencies away from the rest.
 package main
@@ -29,7 +29,8 @@ import (
 // timeout is the kubelet's for all but long calls.
 const timeout = 2 * time.Minute
 
-// methods are the supported methods of the runtime service, each with an empty request and response.
+// methods are the supported methods of the runtime service, each with an empty request and
+// response.
 var methods = map[string][2]any{
 	"Version":          {&runtime.VersionRequest{}, &runtime.VersionResponse{}},
 	"RunPodSandbox":    {&runtime.RunPodSandboxRequest{}, &runtime.RunPodSandboxResponse{}},
