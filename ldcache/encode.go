@@ -145,10 +145,10 @@ func (e *Entry) check() error {
 		}
 	}
 	if e.Subdir != "" && e.HWCap&^hwcapLevels != 0 {
-		return fmt.Errorf("hardware mask %#x beside glibc-hwcaps name", e.HWCap)
+		return fmt.Errorf("hardware mask %#x together with a glibc-hwcaps name", e.HWCap)
 	}
 	if e.Subdir == "" && isExtension(e.HWCap) {
-		return fmt.Errorf("hardware mask %#x without glibc-hwcaps name", e.HWCap)
+		return fmt.Errorf("hardware mask %#x without a glibc-hwcaps name", e.HWCap)
 	}
 	return nil
 }

@@ -164,9 +164,9 @@ func TestEncodeHostile(t *testing.T) {
 		{"NUL in a directory", Cache{Entries: []Entry{{Subdir: "\x00"}}}, "string with a NUL"},
 		{"long name", Cache{Entries: []Entry{{Name: long}}}, "string of 4096 bytes"},
 		{"long path", Cache{Entries: []Entry{{Path: long}}}, "string of 4096 bytes"},
-		{"mask that is an index", Cache{Entries: []Entry{{HWCap: 1 << 62}}}, "without glibc-hwcaps name"},
-		{"mask that is an index and level", Cache{Entries: []Entry{{HWCap: 1<<62 | 1<<41 | 5}}}, "without glibc-hwcaps name"},
-		{"mask beside a directory", Cache{Entries: []Entry{{HWCap: 1, Subdir: "v"}}}, "beside glibc-hwcaps name"},
+		{"mask that is an index", Cache{Entries: []Entry{{HWCap: 1 << 62}}}, "without a glibc-hwcaps name"},
+		{"mask that is an index and level", Cache{Entries: []Entry{{HWCap: 1<<62 | 1<<41 | 5}}}, "without a glibc-hwcaps name"},
+		{"mask beside a directory", Cache{Entries: []Entry{{HWCap: 1, Subdir: "v"}}}, "together with a glibc-hwcaps name"},
 		{"generator as extension", Cache{Extensions: []Extension{{Tag: 0}}}, "reserved tag 0"},
 		{"names as extension", Cache{Extensions: []Extension{{Tag: 1}}}, "reserved tag 1"},
 	} {

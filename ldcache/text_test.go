@@ -64,7 +64,7 @@ func TestParseText(t *testing.T) {
 		{"attribute twice", "\ta (libc6, hwcap: 0x1, hwcap: 0x1) => b\n", nil, "unknown attribute"},
 		{"mask without 0x", "\ta (libc6, hwcap: 11) => b\n", nil, "no hardware mask"},
 		{"mask too long", "\ta (libc6, hwcap: 0x11111111111111111) => b\n", nil, "no hardware mask"},
-		{"mask that is an index", "\ta (libc6, hwcap: 0x4000000000000000) => b\n", nil, "without glibc-hwcaps name"},
+		{"mask that is an index", "\ta (libc6, hwcap: 0x4000000000000000) => b\n", nil, "without a glibc-hwcaps name"},
 		{"name without end", "\ta (libc6, hwcap: \"v3) => b\n", nil, "name without end"},
 		{"empty name", "\ta (libc6, hwcap: \"\") => b\n", nil, "name without end"},
 		{"text behind the name", "\ta (libc6, hwcap: \"v3\"x) => b\n", nil, "no hardware mask"},

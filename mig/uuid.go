@@ -59,7 +59,7 @@ var chips = [...]uint16{
 // maxChip limits chip IDs, which have 10 bits.
 const maxChip = 1 << 10
 
-// Die is what the UUIDs of a GPU's MIG devices are derived from, besides their place.
+// Die is what the UUIDs of a GPU's MIG devices are derived from, in addition to their place.
 type Die struct {
 	PDI  uint64 // the die's identifier; in a vGPU guest the first 8 bytes of the GPU's UUID in memory
 	Chip uint16 // chip ID; 0 if unknown

@@ -61,7 +61,7 @@ func readMajors(root Root) (Majors, error) {
 		return noMajors, fmt.Errorf("%s: %w", root.Path(procDevices), err)
 	}
 	if _, frontend := majors.Lookup("nvidia-frontend"); frontend && majors.Modeset < 0 {
-		// Old drivers have one line for all of major 195; /sys tells whether nvidia_modeset is
+		// Old drivers have one line for all of major 195; /sys shows whether nvidia_modeset is
 		// loaded.
 		_, nvidia := root.Stat("sys/module/nvidia")
 		_, modeset := root.Stat("sys/module/nvidia_modeset")

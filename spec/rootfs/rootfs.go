@@ -83,7 +83,7 @@ type Owner struct{ UID, GID int }
 // for a file, a regular file, and was left alone.
 type OccupiedError struct {
 	Name string      // path in the container
-	Mode fs.FileMode // type and permissions of what is there
+	Mode fs.FileMode // type and permissions of the existing object
 	Size int64       // in bytes; an empty regular file may be left from an earlier mount
 }
 

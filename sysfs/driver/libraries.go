@@ -514,8 +514,8 @@ func (f *finder) take(n node, dir string, key libraryKey, file File, wanted bool
 		f.index[key] = len(f.libs)
 		f.libs = append(f.libs, file)
 	case stem == "libnvidia-tls" && f.elves[f.libs[at].Path].ABI != tlsABI && info.ABI == tlsABI:
-		// Of the two, take the one with the right note. A driver with only one, or without notes,
-		// works as well.
+		// Of two, take the one with the right note. A driver with only one, or without notes, works
+		// as well.
 		file.Links = f.libs[at].Links
 		f.libs[at] = file
 	}
