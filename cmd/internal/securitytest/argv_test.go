@@ -24,12 +24,11 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// randomLines is how many random command lines TestCommandLines tries with
-// each runtime, beside the ones it lists.
+// randomLines is how many random command lines TestCommandLines tries with each runtime, besides
+// those in commandLines.
 const randomLines = 250
 
-// commandLines are command lines, words separated by blanks, in a directory
-// that has bundles A and B, and is one itself.
+// commandLines run in a directory that contains the bundles A and B, and is one itself.
 var commandLines = []string{
 	"create id", "run id", "create --bundle A id", "create --bundle=A id", "create -b A id", "create -b=A id", "create -bA id", "create -bundle A id",
 	"create -bundle=A id", "create --bundle A --bundle B id", "create -b A --bundle B id", "create id --bundle A", "create id -b A", "create -- id --bundle A",
@@ -47,8 +46,7 @@ var commandLines = []string{
 	"state id", "exec -b A id", "kill id", "delete id", "list", "spec -b A", "create - -b A id", "- create -b A id", "create -b - id", "create -b -- id", "create -b -d id",
 }
 
-// globalWords and words are what random command lines are made of, before
-// and after the command.
+// globalWords and words are the words of random command lines before and after the command.
 var (
 	globalWords = []string{
 		"--root r", "--root=r", "--root create", "--log l", "--log=l", "--log-format json", "--log-format=json", "--debug", "--systemd-cgroup", "--systemd-cgroup=false",
@@ -61,8 +59,7 @@ var (
 	}
 )
 
-// randomLine is a command line with the container's name somewhere behind
-// the command.
+// randomLine returns a command line with the container's name somewhere after the command.
 func randomLine(random *rand.Rand) []string {
 	var line []string
 	add := func(from []string, most int) {
@@ -80,10 +77,9 @@ func randomLine(random *rand.Rand) []string {
 	return line
 }
 
-// TestCommandLines compares which config.json this program edits with which
-// one the real runtime reads, for the same words. The runtime is given files
-// that are no JSON, so it starts nothing, and the kernel tells which one it opens. Words for
-// which it opens none do not matter.
+// TestCommandLines compares which config.json this program edits and the real runtime reads for the
+// same command line. The files are not JSON, so that the runtime starts nothing; inotify shows
+// which one it opens. Command lines for which it opens none do not matter.
 func TestCommandLines(t *testing.T) {
 	for _, name := range []string{"runc", "crun"} {
 		t.Run(name, func(t *testing.T) {
@@ -116,10 +112,10 @@ func TestCommandLines(t *testing.T) {
 	}
 }
 
-// bundles are the directories whose config.json may be meant.
+// bundles are the directories with a config.json.
 var bundles = []string{".", "A", "B"}
 
-// whatTheyRead tells in which directory the runtime opens a config.json, "" for none.
+// whatTheyRead returns the directory in which the runtime opens a config.json, "" for none.
 func whatTheyRead(t *testing.T, runtime string, line []string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -158,7 +154,7 @@ func whatTheyRead(t *testing.T, runtime string, line []string) string {
 	return strings.Join(slices.Compact(opened), " ")
 }
 
-// whatWeEdit tells in which directory this program edits a config.json, "" for none.
+// whatWeEdit returns the directory in which this program edits a config.json, "" for none.
 func whatWeEdit(t *testing.T, b *bundle, line []string) string {
 	t.Helper()
 	dir := t.TempDir()

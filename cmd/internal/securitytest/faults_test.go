@@ -70,17 +70,16 @@ type seen struct {
 // errnos are the errors that are injected.
 var errnos = []unix.Errno{unix.EIO, unix.ENOSPC, unix.EMFILE, unix.EROFS, unix.EINTR, unix.ENOMEM}
 
-// faultSample is how many of the injection points are tried by go test;
-// NVCR_FAULTS=all tries all, another number that many.
+// faultSample is how many of the injection points go test tries; NVCR_FAULTS sets another number,
+// or all.
 const faultSample = 250
 
-// TestFaults lets every system call of a whole create fail once, in turn,
-// with every error of errnos, do half of its work, or be the one before which the process is
-// killed. Afterwards config.json is the old one or the new one, whole; the next
-// start works, leaves nothing behind and comes to the same config.json and root filesystem as
-// one that nothing happened to.
+// TestFaults makes each system call of a create fail once with each error of errnos, or do half of
+// its work, or kills the process before it. Afterwards config.json is either the old or the new
+// one, complete; the next start works, leaves nothing behind, and yields the same config.json and
+// root filesystem as an undisturbed one.
 //
-// NVCR_SEED chooses another sample.
+// NVCR_SEED selects another sample.
 func TestFaults(t *testing.T) {
 	if !canInject {
 		need.Missing(t, "a 64-bit x86 machine")
@@ -128,7 +127,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// tryAll tries the points, counts what came of them, and lists what should not have.
+// tryAll tries the points, counts the outcomes, and lists the wrong ones.
 func (w *faultWorld) tryAll(t *testing.T, points []fault) (tally map[string]int, failures []string) {
 	tally = map[string]int{}
 	var mu sync.Mutex
@@ -174,8 +173,8 @@ func sum(counts map[string]int) int {
 	return n
 }
 
-// faultWorld is a create that does all that one can do: links are made,
-// replaced and removed, directories made, files written and left-overs removed.
+// faultWorld is a create that does everything a create can do: it creates, replaces and removes
+// links, creates directories, writes files and removes leftovers.
 type faultWorld struct {
 	program, machine, runtime string
 
@@ -187,7 +186,7 @@ type faultWorld struct {
 	single    []byte // the new config.json where that directory could not be made
 }
 
-// leftover is what a run that was killed earlier has left in the bundle.
+// leftover is what an earlier, killed run left in the bundle.
 const leftover = ".nvidia-container-runtime-config.json"
 
 // begin makes the bundle as it is before the start.
@@ -252,7 +251,7 @@ func newFaultWorld(t *testing.T, machine string, env []string, directory bool) *
 	return w
 }
 
-// start creates a container, with a fault or, if that is zero, untraced.
+// start creates a container with a fault; untraced, if the fault is zero.
 func (w *faultWorld) start(dir string, f fault) (seen, error) {
 	output, err := os.OpenFile(filepath.Join(dir, "output"), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -324,7 +323,7 @@ func (w *faultWorld) points(counts map[string]int) []fault {
 	return points
 }
 
-// try lets one fault happen and tells what came of it.
+// try injects a fault and returns the outcome.
 func (w *faultWorld) try(t testing.TB, dir string, f fault) (what string, _ error) {
 	w.begin(t, dir)
 	s, err := w.start(dir, f)
@@ -385,7 +384,7 @@ func (w *faultWorld) try(t testing.TB, dir string, f fault) (what string, _ erro
 		return what, err
 	}
 	for _, name := range left {
-		// One that was there before stays if the fault kept us from looking.
+		// An old one stays if the fault kept us from looking.
 		if f.kind != kill && filepath.Base(name) != leftover {
 			return what, fmt.Errorf("%s: left behind: %s", where, name)
 		}
@@ -404,7 +403,7 @@ func (w *faultWorld) try(t testing.TB, dir string, f fault) (what string, _ erro
 	}
 	tree := dump(t, filepath.Join(dir, "b/rootfs"))
 	for name := range tree {
-		// Links of a start that mounted files one by one stay below what is mounted there now.
+		// Links of an earlier start that mounted files one by one stay below the new mount.
 		if w.directory != "" && strings.HasPrefix(name, "usr/lib/nvidia-container-driver") {
 			delete(tree, name)
 		}
@@ -418,12 +417,12 @@ func (w *faultWorld) try(t testing.TB, dir string, f fault) (what string, _ erro
 	return what, nil
 }
 
-// anywhere is a config.json without the name of the directory that the bundle is in.
+// anywhere returns a config.json without the name of the bundle's directory.
 func anywhere(dir string, text []byte) []byte {
 	return bytes.ReplaceAll(text, []byte(dir), []byte("DIR"))
 }
 
-// sameMounts tells whether two config.json are the same but for the order of mounts.
+// sameMounts reports whether two config.json differ at most in the order of mounts.
 func sameMounts(a, b []byte) bool {
 	var x, y specs.Spec
 	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
@@ -435,9 +434,9 @@ func sameMounts(a, b []byte) bool {
 	return reflect.DeepEqual(x, y)
 }
 
-// mountsForLinks tells whether a config.json is the one wanted but for mounts
-// that stand where the new root filesystem has a link or the loader's cache: each is of the
-// file that the link leads to, or of the cache in the bundle.
+// mountsForLinks reports whether a config.json is the wanted one, except for mounts in place of
+// links or the loader cache in the new root filesystem: each must be of the link's target, or of
+// the cache in the bundle.
 func mountsForLinks(wanted, text []byte, rootfs map[string]string) bool {
 	var want, got specs.Spec
 	if json.Unmarshal(wanted, &want) != nil || json.Unmarshal(text, &got) != nil {
@@ -475,7 +474,7 @@ func mountsForLinks(wanted, text []byte, rootfs map[string]string) bool {
 	return added > 0 && reflect.DeepEqual(want, got)
 }
 
-// difference shows where two texts part.
+// difference shows where two texts differ.
 func difference(want, got []byte) string {
 	i := 0
 	for i < len(want) && i < len(got) && want[i] == got[i] {
@@ -524,8 +523,8 @@ func names(t testing.TB, dir string) []string {
 	return out
 }
 
-// TestPassThroughFaults lets the system calls of a command that creates
-// nothing fail. The low-level runtime is started with the very same words, or not at all.
+// TestPassThroughFaults makes the system calls of a command that creates nothing fail. The
+// low-level runtime is started with exactly the same arguments, or not at all.
 func TestPassThroughFaults(t *testing.T) {
 	if !canInject {
 		need.Missing(t, "a 64-bit x86 machine")

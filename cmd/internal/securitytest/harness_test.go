@@ -32,11 +32,11 @@ import (
 
 const program = "nvidia-container-runtime.experimental"
 
-// deadline is for one run of the program. It is there to tell a run that
-// hangs from a slow machine, and to tell nothing about speed.
+// deadline is for one run of the program. It distinguishes a hanging run from a slow machine, and
+// does not measure speed.
 const deadline = 2 * time.Minute
 
-// common holds what all tests of this binary share and none may change.
+// common is what all tests share and none may change.
 var common struct {
 	dir string
 	sync.Mutex
@@ -57,8 +57,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// share is n, or with go test -short a tenth of it: the race detector, which
-// such a run is mostly for, sees nothing of another program.
+// share is n, or a tenth of it with go test -short, which is mostly used with the race detector:
+// that does not see other programs.
 func share(n int) int {
 	if testing.Short() {
 		return max(1, n/10)
@@ -109,8 +109,7 @@ func machineOf(t testing.TB, fixture string) string {
 	return dir
 }
 
-// bundle is a bundle with a root filesystem, beside a tree that stands for
-// the rest of the host.
+// bundle is a bundle with a root filesystem, next to a tree that stands for the rest of the host.
 type bundle struct {
 	dir     string // holds config.json
 	rootfs  string
@@ -120,8 +119,8 @@ type bundle struct {
 	runtime string // the low-level one
 }
 
-// newBundle makes a bundle whose image is tree, and checks at the end that
-// nothing beside it was read or changed.
+// newBundle makes a bundle whose image is tree, and checks at the end that nothing outside was read
+// or changed.
 func newBundle(t testing.TB, fixture string, image tree) *bundle {
 	t.Helper()
 	top := t.TempDir()
@@ -135,7 +134,7 @@ func newBundle(t testing.TB, fixture string, image tree) *bundle {
 	return b
 }
 
-// result is what a run of the program came to.
+// result is the result of a run of the program.
 type result struct {
 	code   int // exit status; -1: killed
 	stdout string
@@ -144,12 +143,12 @@ type result struct {
 	cpu    time.Duration // of the processor, for it and the kernel on its behalf
 }
 
-// reached tells whether the low-level runtime was started with args.
+// reached reports whether the low-level runtime was started with args.
 func (r result) reached(args ...string) bool {
 	return r.code == 0 && r.stdout == "'"+strings.Join(args, "'\n'")+"'\n"
 }
 
-// environ is that of the program, and nothing of the machine's own configuration.
+// environ is the program's environment, which hides the machine's own configuration.
 func (b *bundle) environ() []string {
 	return []string{
 		"PATH=/usr/bin:/bin",
@@ -201,8 +200,8 @@ func (b *bundle) starts(t testing.TB, config []byte) *specs.Spec {
 	return b.spec(t)
 }
 
-// fails creates a container that must be refused, with one line of
-// bearable length, and config.json as it was. It returns the line.
+// fails creates a container that must be refused with one line of reasonable length and an
+// unchanged config.json. It returns the line.
 func (b *bundle) fails(t testing.TB, config []byte) string {
 	t.Helper()
 	r := b.create(t, config)
@@ -215,7 +214,7 @@ func (b *bundle) fails(t testing.TB, config []byte) string {
 	return r.stderr
 }
 
-// assertLine checks that text is one error line of bearable length.
+// assertLine checks that text is one error line of reasonable length.
 func assertLine(t testing.TB, text string) {
 	t.Helper()
 	assert.True(t, strings.HasPrefix(text, program+": "), "%.300q", text)
@@ -224,8 +223,8 @@ func assertLine(t testing.TB, text string) {
 	assertPrintable(t, text)
 }
 
-// assertPrintable checks that a terminal or a log reader cannot be fooled:
-// there is no control character but the ends of lines.
+// assertPrintable checks that text cannot fool a terminal or a log reader: it has no control
+// characters except newlines.
 func assertPrintable(t testing.TB, text string) {
 	t.Helper()
 	assert.True(t, utf8.ValidString(text), "%.300q", text)
@@ -261,7 +260,7 @@ func (b *bundle) logged(t testing.TB) string {
 	return string(data)
 }
 
-// config is a config.json as of docker run, with variables added.
+// config is the config.json of a docker run, with additional variables.
 func config(env ...string) []byte {
 	spec := &specs.Spec{
 		Version: "1.0.2",
@@ -284,7 +283,7 @@ func config(env ...string) []byte {
 	return data
 }
 
-// gpu0 asks for one GPU.
+// gpu0 requests one GPU.
 const gpu0 = "NVIDIA_VISIBLE_DEVICES=0"
 
 // libcuda is where a config.json mounts the driver, or its main library, or "".

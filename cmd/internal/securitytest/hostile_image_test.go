@@ -25,11 +25,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-// Every test here starts containers of images that attack, and newBundle
-// checks that no file beside the image was opened, changed or made.
+// Each test starts containers from hostile images, and newBundle checks that no file outside the
+// image was opened, changed or created.
 
-// TestImageLinks puts a link that leads out of the image in each place that
-// is looked at or written to.
+// TestImageLinks puts a link that leads out of the image in each place that is read or written.
 func TestImageLinks(t *testing.T) {
 	places := map[string]string{ // to the place of the same kind in HOST
 		"etc": "etc", "usr": "usr", "lib": "lib", "lib64": "lib", "run": "etc", "dev": "empty", "tmp": "empty", "usr/lib": "lib",
@@ -67,8 +66,7 @@ func TestImageLinks(t *testing.T) {
 	}
 }
 
-// TestImageKinds puts things that are no regular files where one is looked
-// for, and no directories where one is.
+// TestImageKinds puts other kinds of files where regular files and directories are expected.
 func TestImageKinds(t *testing.T) {
 	places := []string{
 		"etc/ld.so.cache", "etc/debian_version", "etc/alpine-release", "etc/ld-musl-x86_64.path", "usr/local/cuda/compat/libcuda.so.999.99",
@@ -177,7 +175,7 @@ func TestImageCaches(t *testing.T) {
 		b.logged(t)
 	})
 	t.Run("entries that share one long text", func(t *testing.T) {
-		// 11 MiB that would be 800 GiB, were each entry's text copied, or looked through.
+		// 11 MiB that would become 800 GiB if each entry's text were copied or searched.
 		for _, path := range []string{"/" + strings.Repeat("x", 8<<20), strings.Repeat("/x", 4<<20), "/usr/lib/" + strings.Repeat("../lib/", 1<<20) + "libcuda.so.1"} {
 			b := newBundle(t, "t4", debian(t).with(tree{"etc/ld.so.cache": rawCache("libcuda.so.1", path, 100_000)}))
 			r := b.create(t, config(gpu0))
@@ -191,8 +189,7 @@ func TestImageCaches(t *testing.T) {
 	})
 }
 
-// rawCache is an ld.so.cache in the new format of glibc (elf/cache.c), with n
-// entries that are all the same.
+// rawCache is an ld.so.cache in glibc's new format (elf/cache.c) with n identical entries.
 func rawCache(name, path string, n int) string {
 	const header, entry = 48, 24
 	le := binary.LittleEndian
@@ -207,13 +204,13 @@ func rawCache(name, path string, n int) string {
 	return string(append(out, text...))
 }
 
-// raceRounds is how many containers are created while the image changes; it
-// bounds the test, not a time.
+// raceRounds is how many containers are created while the image changes. It limits the test instead
+// of a time.
 const raceRounds = 150
 
-// TestImageRace exchanges directories and files of the image with links to
-// the host, and with things that block, as fast as it can, while containers
-// are created from it. Each is created or refused with a reason; the host is as it was.
+// TestImageRace swaps directories and files of the image with links to the host and with files that
+// block, as fast as it can, while containers are created from it. Each is created, or refused with
+// a reason; the host does not change.
 func TestImageRace(t *testing.T) {
 	b := newBundle(t, "t4", debian(t).with(tree{
 		"evil/etc": "-> HOST/etc", "evil/lib": "-> ../../../host/lib", "evil/gnu": "-> HOST/x86_64-linux-gnu", "evil/cache": "fifo",
@@ -221,7 +218,7 @@ func TestImageRace(t *testing.T) {
 		"usr/lib/x86_64-linux-gnu/libcuda.so.1": "-> libcuda.so.535.1", "usr/local/cuda/compat/libcuda.so.1": "-> libcuda.so.999.99",
 		"usr/local/cuda/compat/libcuda.so.999.99": "no ELF",
 	}))
-	// By handles of the directories, since a name may lead to the host by now.
+	// Through handles of the directories, because a name may already lead to the host.
 	type place struct {
 		dir  int
 		name string
@@ -289,9 +286,9 @@ func TestImageRace(t *testing.T) {
 	t.Logf("%d started, %d refused, in %d exchanges; libraries in %v", started, refused, swaps, where)
 }
 
-// TestImageOfManyEntries lets an image's loader cache have as many entries as are read, each at the
-// end of long chains of links: none is followed, so that a create costs what reading and writing
-// the cache costs.
+// TestImageOfManyEntries has a loader cache with as many entries as are read, each at the end of a
+// long chain of links. None is followed, so that a create costs no more than reading and writing
+// the cache.
 func TestImageOfManyEntries(t *testing.T) {
 	cost := func(image tree) time.Duration {
 		b := newBundle(t, "t4", image)
@@ -308,6 +305,6 @@ func TestImageOfManyEntries(t *testing.T) {
 	plain := cost(debian(t))
 	hostile := cost(chain)
 	t.Logf("processor time: %v for a plain image, %v for a hostile one", plain, hostile)
-	// To resolve each entry took minutes, thousands of times as much.
+	// Resolving each entry took minutes, thousands of times as long.
 	assert.Less(t, hostile, 200*plain)
 }

@@ -21,9 +21,9 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// TestHostileEnvironment asks for devices in ways that are meant to be slow,
-// to forge messages or to reach what was not granted. Each answer comes, is
-// of bearable length and has nothing in it that a terminal would obey.
+// TestHostileEnvironment requests devices in ways that try to be slow, to forge messages or to get
+// more than was granted. Each answer arrives, has a reasonable length, and contains nothing that a
+// terminal would interpret.
 func TestHostileEnvironment(t *testing.T) {
 	many := func(item string, n int) string { return strings.Repeat(item+",", n-1) + item }
 	var numbers []string
@@ -137,7 +137,7 @@ func requirements(n int) []string {
 	return env
 }
 
-// TestHostileVolumes asks by mounts, where the operator allows that.
+// TestHostileVolumes requests devices by mounts, if the operator allows that.
 func TestHostileVolumes(t *testing.T) {
 	const at = "/var/run/nvidia-container-devices/"
 	tests := []struct {
@@ -188,8 +188,7 @@ func TestHostileVolumes(t *testing.T) {
 	}
 }
 
-// TestAnnotationsGrantNothing: what the author of a pod or an image writes
-// into annotations and labels is no request.
+// TestAnnotationsGrantNothing: annotations and labels of a pod or an image do not request anything.
 func TestAnnotationsGrantNothing(t *testing.T) {
 	b := newBundle(t, "t4", debian(t))
 	spec := new(specs.Spec)
@@ -210,11 +209,10 @@ func TestAnnotationsGrantNothing(t *testing.T) {
 // mutations is how many damaged config.json files TestWhatTheRuntimeReads tries.
 const mutations = 400
 
-// TestWhatTheRuntimeReads damages config.json in ways in which JSON readers
-// differ: keys that are there twice, in another case or spelling, byte order
-// marks, bytes that are no UTF-8, huge numbers, deep nesting. Each is refused as a whole, or
-// edited so that runc's reader, for which the last of equal keys counts and
-// case does not, and crun's, for which the first counts and case does, both see the GPU.
+// TestWhatTheRuntimeReads damages config.json in ways in which JSON readers differ: duplicate keys,
+// keys in another case or spelling, byte order marks, invalid UTF-8, huge numbers, deep nesting.
+// Each is refused, or edited so that both runc and crun see the GPU: runc's reader uses the last of
+// equal keys and ignores case, crun's uses the first and does not.
 func TestWhatTheRuntimeReads(t *testing.T) {
 	b := newBundle(t, "t4", debian(t))
 	random := rand.New(rand.NewPCG(1, 0))
@@ -232,8 +230,7 @@ func TestWhatTheRuntimeReads(t *testing.T) {
 		require.True(t, r.reached("create", "--bundle", "b", "id"), "%+v", r)
 		now := string(read(t, b.configFile()))
 		if now == text {
-			// Nothing was asked for, as far as we read: then neither of the others may read a
-			// request.
+			// We found no request, so neither of the others may find one.
 			spec := new(specs.Spec)
 			if json.Unmarshal([]byte(text), spec) == nil && spec.Process != nil {
 				require.NotContains(t, spec.Process.Env, gpu0, text)
@@ -321,8 +318,7 @@ func mutate(random *rand.Rand, text string) string {
 	return text
 }
 
-// firstWins reads an object as a reader does for which the first of equal
-// keys counts.
+// firstWins reads an object as a reader that uses the first of equal keys.
 func firstWins(d *json.Decoder) (map[string]any, error) {
 	d.UseNumber()
 	value, err := firstWinsValue(d)
@@ -368,8 +364,8 @@ func firstWinsValue(d *json.Decoder) (any, error) {
 	return token, nil
 }
 
-// TestConfigOfManyMegabytes: what is too large is refused, what is large is
-// edited, and memory is bounded by the file.
+// TestConfigOfManyMegabytes: a file that is too large is refused, a large one is edited, and the
+// file's size limits the memory.
 func TestConfigOfManyMegabytes(t *testing.T) {
 	b := newBundle(t, "t4", debian(t))
 	text := config(gpu0, "X="+strings.Repeat("x", 60<<20))

@@ -30,7 +30,7 @@ import (
 
 const module = "github.com/nvsysfs/nvidia-container-runtime"
 
-// pkg is what go list tells of a package.
+// pkg is a package as go list prints it.
 type pkg struct {
 	ImportPath, Dir  string
 	Module           *struct{ Path string }
@@ -39,7 +39,7 @@ type pkg struct {
 	CgoFiles, SFiles []string
 }
 
-// closure lists the packages that the program is made of.
+// closure lists the packages that the program links.
 func closure(t *testing.T) []pkg {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", "-json", module+"/cmd/"+program)
@@ -58,8 +58,8 @@ func closure(t *testing.T) []pkg {
 	}
 }
 
-// TestSourceIsHarmless looks at every file of ours that the program is made
-// of: no unsafe, no assembler, no C, no network, no child process, and one place that executes.
+// TestSourceIsHarmless checks all of our files in the program: no unsafe, no assembly, no C, no
+// network, no child process, and only one exec.
 func TestSourceIsHarmless(t *testing.T) {
 	forbidden := []string{"unsafe", "C", "os/exec", "plugin", "net", "net/http", "os/signal", "reflect", "text/template", "html/template"}
 	var execs []string
@@ -112,16 +112,14 @@ func TestSourceIsHarmless(t *testing.T) {
 	t.Logf("%d files of ours", files)
 }
 
-// TestDependencies lists everything else that the program is made of. What is
-// new here is to be looked at before it is added. The operator's tool links
-// more, as cobra and CDI's packages; none of that reaches the runtime.
+// TestDependencies lists all other packages in the program. Review a new one before adding it here.
+// The operator's tool links more, such as cobra and CDI's packages; the runtime must not.
 func TestDependencies(t *testing.T) {
 	modules := map[string]bool{}
 	for _, p := range closure(t) {
 		assert.Empty(t, p.CgoFiles, p.ImportPath)
 		if p.Standard {
-			// Without these there is no way to a network or a child process but by
-			// hand-made system calls.
+			// Without these, only raw system calls could reach a network or start a process.
 			assert.NotContains(t, []string{"net", "net/http", "os/exec", "plugin", "runtime/cgo", "crypto/tls", "os/user"}, p.ImportPath)
 			continue
 		}
@@ -141,17 +139,15 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// TestModulesAreWhatTheyWere: the sources in the module cache have the sums
-// of go.sum.
+// TestModulesAreWhatTheyWere: the sources in the module cache match go.sum.
 func TestModulesAreWhatTheyWere(t *testing.T) {
 	out, err := exec.Command("go", "mod", "verify").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	assert.Equal(t, "all modules verified\n", string(out))
 }
 
-// TestStartsNothingElse: of a whole create the kernel sees one program
-// executed beside ours, the low-level runtime, in the same process, with the
-// words and the environment that came; and of our descriptors it inherits none.
+// TestStartsNothingElse: a create executes only one other program, the low-level runtime, in the
+// same process, with the same arguments and environment, and without inheriting our descriptors.
 func TestStartsNothingElse(t *testing.T) {
 	need.Program(t, "strace")
 	b := newBundle(t, "t4", debian(t))
@@ -160,7 +156,7 @@ func TestStartsNothingElse(t *testing.T) {
 	require.NoError(t, os.WriteFile(b.configFile(), config(gpu0, "NVIDIA_DRIVER_CAPABILITIES=all"), 0o644))
 	log := filepath.Join(t.TempDir(), "strace")
 
-	// One descriptor is the caller's, as for --preserve-fds: it goes on.
+	// The caller's descriptor, as for --preserve-fds, is passed on.
 	theirs, err := os.Open(b.machine)
 	require.NoError(t, err)
 	defer theirs.Close()
@@ -174,7 +170,7 @@ func TestStartsNothingElse(t *testing.T) {
 
 	want := b.runtime + " " + strings.Join(args, " ") + "\n" + strings.Join(b.environ(), "\n") + "\n"
 	require.True(t, strings.HasPrefix(string(out), want), "%s", out)
-	// What this test itself was started with goes on, too.
+	// So are those that this test itself inherited.
 	alone := exec.Command(b.runtime)
 	alone.ExtraFiles = cmd.ExtraFiles
 	alone.Env = []string{"PATH=/usr/bin:/bin"}
@@ -201,9 +197,8 @@ func TestStartsNothingElse(t *testing.T) {
 	assert.Equal(t, []string{program, "runc"}, execs)
 }
 
-// TestBuildHoldsNoPlace: nothing in the program tells where it was built. make
-// reproducible builds it in two places, with a build cache each, and
-// compares.
+// TestBuildHoldsNoPlace: the program does not contain the path where it was built. "make
+// reproducible" builds it in two places with separate build caches, and compares.
 func TestBuildHoldsNoPlace(t *testing.T) {
 	data := string(read(t, built(t)))
 	out, err := exec.Command("go", "env", "GOMODCACHE", "GOCACHE").Output()
@@ -215,8 +210,8 @@ func TestBuildHoldsNoPlace(t *testing.T) {
 	}
 }
 
-// TestSecurityNamesTests: the tests that SECURITY.md names to show what it
-// promises are there, in the package that it names.
+// TestSecurityNamesTests: the tests that SECURITY.md names for its promises exist in the packages
+// that it names.
 func TestSecurityNamesTests(t *testing.T) {
 	const root = "../../.."
 	text := string(read(t, filepath.Join(root, "SECURITY.md")))

@@ -14,13 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// canInject tells whether this machine's registers are known here.
+// canInject reports whether faults can be injected on this architecture.
 const canInject = true
 
-// calls are the system calls that are made to fail, by what they do.
+// calls are the system calls that fail, by what they do.
 var (
-	// fileCalls work with files and programs: the program itself asks for
-	// them, and has an answer when they fail.
+	// fileCalls work on files and programs: the program itself makes them and handles their errors.
 	fileCalls = map[uint64]string{
 		unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2", unix.SYS_CLOSE: "close",
 		unix.SYS_READ: "read", unix.SYS_PREAD64: "pread64", unix.SYS_WRITE: "write", unix.SYS_PWRITE64: "pwrite64",
@@ -33,8 +32,8 @@ var (
 		unix.SYS_GETDENTS64: "getdents64", unix.SYS_FACCESSAT: "faccessat", unix.SYS_FACCESSAT2: "faccessat2",
 		unix.SYS_FLOCK: "flock", unix.SYS_FCNTL: "fcntl", unix.SYS_GETCWD: "getcwd", unix.SYS_EXECVE: "execve",
 	}
-	// ownCalls are those of Go's runtime, for memory, threads and waiting:
-	// where they fail it may give up, with a text of its own.
+	// ownCalls are made by Go's runtime, for memory, threads and waiting: if they fail, it may give
+	// up with its own message.
 	ownCalls = map[uint64]string{
 		unix.SYS_MMAP: "mmap", unix.SYS_CLONE: "clone", unix.SYS_EPOLL_CREATE1: "epoll_create1", unix.SYS_EPOLL_CTL: "epoll_ctl",
 		unix.SYS_EVENTFD2: "eventfd2", unix.SYS_GETRANDOM: "getrandom", unix.SYS_PRLIMIT64: "prlimit64",
@@ -43,9 +42,8 @@ var (
 	}
 )
 
-// inject runs a program, traced, until it is executed over by another one or ends, and lets the
-// fault happen once. It must be called on a locked thread. What the
-// program prints goes to output.
+// inject traces a program until it execs another one or exits, and injects the fault once. It must
+// be called on a locked thread. The program's output goes to output.
 func inject(path string, args, env []string, dir string, output *os.File, f fault) (seen, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"os"
 )
 
-// canInject tells whether this machine's registers are known here.
+// canInject reports whether faults can be injected on this architecture.
 const canInject = false
 
 var fileCalls, ownCalls map[uint64]string

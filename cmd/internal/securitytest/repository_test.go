@@ -29,8 +29,8 @@ import (
 // repository is the top directory, from this package's.
 const repository = "../../.."
 
-// folders are the top-level directories that hold Go packages, with the other ones whose packages
-// they may import. Only cmd joins them all.
+// folders are the top-level directories with Go packages, and the other folders whose packages they
+// may import. Only cmd may import all.
 var folders = map[string][]string{
 	"cmd":      {"fixtures", "ldcache", "mig", "spec", "sysfs"},
 	"fixtures": {"ldcache"},
@@ -46,7 +46,7 @@ var further = map[string][]string{
 	"sysfs/driver":     {"ldcache"},
 }
 
-// libraries are the modules that packages outside cmd may import, beside the standard library.
+// libraries are the modules that packages outside cmd may import, besides the standard library.
 var libraries = map[string][]string{
 	"fixtures": {"golang.org/x/tools/txtar"},
 	"mig":      {"golang.org/x/sys/unix"},
@@ -54,8 +54,8 @@ var libraries = map[string][]string{
 	"sysfs":    {"golang.org/x/sys/unix"},
 }
 
-// TestImports: packages import only what the layout lets them, see CONTRIBUTING.md. The runtime has
-// nothing of the operator's tool and of fixtures in it.
+// TestImports: packages import only what the layout in CONTRIBUTING.md allows. The runtime contains
+// nothing of the operator's tool and of fixtures.
 func TestImports(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Standard", module+"/...").Output()
 	require.NoError(t, err)
@@ -110,7 +110,8 @@ func TestExamples(t *testing.T) {
 	assert.Greater(t, packages, 10)
 }
 
-// checkout copies what git has, or would add, to a directory of its own, in which make can build.
+// checkout copies the files that git has, or would add, to a new directory, in which make can
+// build.
 func checkout(t *testing.T) string {
 	t.Helper()
 	need.Program(t, "git")
@@ -122,7 +123,7 @@ func checkout(t *testing.T) string {
 	return dir
 }
 
-// TestMakeHelp: "make help" lists each target that has a text, on lines that fit a terminal.
+// TestMakeHelp: "make help" lists each target with a description, on lines that fit a terminal.
 func TestMakeHelp(t *testing.T) {
 	cmd := exec.Command(need.Program(t, "make"), "help")
 	cmd.Dir = repository
@@ -143,8 +144,8 @@ func TestMakeHelp(t *testing.T) {
 	assert.Contains(t, got, "help")
 }
 
-// TestMakeInstall: what "make install" puts where, that it works from there, and that the units
-// name it there.
+// TestMakeInstall: where "make install" puts files, that they work from there, and that the units
+// name these paths.
 func TestMakeInstall(t *testing.T) {
 	dir, dest := checkout(t), t.TempDir()
 	cmd := exec.Command(need.Program(t, "make"), "install", "PREFIX=/opt/gpu", "DESTDIR="+dest)
@@ -209,8 +210,8 @@ func TestMakeInstall(t *testing.T) {
 	}
 }
 
-// TestForms: GitHub's forms and workflow are YAML, ask for the machine where they should, and what
-// they name is there.
+// TestForms: GitHub's forms and workflow are YAML, ask for the machine where they should, and name
+// only things that exist.
 func TestForms(t *testing.T) {
 	forms, err := filepath.Glob(filepath.Join(repository, ".github/ISSUE_TEMPLATE/*.yml"))
 	require.NoError(t, err)
@@ -253,7 +254,7 @@ func TestForms(t *testing.T) {
 	assert.Equal(t, ".ci/run", steps[len(steps)-1].Run)
 }
 
-// TestContributing: what CONTRIBUTING.md names is there.
+// TestContributing: what CONTRIBUTING.md names exists.
 func TestContributing(t *testing.T) {
 	text := string(read(t, filepath.Join(repository, "CONTRIBUTING.md")))
 	namesWhatIsThere(t, "CONTRIBUTING.md", text)
@@ -284,8 +285,8 @@ var buildTool = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// namesWhatIsThere checks what a text has in backquotes or in indented lines: targets of make,
-// tests or the beginning of their names, paths with a slash in them, environment variables, and
+// namesWhatIsThere checks that the things exist that a text has in backquotes or in indented lines:
+// make targets, tests or prefixes of their names, paths with a slash, environment variables, and
 // commands of nvsysfs with their flags.
 func namesWhatIsThere(t *testing.T, where, text string) {
 	t.Helper()

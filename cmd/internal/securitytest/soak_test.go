@@ -29,8 +29,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
 )
 
-// soakTime is how long TestSoak starts new containers; NVCR_SOAK sets
-// another time.
+// soakTime is how long TestSoak starts new containers; NVCR_SOAK overrides it.
 const soakTime = 15 * time.Second
 
 // soak is what one worker of TestSoak counts.
@@ -39,9 +38,9 @@ type soak struct {
 	failures                                     []string
 }
 
-// TestSoak creates, starts, looks into, updates, kills and deletes real
-// containers with the real runc, many at a time and two on each root
-// filesystem. In the end all have started and nothing is left of any.
+// TestSoak creates, starts, inspects, updates, kills and deletes real containers with the real
+// runc, many at a time and two on each root filesystem. In the end all have started and nothing is
+// left of them.
 func TestSoak(t *testing.T) {
 	need.Root(t)
 	runc := need.Program(t, "runc")
@@ -104,7 +103,7 @@ type soakWorld struct {
 
 func (w *soakWorld) rootfs(i int) string { return filepath.Join(w.dir, "rootfs", strconv.Itoa(i)) }
 
-// surroundings is what containers must leave as they found it.
+// surroundings is what containers must not change.
 type surroundings struct {
 	descriptors                        int
 	mounts, cgroups, temporary, states []string
@@ -134,7 +133,7 @@ func (w *soakWorld) around(t *testing.T) surroundings {
 	return s
 }
 
-// processes lists the processes that run for us, by a variable in their environment.
+// processes lists our processes, by a variable in their environment.
 func (w *soakWorld) processes(t *testing.T) []string {
 	t.Helper()
 	var found []string
@@ -147,7 +146,7 @@ func (w *soakWorld) processes(t *testing.T) []string {
 	return found
 }
 
-// want is what each kind of container finds in it.
+// want is what each kind of container must see.
 var soakKinds = []struct {
 	env  []string
 	want string
@@ -173,7 +172,7 @@ func (w *soakWorld) cycle(s *soak, worker, n int) (err error) {
 		return err
 	}
 	defer os.RemoveAll(bundle)
-	// What a container inherits stays open while it lives: it must not be a pipe of ours.
+	// A container keeps what it inherits open, so that must not be a pipe of ours.
 	if out, err := w.do(bundle, "create", "--bundle", bundle, "--pid-file", filepath.Join(bundle, "pid"), id); err != nil || out != "" {
 		_, _ = w.do(bundle, "delete", "--force", id)
 		return fmt.Errorf("create: %w: %s", err, out)
@@ -216,7 +215,7 @@ func (w *soakWorld) cycle(s *soak, worker, n int) (err error) {
 	return nil
 }
 
-// normal makes what a shell prints comparable.
+// normal makes a shell's output comparable.
 func normal(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 func leftovers(bundle string) []string {

@@ -22,10 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is a directory tree: path to what is there. "-> target" is a link;
-// "dir", "fifo", "socket", "zero", "disk" (a block device) and "size N" (a
-// sparse file) are those, all else is the content of a file. HOST stands
-// for the path of the host's tree.
+// tree is a directory tree: path to file. "-> target" is a link; "dir", "fifo", "socket", "zero",
+// "disk" (a block device) and "size N" (a sparse file) are what they say; anything else is the
+// content of a regular file. HOST stands for the path of the host's tree.
 type tree map[string]string
 
 // hostTree is what a container must neither read nor change.
@@ -45,7 +44,7 @@ var hostTree = tree{
 	"empty":                        "dir",
 }
 
-// debian is an image laid out like Debian's, as far as the program looks.
+// debian is an image like Debian's, as far as the program reads it.
 func debian(t testing.TB) tree {
 	t.Helper()
 	return tree{
@@ -60,8 +59,8 @@ func debian(t testing.TB) tree {
 	}
 }
 
-// with returns a tree in which some paths are different; "gone" removes one,
-// and all below it.
+// with returns a tree with other files at some paths; "gone" removes a path and everything below
+// it.
 func (content tree) with(changes tree) tree {
 	all := maps.Clone(content)
 	for name, what := range changes {
@@ -98,7 +97,7 @@ func (content tree) build(t testing.TB, dir, host string) {
 		case what == "zero":
 			mknod(t, at, 1, 5)
 		case what == "disk":
-			// A number that no driver has: to open it is an error, not a read.
+			// A number that no driver has: opening it fails.
 			require.NoError(t, unix.Mknod(at, unix.S_IFBLK|0o666, int(unix.Mkdev(240, 7))))
 		default:
 			require.NoError(t, os.WriteFile(at, []byte(what), 0o644))
@@ -106,8 +105,7 @@ func (content tree) build(t testing.TB, dir, host string) {
 	}
 }
 
-// picture describes a tree: of each name all that a program could have
-// changed, times included.
+// picture describes everything in a tree that a program could change, including times.
 func picture(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	got := map[string]string{}
@@ -123,7 +121,7 @@ func picture(t testing.TB, dir string) map[string]string {
 	return got
 }
 
-// dump describes a tree by what is in it: path to content or kind.
+// dump describes the contents of a tree: path to content or kind.
 func dump(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	got := map[string]string{}
@@ -156,9 +154,8 @@ func content(t testing.TB, at string, info fs.FileInfo) string {
 	return ""
 }
 
-// watchHost checks at the end of the test that nobody has opened, changed or
-// made anything in a tree. The kernel tells of every open for reading or
-// writing; looking a name up, and O_PATH, are no opens.
+// watchHost checks at the end of the test that nobody has opened, changed or created anything in a
+// tree. The kernel reports each open for reading or writing, but not lookups and O_PATH.
 func watchHost(t testing.TB, dir string) {
 	t.Helper()
 	before := picture(t, dir)
@@ -170,8 +167,8 @@ func watchHost(t testing.TB, dir string) {
 		}
 		return err
 	}))
-	// Adding the watches has opened directories: forget that. (They may be closed later, by a
-	// process that was just being started: so closing is not watched.)
+	// Ignore the opens that adding the watches caused. Closing is not watched, because a process
+	// that was just being started may close the directories later.
 	events(t, fd)
 	t.Cleanup(func() {
 		assert.Zero(t, events(t, fd), "files of the host were opened")
@@ -180,7 +177,7 @@ func watchHost(t testing.TB, dir string) {
 	})
 }
 
-// events reads, and counts the bytes of, what inotify has to tell.
+// events reads inotify's events and returns the number of bytes.
 func events(t testing.TB, fd int) int {
 	t.Helper()
 	total := 0
