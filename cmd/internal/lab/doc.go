@@ -11,7 +11,7 @@
 // low-level runtime, installs the .deb, and runs the tests of package inside and some of the
 // runtime's own in it. NVCR_LAB names the .deb; without it nothing is run. At the end it prints a
 // table of what holds, and compares it with docs/tested.md, which NVCR_LAB_UPDATE=1 writes.
-// NVCR_LAB_RUN is a pattern of tests.
+// NVCR_LAB_RUN is a pattern of tests, NVCR_LAB_RELEASES a list of machines.
 //
 // The machine has no GPU. testdata/driver.c makes kernel modules that stand in for NVIDIA's, with
 // what a fixture has of device numbers and of /proc; of /sys, the fixture is laid over the

@@ -4,13 +4,13 @@
 package lab
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,14 +31,14 @@ func TestLab(t *testing.T) {
 		t.Skip("SKIPPED: a machine with cgroup v2, systemd and current engines is booted by 'make lab' alone")
 	}
 	need.Root(t)
-	programs := build(t)
-	results := make([][]result, len(releases))
+	chosen := chosen(t)
+	results := make([][]result, len(chosen))
 	t.Run("on", func(t *testing.T) {
-		for i, r := range releases {
+		for i, r := range chosen {
 			results[i] = make([]result, len(levels))
 			t.Run(r.name, func(t *testing.T) {
 				t.Parallel()
-				image := r.image(t)
+				image, programs := r.image(t), r.build(t)
 				// Two machines take half the time of one: each has one processor.
 				for j, level := range levels {
 					t.Run(level, func(t *testing.T) {
@@ -49,60 +49,86 @@ func TestLab(t *testing.T) {
 			})
 		}
 	})
-	var merged []result
+	var columns []column
 	for _, of := range results {
 		r := of[0]
 		for _, other := range of[1:] {
 			r.outcomes = append(r.outcomes, other.outcomes...)
 		}
 		if r.release != "" {
-			merged = append(merged, r)
+			columns = append(columns, r.column())
 		}
 	}
-	text := table(merged)
-	fmt.Println(text)
-	compare(t, text)
+	fmt.Println(table(columns))
+	compare(t, columns)
 }
 
 // page has the table for the reader. Its versions are those of the day it was written; its checks
 // are those that hold.
 const page = "../../../docs/tested.md"
 
-// compare compares the checks of the table with those of the page, or with NVCR_LAB_UPDATE=1 writes
-// the page.
-func compare(t *testing.T, text string) {
+const mark = "<!-- What follows is written by make lab. -->\n\n"
+
+func readPage(t *testing.T) (prose, table string) {
 	t.Helper()
 	data, err := os.ReadFile(page)
 	require.NoError(t, err)
-	const mark = "<!-- What follows is written by make lab. -->\n\n"
-	prose, old, found := strings.Cut(string(data), mark)
+	prose, table, found := strings.Cut(string(data), mark)
 	require.True(t, found, "%s has no line %q", page, mark)
-	switch checks := func(table string) string { return table[max(0, strings.Index(table, "\n## ")):] }; {
-	case t.Failed() || os.Getenv("NVCR_LAB_RUN") != "":
-	case os.Getenv("NVCR_LAB_UPDATE") != "":
-		require.NoError(t, os.WriteFile(page, []byte(prose+mark+text), 0o644))
-	default:
-		assert.Equal(t, checks(old), checks(text), "%s; NVCR_LAB_UPDATE=1 make lab writes it", page)
+	return prose, table
+}
+
+func TestPage(t *testing.T) {
+	_, text := readPage(t)
+	assert.Equal(t, text, table(parse(text)))
+}
+
+// compare compares the checks of what was tested with those of the page, or with NVCR_LAB_UPDATE=1
+// writes the page.
+func compare(t *testing.T, columns []column) {
+	t.Helper()
+	prose, text := readPage(t)
+	all := parse(text)
+	for _, c := range columns {
+		i := slices.IndexFunc(all, func(other column) bool { return other.name == c.name })
+		switch {
+		case t.Failed() || os.Getenv("NVCR_LAB_RUN") != "":
+			return
+		case os.Getenv("NVCR_LAB_UPDATE") == "":
+			require.GreaterOrEqual(t, i, 0, "%s has no %s", page, c.name)
+			assert.Equal(t, all[i].checks(), c.checks(), "%s; NVCR_LAB_UPDATE=1 make lab writes it", page)
+		case i < 0:
+			all = append(all, c)
+		default:
+			all[i] = c
+		}
+	}
+	if os.Getenv("NVCR_LAB_UPDATE") != "" {
+		require.NoError(t, os.WriteFile(page, []byte(prose+mark+table(all)), 0o644))
 	}
 }
 
 // build builds what the machines get, and cannot build themselves.
-func build(t *testing.T) string {
+func (r release) build(t *testing.T) string {
 	dir := t.TempDir()
-	gobuild(t, "test", "-c", "-o", filepath.Join(dir, "inside.test"), "./inside")
-	gobuild(t, "test", "-c", "-o", filepath.Join(dir, "runtime.test"), "../../nvidia-container-runtime.experimental")
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "more"), 0o755))
+	gobuild(t, dir, "test", "-c", "-o", filepath.Join(dir, "inside.test"), "./inside")
+	gobuild(t, dir, "test", "-c", "-o", filepath.Join(dir, "runtime.test"), "../../nvidia-container-runtime.experimental")
 	// The kubelet's part is a module of its own.
-	gobuild(t, "build", "-C", "../enginetest/cri", "-buildvcs=false", "-o", filepath.Join(dir, "cri"), ".")
+	gobuild(t, dir, "build", "-C", "../enginetest/cri", "-buildvcs=false", "-o", filepath.Join(dir, "cri"), ".")
+	if r.more != nil {
+		gobuild(t, dir, slices.Concat([]string{"install"}, r.more)...)
+	}
 	probe, err := testimage.Probe()
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "probe"), probe, 0o755))
 	return dir
 }
 
-func gobuild(t *testing.T, args ...string) {
+func gobuild(t *testing.T, dir string, args ...string) {
 	t.Helper()
 	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOBIN="+filepath.Join(dir, "more"))
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "go %q: %s", args, out)
 }
@@ -133,12 +159,16 @@ func (r release) test(t *testing.T, image, programs, deb, level string) result {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "package.deb"), data, 0o644))
 
-	tests, reboot := cmp.Or(os.Getenv("NVCR_LAB_RUN"), "."), ""
+	tests, reboot := r.tests, r.tests+".*Reboot"
+	if pattern := os.Getenv("NVCR_LAB_RUN"); pattern != "" {
+		tests, reboot = pattern, ""
+		if strings.Contains(pattern, "Reboot") {
+			reboot = pattern
+		}
+	}
 	runtimeTests := tests
 	if tests == "." {
-		runtimeTests, reboot = containerTests, "Reboot"
-	} else if strings.Contains(tests, "Reboot") {
-		reboot = tests
+		runtimeTests = containerTests
 	}
 	// The machine runs this again when it has rebooted.
 	script := `cd /host/programs
@@ -147,20 +177,21 @@ tests() {
 	part=$1 of=$2; shift 2
 	./$of.test -test.v=test2json "$@" >/host/$part.out 2>&1 || touch /host/failed
 }
-tests='` + tests + `' reboot='` + reboot + `'
+tests='` + tests + `' reboot='` + reboot + `' skip='` + r.skip + `'
 if mkdir /host/rebooted; then
+	find more -type f -exec install -t /usr/sbin {} +
 	dpkg-query -W -f '${Package} ${Version}\n' >/host/packages
 	uname -r >/host/kernel
 	dpkg -i /host/package.deb
 	# These tests expect that there is no driver.
 	tests runtime runtime -test.run '` + runtimeTests + "/^" + level + `$'
-	tests tests inside -test.run "$tests" -test.skip Reboot
+	tests tests inside -test.run "$tests" -test.skip "Reboot|$skip"
 	if [ "$reboot" ]; then
-		NVCR_LAB_BOOT=1 tests before inside -test.run "$reboot"
+		NVCR_LAB_BOOT=1 tests before inside -test.run "$reboot" -test.skip "$skip"
 		exit 75
 	fi
 else
-	NVCR_LAB_BOOT=2 tests after inside -test.run "$reboot"
+	NVCR_LAB_BOOT=2 tests after inside -test.run "$reboot" -test.skip "$skip"
 fi
 test ! -e /host/failed
 `
@@ -172,7 +203,7 @@ test ! -e /host/failed
 	res := result{release: r.name, versions: versions(t, dir)}
 	for _, part := range []string{"runtime", "tests", "before", "after"} {
 		out, err := os.ReadFile(filepath.Join(dir, part+".out"))
-		if errors.Is(err, fs.ErrNotExist) && tests != "." {
+		if errors.Is(err, fs.ErrNotExist) && reboot == "" {
 			continue
 		}
 		require.NoError(t, err)

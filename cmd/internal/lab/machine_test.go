@@ -4,6 +4,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,12 +26,38 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// release is a release of Debian with its own engines.
+// release is a release of Debian with its own engines, or with one of another source.
 type release struct {
-	name string
+	name        string // its column, and what NVCR_LAB_RELEASES has
+	suite       string
+	tests, skip string // patterns
+	// more are arguments of go install for programs that this machine has instead of its own, or
+	// beside them.
+	more []string
 }
 
-var releases = []release{{"forky"}}
+var releases = []release{
+	{name: "forky", suite: "forky", tests: ".", skip: "Kubelet"},
+	{name: "trixie", suite: "trixie", tests: ".", skip: "Kubelet"},
+	{name: "forky-docker29", suite: "forky", tests: "TestDocker", skip: "^$", more: []string{
+		"-ldflags=-s -w", "github.com/moby/moby/v2/cmd/dockerd@v2.0.0-beta.24",
+	}},
+	{name: "forky-kubelet", suite: "forky", tests: "TestKubelet", skip: "^$", more: []string{
+		"-C", "deviceplugin", "-buildvcs=false", "-ldflags=-s -w", ".", "k8s.io/kubernetes/cmd/kubelet",
+	}},
+}
+
+// chosen are the releases that are tested.
+func chosen(t *testing.T) []release {
+	t.Helper()
+	var list []release
+	for name := range strings.SplitSeq(cmp.Or(os.Getenv("NVCR_LAB_RELEASES"), "forky"), ",") {
+		i := slices.IndexFunc(releases, func(r release) bool { return r.name == name })
+		require.GreaterOrEqual(t, i, 0, "NVCR_LAB_RELEASES: there is no %q", name)
+		list = append(list, releases[i])
+	}
+	return list
+}
 
 // packages are what the machine has beside Debian's essential ones. Each release has a kernel for
 // User Mode Linux.
@@ -60,7 +88,7 @@ func (r release) image(t *testing.T) string {
 		cache = "/var/cache"
 	}
 	made := sha256.Sum256(fmt.Append(nil, packages, masked, kept, sample, string(imageFiles)))
-	dir := filepath.Join(cache, "nvcr-lab", fmt.Sprintf("%s-%x", r.name, made[:6]))
+	dir := filepath.Join(cache, "nvcr-lab", fmt.Sprintf("%s-%x", r.suite, made[:6]))
 	if _, err := os.Stat(dir); err == nil {
 		return dir
 	}
@@ -69,7 +97,7 @@ func (r release) image(t *testing.T) string {
 	require.NoError(t, err)
 	defer os.RemoveAll(work)
 	if err := r.make(work); err != nil {
-		need.Missing(t, "an image of Debian's %s, which cannot be made: %v", r.name, err)
+		need.Missing(t, "an image of Debian's %s, which cannot be made: %v", r.suite, err)
 	}
 	if err := os.Rename(work, dir); !errors.Is(err, fs.ErrExist) {
 		require.NoError(t, err)
@@ -91,7 +119,7 @@ func (r release) make(dir string) error {
 		`--aptopt=Acquire::Check-Valid-Until "false"`, `--aptopt=APT::Install-Recommends "false"`,
 		`--aptopt=Acquire::Languages "none"`, "--dpkgopt=path-exclude=/usr/share/man/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
-		"--include="+packages, r.name, tree)
+		"--include="+packages, r.suite, tree)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@
 package lab
 
 import (
+	"cmp"
+	"debug/buildinfo"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,6 +28,9 @@ type result struct {
 // upstream is the part of a Debian version that is the program's own.
 var upstream = regexp.MustCompile(`^(?:\d+:)?(\d[\d.]*\d|\d)`)
 
+// provides are the packages of programs of another source, of which the table tells the version.
+var provides = map[string]string{"dockerd": "docker.io", "kubelet": "kubelet"}
+
 // versions reads what the machine has told of itself.
 func versions(t *testing.T, dir string) map[string]string {
 	t.Helper()
@@ -41,6 +46,15 @@ func versions(t *testing.T, dir string) map[string]string {
 	data, err = os.ReadFile(filepath.Join(dir, "kernel"))
 	require.NoError(t, err)
 	list["linux"] = strings.TrimSpace(string(data))
+	more, err := filepath.Glob(filepath.Join(dir, "programs/more/*"))
+	require.NoError(t, err)
+	for _, file := range more {
+		if pkg := provides[filepath.Base(file)]; pkg != "" {
+			info, err := buildinfo.ReadFile(file)
+			require.NoError(t, err)
+			list[pkg] = info.Main.Path + " " + info.Main.Version
+		}
+	}
 	return list
 }
 
@@ -51,6 +65,7 @@ var subjects = []struct{ prefix, heading string }{
 	{"TestContainerd", "containerd"},
 	{"TestCRI", "CRI, as the kubelet uses it"},
 	{"TestContainer", "A bundle, without an engine"},
+	{"TestKubelet", "The kubelet, without an API server"},
 	{"TestDriver", "The driver changes"},
 	{"", "The package by itself"},
 }
@@ -58,94 +73,159 @@ var subjects = []struct{ prefix, heading string }{
 // levels are the parts of a test's name that name a low-level runtime.
 var levels = []string{"runc", "crun"}
 
-// table writes the results as Markdown: for each engine the checks, and for each release with which
-// low-level runtimes a check holds.
-func table(results []result) string {
-	var b strings.Builder
-	b.WriteString("| |")
-	for _, r := range results {
-		fmt.Fprintf(&b, " %s |", r.release)
-	}
-	b.WriteString("\n|---|" + strings.Repeat("---|", len(results)) + "\n")
+// column is what a release has on the page.
+type column struct {
+	name  string
+	cells []cell
+}
+
+// cell tells with which low-level runtimes a check holds, or which version there is of a program:
+// that has no heading.
+type cell struct{ heading, check, text string }
+
+// checks are the cells without the versions, in an order of their own.
+func (c column) checks() []cell {
+	list := slices.DeleteFunc(slices.Clone(c.cells), func(c cell) bool { return c.heading == "" })
+	slices.SortFunc(list, func(a, b cell) int { return cmp.Or(cmp.Compare(a.heading, b.heading), cmp.Compare(a.check, b.check)) })
+	return list
+}
+
+func (r result) column() column {
+	c := column{name: r.release}
 	for _, p := range []struct{ name, pkg string }{
 		{"Linux", "linux"},
 		{"systemd", "systemd"},
 		{"Docker", "docker.io"},
 		{"Compose", "docker-compose"},
 		{"containerd", "containerd"},
+		{"kubelet", "kubelet"},
 		{"Podman", "podman"},
 		{"runc", "runc"},
 		{"crun", "crun"},
 	} {
-		fmt.Fprintf(&b, "| %s |", p.name)
-		for _, r := range results {
-			fmt.Fprintf(&b, " %s |", r.versions[p.pkg])
-		}
-		b.WriteString("\n")
-	}
-
-	type cell struct{ passed, failed []string }
-	type row struct {
-		subject int
-		check   string
-	}
-	var rows []row
-	cells := map[row][]cell{}
-	for i, r := range results {
-		for _, o := range r.outcomes {
-			subject := slices.IndexFunc(subjects, func(s struct{ prefix, heading string }) bool { return strings.HasPrefix(o.name, s.prefix) })
-			parts := strings.Split(strings.ReplaceAll(o.name, "_", " "), "/")
-			level := "yes"
-			for j, p := range parts {
-				if slices.Contains(levels, p) {
-					level, parts = p, slices.Delete(parts, j, j+1)
-					break
-				}
-			}
-			if rest := strings.TrimPrefix(parts[0], subjects[subject].prefix); rest != "" {
-				parts[0] = words(strings.TrimPrefix(rest, "Test"))
-			} else {
-				parts = parts[1:]
-			}
-			k := row{subject, strings.Join(parts, ": ")}
-			if cells[k] == nil {
-				rows = append(rows, k)
-				cells[k] = make([]cell, len(results))
-			}
-			list := &cells[k][i].failed
-			if o.passed {
-				list = &cells[k][i].passed
-			}
-			if !slices.Contains(*list, level) { // what is of no low-level runtime was run beside each
-				*list = append(*list, level)
-			}
+		if version := r.versions[p.pkg]; version != "" {
+			c.cells = append(c.cells, cell{check: p.name, text: version})
 		}
 	}
-	for i, s := range subjects {
-		if !slices.ContainsFunc(rows, func(k row) bool { return k.subject == i }) {
+	passed, failed := map[cell][]string{}, map[cell][]string{}
+	for _, o := range r.outcomes {
+		subject := subjects[slices.IndexFunc(subjects, func(s struct{ prefix, heading string }) bool { return strings.HasPrefix(o.name, s.prefix) })]
+		parts := strings.Split(strings.ReplaceAll(o.name, "_", " "), "/")
+		level := "yes"
+		for j, p := range parts {
+			if slices.Contains(levels, p) {
+				level, parts = p, slices.Delete(parts, j, j+1)
+				break
+			}
+		}
+		if rest := strings.TrimPrefix(parts[0], subject.prefix); rest != "" {
+			parts[0] = words(strings.TrimPrefix(rest, "Test"))
+		} else {
+			parts = parts[1:]
+		}
+		k := cell{heading: subject.heading, check: strings.Join(parts, ": ")}
+		if !slices.Contains(c.cells, k) {
+			c.cells = append(c.cells, k)
+		}
+		list := failed
+		if o.passed {
+			list = passed
+		}
+		if !slices.Contains(list[k], level) { // what is of no low-level runtime was run beside each
+			list[k] = append(list[k], level)
+		}
+	}
+	for i, k := range c.cells {
+		if k.heading == "" {
 			continue
 		}
-		fmt.Fprintf(&b, "\n## %s\n\n| check |", s.heading)
-		for _, r := range results {
-			fmt.Fprintf(&b, " %s |", r.release)
+		c.cells[i].text = strings.Join(passed[k], ", ")
+		if list := failed[k]; list != nil {
+			c.cells[i].text += " **fails: " + strings.Join(list, ", ") + "**"
 		}
-		b.WriteString("\n|---|" + strings.Repeat("---|", len(results)) + "\n")
-		for _, k := range rows {
-			if k.subject != i {
-				continue
-			}
-			fmt.Fprintf(&b, "| %s |", k.check)
-			for _, c := range cells[k] {
-				text := strings.Join(c.passed, ", ")
-				if len(c.failed) > 0 {
-					text += " **fails: " + strings.Join(c.failed, ", ") + "**"
+	}
+	return c
+}
+
+// table writes columns as Markdown. Below a heading are those that have something there.
+func table(columns []column) string {
+	var b strings.Builder
+	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
+	headings := []string{""} // of the versions
+	for _, s := range subjects {
+		headings = append(headings, s.heading)
+	}
+	for _, heading := range headings {
+		var names, checks []string
+		texts := map[string]map[string]string{} // of a check, by column
+		for _, c := range columns {
+			next := 0
+			for _, of := range c.cells {
+				if of.heading != heading {
+					continue
 				}
-				fmt.Fprintf(&b, " %s |", text)
+				if !slices.Contains(names, c.name) {
+					names = append(names, c.name)
+				}
+				if texts[of.check] == nil {
+					texts[of.check] = map[string]string{}
+					checks = slices.Insert(checks, next, of.check)
+				}
+				texts[of.check][c.name] = of.text
+				next = slices.Index(checks, of.check) + 1
 			}
-			b.WriteString("\n")
+		}
+		if len(names) == 0 {
+			continue
+		}
+		first := ""
+		if heading != "" {
+			fmt.Fprintf(&b, "\n## %s\n\n", heading)
+			first = "check"
+		}
+		line(append([]string{first}, names...))
+		b.WriteString(strings.Repeat("|---", len(names)+1) + "|\n")
+		for _, check := range checks {
+			row := []string{check}
+			for _, name := range names {
+				row = append(row, texts[check][name])
+			}
+			line(row)
 		}
 	}
 	return b.String()
+}
+
+// parse reads what table has written.
+func parse(text string) []column {
+	var list []column
+	heading, names := "", []string(nil)
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if h, ok := strings.CutPrefix(line, "## "); ok {
+			heading, names = h, nil
+		}
+		row, ok := strings.CutPrefix(line, "| ")
+		if !ok {
+			continue
+		}
+		cells := strings.Split(strings.TrimSuffix(row, " |"), " | ")
+		if names == nil {
+			names = cells
+			continue
+		}
+		for i, name := range names[1:] {
+			if cells[i+1] == "" {
+				continue
+			}
+			j := slices.IndexFunc(list, func(c column) bool { return c.name == name })
+			if j < 0 {
+				j, list = len(list), append(list, column{name: name})
+			}
+			list[j].cells = append(list[j].cells, cell{heading, cells[0], cells[i+1]})
+		}
+	}
+	return list
 }
 
 // wordEnd is where a word ends in a name in mixed case.
@@ -164,18 +244,28 @@ func words(name string) string {
 
 func TestTable(t *testing.T) {
 	of := func(name string, passed bool) *outcome { return &outcome{name: name, leaf: true, passed: passed} }
-	got := table([]result{{"forky", map[string]string{"systemd": "262", "runc": "1.3.6"}, []*outcome{
-		of("TestDocker/runc/run_it", true), of("TestDockerUsernsRemap/runc/exec", true), of("TestUnits/learn", true),
-		of("TestDocker/crun/run_it", true), of("TestDockerUsernsRemap/crun/exec", false), of("TestUnits/learn", true),
-		of("TestContainerKeepsItsGPU/crun", true),
-	}}})
-	_, checks, _ := strings.Cut(got, "\n## ")
-	assert.Equal(t, `Docker
+	columns := []column{
+		result{"forky", map[string]string{"systemd": "262", "runc": "1.3.6"}, []*outcome{
+			of("TestDocker/runc/run_it", true), of("TestDockerUsernsRemap/runc/exec", true),
+			of("TestDocker/crun/run_it", true), of("TestDockerUsernsRemap/crun/exec", false),
+			of("TestContainerKeepsItsGPU/crun", true), of("TestUnits/learn", true), of("TestUnits/learn", true),
+		}}.column(),
+		result{"other", map[string]string{"systemd": "257"}, []*outcome{
+			of("TestDocker/runc/run_it", true), of("TestDocker/runc/another", true), of("TestDockerUsernsRemap/runc/exec", true),
+		}}.column(),
+	}
+	const want = `|  | forky | other |
+|---|---|---|
+| systemd | 262 | 257 |
+| runc | 1.3.6 |  |
 
-| check | forky |
-|---|---|
-| run it | runc, crun |
-| userns remap: exec | runc **fails: crun** |
+## Docker
+
+| check | forky | other |
+|---|---|---|
+| run it | runc, crun | runc |
+| another |  | runc |
+| userns remap: exec | runc **fails: crun** | runc |
 
 ## A bundle, without an engine
 
@@ -188,5 +278,7 @@ func TestTable(t *testing.T) {
 | check | forky |
 |---|---|
 | units: learn | yes |
-`, checks)
+`
+	assert.Equal(t, want, table(columns))
+	assert.Equal(t, columns, parse(want))
 }

@@ -38,6 +38,7 @@ var methods = map[string][2]any{
 	"RemovePodSandbox": {&runtime.RemovePodSandboxRequest{}, &runtime.RemovePodSandboxResponse{}},
 	"CreateContainer":  {&runtime.CreateContainerRequest{}, &runtime.CreateContainerResponse{}},
 	"StartContainer":   {&runtime.StartContainerRequest{}, &runtime.StartContainerResponse{}},
+	"ListContainers":   {&runtime.ListContainersRequest{}, &runtime.ListContainersResponse{}},
 	"StopContainer":    {&runtime.StopContainerRequest{}, &runtime.StopContainerResponse{}},
 	"RemoveContainer":  {&runtime.RemoveContainerRequest{}, &runtime.RemoveContainerResponse{}},
 	"UpdateContainerResources": {

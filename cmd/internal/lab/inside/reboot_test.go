@@ -103,3 +103,22 @@ func TestPodmanReboot(t *testing.T) {
 		})
 	}
 }
+
+// After a boot the kubelet rejects pods whose devices it does not know yet: they are to be made
+// anew, as the API server's controllers do.
+func TestKubeletReboot(t *testing.T) {
+	const plugin = "nvidia-plugin@envvar"
+	name := "after"
+	if !rebooted {
+		name = "before"
+		configureKubelet(t)
+		keepLowLevel(t, levels[0])
+		must(t, "systemctl", "enable", "kubelet", plugin)
+	}
+	must(t, "systemctl", "start", plugin)
+	removePod(t)
+	writePod(t, name)
+	t.Run(levels[0]+"/a new pod", func(t *testing.T) {
+		assert.Equal(t, gpu, execSync(t, container(t, "gpu", nil), look))
+	})
+}
