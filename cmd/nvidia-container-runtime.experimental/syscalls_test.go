@@ -40,8 +40,10 @@ var runtimeCalls = strings.Fields("clone clone3 epoll_pwait futex getpid gettid 
 var (
 	anyCall  = regexp.MustCompile(`^\d+ +(\w+)\(`)
 	openCall = regexp.MustCompile(`\b(?:open|openat|openat2)\((.*)\) += \d+<(.*)>$`)
-	execCall = regexp.MustCompile(`\bexecve\("([^"]*)"`)
-	newCall  = regexp.MustCompile(`\b(?:fork|vfork|clone|clone3)\((.*)`)
+	// Once a second, the Go runtime looks whether the limit of its cgroup has changed.
+	limitCall = regexp.MustCompile(`\bpread64\(\d+</sys/fs/cgroup/`)
+	execCall  = regexp.MustCompile(`\bexecve\("([^"]*)"`)
+	newCall   = regexp.MustCompile(`\b(?:fork|vfork|clone|clone3)\((.*)`)
 )
 
 // largeMachine is the largest machine: 8 GPUs with 56 MIG instances, and
@@ -107,7 +109,7 @@ func traced(t testing.TB, machine string, args ...string) trace {
 			}
 		}
 		tr.calls++
-		if m := anyCall.FindStringSubmatch(line); m != nil && !slices.Contains(runtimeCalls, m[1]) {
+		if m := anyCall.FindStringSubmatch(line); m != nil && !slices.Contains(runtimeCalls, m[1]) && !limitCall.MatchString(line) {
 			if ours = ours || strings.Contains(line, "config.toml"); ours {
 				tr.own = append(tr.own, m[1])
 			}
