@@ -300,7 +300,7 @@ func runCDIList(i invocation, dir string, more []string, vendor, class string, a
 	if as != asTable {
 		return as.write(i.stdout, struct {
 			Devices []cdi.Device  `json:"devices"`
-			Ignored []ignoredFile `json:"left_aside"`
+			Ignored []ignoredFile `json:"ignored"`
 		}{devices, ignored})
 	}
 	for _, f := range ignored {
@@ -414,7 +414,7 @@ func (i invocation) printChecked(checked []cdi.Checked, ignored []ignoredFile, a
 	if as != asTable {
 		return as.write(i.stdout, struct {
 			Files   []cdi.Checked `json:"files"`
-			Ignored []ignoredFile `json:"left_aside"`
+			Ignored []ignoredFile `json:"ignored"`
 		}{checked, ignored})
 	}
 	for _, f := range ignored {

@@ -278,7 +278,7 @@ func readFile(root sysfs.Root, name string, caller int) ([]byte, error) {
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		if st.Uid != 0 && int(st.Uid) != caller {
-			return nil, fmt.Errorf("it belongs to user %d, who so controls what engines give to containers", st.Uid)
+			return nil, fmt.Errorf("it belongs to user %d, who thereby controls what engines give to containers", st.Uid)
 		}
 		if mode := info.Mode().Perm(); mode&0o002 != 0 || mode&0o020 != 0 && st.Gid != 0 {
 			return nil, fmt.Errorf("other users may write it (mode %04o) and so control "+

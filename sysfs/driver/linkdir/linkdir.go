@@ -374,7 +374,7 @@ func build(base string, boot Boot, want Set) error {
 		return err
 	}
 	if !linkable(int64(st.Type)) {
-		return fmt.Errorf("hard links are not supported on a file system of type %#x", st.Type)
+		return fmt.Errorf("hard links are not used on a file system of type %#x", st.Type)
 	}
 	baseFD, err := mkdir(above, path.Base(base))
 	if err != nil {
