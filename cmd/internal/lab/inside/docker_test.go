@@ -77,6 +77,7 @@ func cdiHook(t *testing.T) {
 	defer func() {
 		assert.NoError(t, os.Remove(hook))
 		must(t, "systemctl", "restart", "docker")
+		must(t, "systemctl", "reset-failed", "docker") // systemd limits how often a unit is started
 	}()
 	must(t, "systemctl", "restart", "docker")
 	t.Run("--gpus all with nvidia-cdi-hook, CDI without this runtime", func(t *testing.T) {
