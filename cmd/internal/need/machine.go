@@ -14,8 +14,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// Machine unpacks a fixture to a new directory. With nodes, it creates the device nodes, which
-// needs root.
+// Machine unpacks a fixture into a new directory. If nodes is set, it also creates the device
+// nodes, which needs root.
 func Machine(t testing.TB, fixture string, nodes bool) string {
 	t.Helper()
 	a, err := fixtures.Load(fixture)
@@ -29,7 +29,7 @@ func Machine(t testing.TB, fixture string, nodes bool) string {
 	return dir
 }
 
-// Files writes files below dir: "-> x" creates a link, "absent" removes the file, a name that ends
+// Files writes files below dir. "-> x" creates a link, "absent" removes the file, a name that ends
 // in a slash is a directory, and a file that starts with #! is executable.
 func Files(t testing.TB, dir string, tree map[string]string) {
 	t.Helper()
@@ -49,7 +49,7 @@ func Files(t testing.TB, dir string, tree map[string]string) {
 		case strings.HasPrefix(content, "#!"):
 			require.NoError(t, os.WriteFile(file, []byte(content), 0o755)) //nolint:gosec // a program
 		default:
-			require.NoError(t, os.WriteFile(file, []byte(content), 0o644)) //nolint:gosec // to be read by others
+			require.NoError(t, os.WriteFile(file, []byte(content), 0o644)) //nolint:gosec // others read it
 		}
 	}
 }
