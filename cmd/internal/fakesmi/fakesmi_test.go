@@ -21,7 +21,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// read describes a fixture and returns the text of its own nvidia-smi.
+// read describes a fixture and returns the output of the fixture's own nvidia-smi.
 func read(t *testing.T, name string) (Machine, string) {
 	t.Helper()
 	archive, err := fixtures.Load(name)
@@ -70,11 +70,11 @@ func TestRun(t *testing.T) {
 			want: "index, uuid, name, pci.bus_id, driver_version\n0, " + uuid + ", Tesla T4, 00000000:00:1E.0, 550.54.15\n",
 		},
 		{
-			name: "query without header", machine: "t4", nodes: []string{"nvidiactl", "nvidia0"}, args: "--format=csv,noheader --query-gpu name,memory.total,mig.mode.current,count",
+			name: "query without a header", machine: "t4", nodes: []string{"nvidiactl", "nvidia0"}, args: "--format=csv,noheader --query-gpu name,memory.total,mig.mode.current,count",
 			want: "Tesla T4, [N/A], [N/A], 1\n",
 		},
 		{
-			name: "query all", machine: "dgx-h100", nodes: []string{"nvidiactl", "nvidia0", "nvidia-caps/nvidia-cap75", "nvidia-caps/nvidia-cap76"}, args: "-q",
+			name: "full query", machine: "dgx-h100", nodes: []string{"nvidiactl", "nvidia0", "nvidia-caps/nvidia-cap75", "nvidia-caps/nvidia-cap76"}, args: "-q",
 			want: "\n==============NVSMI LOG==============\n\nDriver Version                                         : 580.95.05\n" +
 				"CUDA Version                                           : 13.0\n\nAttached GPUs                                          : 1\n" +
 				"GPU 00000000:1B:00.0\n    Product Name                                       : NVIDIA H100 80GB HBM3\n" +
@@ -83,17 +83,17 @@ func TestRun(t *testing.T) {
 				"    GPU UUID                                           : GPU-6f1d29c8-04e7-b53a-91d6-2a8c70f4be13\n" +
 				"    GPU PDI                                            : 0x2c5f18d0947be36a\n",
 		},
-		{name: "no format", machine: "t4", args: "--query-gpu=name", status: 2, want: "\"--format=\" switch is missing. Please run 'nvidia-smi -h' for help.\n"},
-		{name: "misspelt field", machine: "t4", args: "--query-gpu=nmae --format=csv", status: 2, want: "Field \"nmae\" is not a valid field to query.\n"},
-		{name: "no value", machine: "t4", args: "-i", status: 2, want: "Option -i needs a value. Please run 'nvidia-smi -h' for help.\n"},
+		{name: "query without a format", machine: "t4", args: "--query-gpu=name", status: 2, want: "\"--format=\" switch is missing. Please run 'nvidia-smi -h' for help.\n"},
+		{name: "misspelled field", machine: "t4", args: "--query-gpu=nmae --format=csv", status: 2, want: "Field \"nmae\" is not a valid field to query.\n"},
+		{name: "option without a value", machine: "t4", args: "-i", status: 2, want: "Option -i needs a value. Please run 'nvidia-smi -h' for help.\n"},
 		{name: "unknown GPU", machine: "t4", nodes: []string{"nvidiactl", "nvidia0"}, args: "-L -i 1", status: 6, want: "No devices were found\n"},
 		{
 			name: "version", machine: "t4", nodes: []string{"nvidiactl"}, args: "--version",
 			want: "NVIDIA-SMI version  : 550.54.15\nNVML version        : 550.54\nDRIVER version      : 550.54.15\nCUDA Version        : 12.4\n",
 		},
 		{
-			// Minors are not indices, and the container counts its own.
-			name: "two MIG devices of one GPU, and a GPU", machine: "a100-mig",
+			// Minor numbers are not indices, and the container has its own indices.
+			name: "two MIG devices of a GPU, and another GPU", machine: "a100-mig",
 			nodes: []string{"nvidiactl", "nvidia" + minor(machines, 3), "nvidia" + minor(machines, 6), capOf(machines, 3, 1, 0), capOf(machines, 3, 1, 1), capOf(machines, 3, 2, 0), capOf(machines, 3, 2, 1)},
 			args:  "-L",
 			want: "GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-5c8472fb-de10-93a6-4f75-e0b6128c9d3a)\n" +
@@ -119,8 +119,8 @@ func capOf(machines map[string]Machine, gpu, device, which int) string {
 	return "nvidia-caps/nvidia-cap" + strconv.Itoa(machines["a100-mig"].GPUs[gpu].Devices[device].Caps[which])
 }
 
-// A container with everything sees what the machine's own nvidia-smi -L prints, which the parser of
-// package smi reads.
+// TestListing checks that a container with all devices sees what the machine's own nvidia-smi -L
+// prints, and that package smi can parse the output.
 func TestListing(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {
@@ -181,8 +181,8 @@ func TestInstall(t *testing.T) {
 	require.NoError(t, err)
 	defer f.Close()
 	_, ok = machineOf(f)
-	assert.False(t, ok, "a program without a machine")
+	assert.False(t, ok, "the program has no machine appended")
 	assert.ErrorContains(t, Install(dest, "fakesmi_test.go", want), "making the fixture's nvidia-smi from fakesmi_test.go: bad magic number")
 	_, ok = Main([]string{"/usr/bin/nvidia-smi", "-L"}, os.Stdout)
-	assert.False(t, ok, "this test's program has no machine")
+	assert.False(t, ok, "the test binary has no machine appended")
 }

@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fakesmi is the nvidia-smi of a fixture: it prints what NVIDIA's would print about a
-// container's GPUs, without a driver or a GPU.
+// Package fakesmi is the nvidia-smi of a fixture: it prints what NVIDIA's nvidia-smi would print
+// about a container's GPUs, without a driver or a GPU.
 //
 // [Install] creates it: a copy of a static program that calls [Main] first, with a description of
 // the fixture's machine appended, where no loader looks. In a container it prints the GPUs and MIG
 // devices whose device nodes exist. It supports -L, -q, --query-gpu, --version, -i and the table
-// without arguments, with NVIDIA's exit statuses. What only a GPU can tell is [N/A], and absent
-// from -q.
+// without arguments, with NVIDIA's exit statuses. Values that only a GPU can provide are [N/A], and
+// are left out of -q.
 package fakesmi
 
 import (
@@ -27,38 +27,40 @@ import (
 
 // Machine is what nvidia-smi knows about a machine.
 type Machine struct {
-	Driver string // version: "550.54.15"
-	CUDA   string // newest version that the driver supports: "12.4"; "" unknown
+	Driver string // version, such as "550.54.15"
+	CUDA   string // newest version that the driver supports, such as "12.4"; "" if unknown
 	GPUs   []GPU  // by index
 }
 
-// GPU is a GPU.
+// GPU is one of the GPUs that nvidia-smi would list.
 type GPU struct {
 	Minor   int    // of /dev/nvidiaN
 	Name    string // "Tesla T4"
 	UUID    string
 	Bus     string // "00000000:07:00.0"
-	PDI     string // "0x2c5f18d0947be36a", "" unknown
+	PDI     string // "0x2c5f18d0947be36a"; "" if unknown
 	Devices []Device
 }
 
-// Device is a MIG device.
+// Device is a MIG device of a GPU.
 type Device struct {
 	GI, CI  int    // IDs of its GPU instance and compute instance
-	Caps    []int  // minors of /dev/nvidia-caps/nvidia-capN of its GPU instance and its compute instance
+	Caps    []int  // minors of its GPU and compute instances' /dev/nvidia-caps/nvidia-capN
 	Profile string // "1g.10gb"
 	UUID    string
 }
 
-// listed matches a MIG device in the output of nvidia-smi -L, queried a line of -q.
+// listed matches a MIG device in the output of nvidia-smi -L; queried matches a line of nvidia-smi
+// -q.
 var (
 	listed  = regexp.MustCompile(`^ +MIG (\S+) +Device +\d+: \(UUID: (MIG-[^)]+)\)$`)
 	queried = regexp.MustCompile(`^ +GPU (UUID|PDI) +: (\S+)$`)
 )
 
 // Read describes the machine below root. listing is the output of its nvidia-smi -L, with the
-// profiles and UUIDs of MIG devices, optionally followed by that of -q, with the GPUs' PDIs. MIG
-// devices that it does not list get their names up to R470 and no profile.
+// profiles and UUIDs of the MIG devices, optionally followed by the output of nvidia-smi -q, with
+// the GPUs' PDIs. MIG devices that are not in listing get no profile, and a name in the form that
+// drivers used up to R470.
 func Read(root sysfs.Root, listing string) (Machine, error) {
 	inventory, err := sysfs.Read(root, true)
 	if err != nil || inventory.Driver == nil {
@@ -104,15 +106,15 @@ func Read(root sysfs.Root, listing string) (Machine, error) {
 	return m, nil
 }
 
-// mark is the end of a program that Install wrote, behind the machine as JSON and its length in 8
-// bytes.
+// mark ends a program that Install wrote. It follows the machine as JSON and the length of that
+// JSON in 8 bytes.
 const mark = "\x00fixture's nvidia-smi\x00"
 
 // maxMachine limits the JSON: 32 GPUs with 7 MIG devices each take 30 KiB.
 const maxMachine = 1 << 20
 
-// Install replaces dest by the nvidia-smi of machine: a copy of program, an executable that calls
-// [Main]. It must be static, as it runs in any image.
+// Install replaces dest with the nvidia-smi of machine: a copy of program, an executable that calls
+// [Main]. The program must be static because it runs in any image.
 func Install(dest, program string, machine Machine) (err error) {
 	defer func() {
 		if err != nil {
@@ -154,7 +156,7 @@ func Install(dest, program string, machine Machine) (err error) {
 	return errors.Join(err, out.Chmod(0o755), out.Close())
 }
 
-// machineOf reads what Install appended to a program; false if there is nothing.
+// machineOf reads what Install appended to a program. It returns false if there is nothing.
 func machineOf(program *os.File) (Machine, bool) {
 	const tail = 8 + int64(len(mark))
 	info, err := program.Stat()

@@ -18,15 +18,15 @@ import (
 // Exit statuses, from nvidia-smi's manual page.
 const (
 	exitArgument = 2 // an argument is invalid
-	exitNotFound = 6 // no device, or not the one that was asked for
+	exitNotFound = 6 // there is no device, or not the requested one
 	exitNoDriver = 9 // the driver is not loaded
 )
 
 const noDriver = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. " +
 	"Make sure that the latest NVIDIA driver is installed and running.\n\n"
 
-// Main is nvidia-smi if the process was started by that name and [Install] wrote its program;
-// otherwise it does nothing and returns false.
+// Main acts as nvidia-smi if the process was started by that name and its program was written by
+// [Install]. Otherwise it does nothing and returns false.
 func Main(args []string, stdout io.Writer) (status int, ok bool) {
 	if len(args) == 0 || filepath.Base(args[0]) != "nvidia-smi" {
 		return 0, false
@@ -43,7 +43,8 @@ func Main(args []string, stdout io.Writer) (status int, ok bool) {
 	return run(os.DirFS("/"), machine, args[1:], stdout), true
 }
 
-// run prints those of machine's GPUs whose device nodes are in fsys, the container's root.
+// run prints information about the GPUs of machine whose device nodes exist in fsys, the
+// container's root.
 func run(fsys fs.FS, machine Machine, args []string, stdout io.Writer) int {
 	there := func(name string) bool {
 		_, err := fs.Stat(fsys, name)
@@ -179,7 +180,7 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
-// query prints what identifies GPUs and MIG devices, in the format of nvidia-smi -q.
+// query prints what identifies the GPUs and MIG devices, in the format of nvidia-smi -q.
 func query(w io.Writer, machine Machine, gpus []GPU, asked []int) {
 	line := func(indent int, key string, value any) {
 		fmt.Fprintf(w, "%*s%-*s: %v\n", indent, "", 55-indent, key, value)
@@ -206,7 +207,7 @@ func query(w io.Writer, machine Machine, gpus []GPU, asked []int) {
 	}
 }
 
-// measured are prefixes of the fields of nvidia-smi that only a GPU can tell.
+// measured are prefixes of the nvidia-smi fields whose values only a GPU can provide.
 var measured = []string{
 	"timestamp", "vbios_version", "serial", "pcie.", "fan.speed", "pstate", "clocks", "memory.", "compute_mode",
 	"compute_cap", "utilization.", "encoder.", "ecc.", "retired_pages.", "temperature.", "power.",
@@ -244,7 +245,7 @@ func valueOf(field string, machine Machine, gpus []GPU, i int) string {
 	return "[N/A]"
 }
 
-// branch returns the driver's version as NVML reports its own: "550.54".
+// branch shortens the driver version to the form that NVML reports as its own, such as "550.54".
 func branch(version string) string {
 	parts := strings.SplitN(version, ".", 3)
 	return strings.Join(parts[:min(2, len(parts))], ".")
@@ -257,7 +258,7 @@ func orNA(s string) string {
 	return s
 }
 
-// table prints what nvidia-smi prints without arguments, as far as it is known.
+// table prints what nvidia-smi prints without arguments, as far as the values are known.
 func table(w io.Writer, machine Machine, gpus []GPU, asked []int) {
 	const line = "+-----------------------------------------------------------------------------------------+"
 	row := func(format string, args ...any) { fmt.Fprintf(w, "| %-87.87s |\n", fmt.Sprintf(format, args...)) }
