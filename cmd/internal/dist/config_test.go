@@ -17,8 +17,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// written compares a text that is made from plan.Keys with the part of a file from begin to end,
-// which UPDATE_SCRIPTS=1 writes.
+// written checks that the part of a file between begin and end is want, a text generated from
+// plan.Keys. UPDATE_SCRIPTS=1 rewrites that part.
 func written(t *testing.T, file, begin, end, want string) {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -35,10 +35,10 @@ func written(t *testing.T, file, begin, end, want string) {
 		require.NoError(t, os.WriteFile(file, []byte(head+begin+want+tail), 0o644))
 		return
 	}
-	assert.Equal(t, want, rest, "%s is not what plan.Keys says: UPDATE_SCRIPTS=1 writes it", file)
+	assert.Equal(t, want, rest, "%s does not match plan.Keys: UPDATE_SCRIPTS=1 updates it", file)
 }
 
-// wrap breaks a text into lines of at most 110 letters behind "# ".
+// wrap breaks text into lines of at most 110 characters, each after "# ".
 func wrap(text string) string {
 	var out strings.Builder
 	line := "#"
@@ -54,7 +54,7 @@ func wrap(text string) string {
 
 var code = regexp.MustCompile("`([^`]*)`")
 
-// exampleConfiguration is every key with its default, commented out.
+// exampleConfiguration returns every key with its default, commented out.
 func exampleConfiguration() string {
 	var out strings.Builder
 	before := ""
@@ -70,7 +70,7 @@ func exampleConfiguration() string {
 			fmt.Fprintf(&out, "\n[%s]\n", table)
 			before = table
 		}
-		// Words that are values stand in quotes, as they do in the file.
+		// Words that are values are quoted, as in the file.
 		doc := code.ReplaceAllStringFunc(k.Doc, func(s string) string {
 			if word := s[1 : len(s)-1]; regexp.MustCompile(`^[a-z]+$`).MatchString(word) {
 				return `"` + word + `"`
@@ -82,7 +82,7 @@ func exampleConfiguration() string {
 	return out.String()
 }
 
-// load reads a text as the runtime does.
+// load parses a configuration as the runtime does.
 func load(t *testing.T, text string) plan.Config {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "config.toml")
@@ -96,7 +96,7 @@ func load(t *testing.T, text string) plan.Config {
 	return c
 }
 
-// The example says the same commented out and uncommented: the defaults.
+// TestExampleConfiguration checks that the example gives the defaults, as it is and uncommented.
 func TestExampleConfiguration(t *testing.T) {
 	written(t, "config.toml", "leave the others alone.\n", "", exampleConfiguration())
 	data, err := os.ReadFile("config.toml")
@@ -107,7 +107,7 @@ func TestExampleConfiguration(t *testing.T) {
 	assert.Equal(t, plan.DefaultConfig(), load(t, uncommented))
 }
 
-// docs/configuration.md lists the same keys.
+// TestConfigurationPage checks that docs/configuration.md lists the same keys.
 func TestConfigurationPage(t *testing.T) {
 	var out strings.Builder
 	for _, k := range plan.Keys {

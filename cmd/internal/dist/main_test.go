@@ -36,15 +36,14 @@ const (
 	version    = "9.8.7"
 	epoch      = 1700000000
 
-	packageName = "nvidia-container-runtime-experimental" // that of none of NVIDIA's packages
+	packageName = "nvidia-container-runtime-experimental" // not the name of any NVIDIA package
 	summary     = "container runtime for NVIDIA GPUs that reads /proc, /sys and /dev"
 	parts       = repository + "/.cache/parts"
 )
 
 var programs = []string{"nvidia-container-runtime.experimental", "nvsysfs"}
 
-// scratch is the process' directory; made has the release in it, which is built when the first test
-// asks for it.
+// scratch is this process's directory. made builds the release there when the first test needs it.
 var (
 	scratch string
 	made    = sync.OnceValue(makeDist)
@@ -74,7 +73,7 @@ func makeDist() error {
 	return nil
 }
 
-// dist returns the folder of the release.
+// dist returns the directory of the release.
 func dist(t *testing.T) string {
 	t.Helper()
 	need.Program(t, "make")
@@ -82,7 +81,7 @@ func dist(t *testing.T) string {
 	return filepath.Join(scratch, "dist")
 }
 
-// command runs a program and returns what it printed.
+// command runs a program and returns its output.
 func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
@@ -90,13 +89,13 @@ func command(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// arches are Go's names, Debian's being the same, with those of RPM.
+// arches lists the architectures by their Go names, which Debian shares, and their RPM names.
 var arches = []struct {
 	name, rpm string
 	machine   elf.Machine
 }{{"amd64", "x86_64", elf.EM_X86_64}, {"arm64", "aarch64", elf.EM_AARCH64}}
 
-// wanted are the files of a package and their modes, by their names below /usr.
+// wanted returns the files of a package, by name below /usr, with their modes.
 func wanted(t *testing.T, format string) map[string]fs.FileMode {
 	t.Helper()
 	const name = "nvidia-container-runtime-experimental"
@@ -140,9 +139,9 @@ func wanted(t *testing.T, format string) map[string]fs.FileMode {
 	return list
 }
 
-// readTar reads a tar with nothing but directories and regular files of root, with the release's
-// time. The names begin with one prefix, which is taken away. In a package each directory comes
-// before its files.
+// readTar reads a tar archive and strips prefix from every name. It checks that the archive has
+// only directories and regular files, owned by root and with the release's time, and that in a
+// package, each directory comes before its files.
 func readTar(t *testing.T, r io.Reader, prefix string, isPackage bool) (modes map[string]fs.FileMode, data map[string][]byte) {
 	t.Helper()
 	modes, data = map[string]fs.FileMode{}, map[string][]byte{}
@@ -214,7 +213,7 @@ func TestTar(t *testing.T) {
 	}
 }
 
-// The folder has what is to be published, and the sums are those of all of it.
+// TestSums checks that the directory has exactly the files to publish, and the checksums of all.
 func TestSums(t *testing.T) {
 	dir := dist(t)
 	want := map[string]string{}
@@ -266,7 +265,7 @@ func TestDeb(t *testing.T) {
 			}
 			assert.NotEmpty(t, fields["Installed-Size"])
 			delete(fields, "Installed-Size")
-			// goreleaser states the baseline, with which every amd64 machine complies.
+			// goreleaser states the baseline, which every amd64 machine meets.
 			if variant, ok := fields["Architecture-Variant"]; ok {
 				assert.Equal(t, "amd64v1", variant)
 				delete(fields, "Architecture-Variant")
@@ -276,7 +275,7 @@ func TestDeb(t *testing.T) {
 				"Priority": "optional", "Maintainer": "The nvidia-container-runtime authors", "Recommends": "runc | crun",
 				"Homepage": "https://github.com/nvsysfs/nvidia-container-runtime", "Description": summary,
 			}, fields)
-			// Scripts of a maintainer would be here, and so would configuration files.
+			// Maintainer scripts and a list of conffiles would be here, too.
 			control := tar.NewReader(strings.NewReader(command(t, dpkgDeb, "--ctrl-tarfile", name)))
 			var parts []string
 			for {
@@ -325,13 +324,14 @@ func TestRPM(t *testing.T) {
 				}
 			}
 			assert.Equal(t, wanted(t, "rpm"), files)
-			// Those that no other package brings: else they would stay when ours goes.
+			// The package owns the directories that no other package has: otherwise rpm would leave
+			// them behind.
 			assert.Equal(t, []string{"/usr/share/doc/" + packageName, "/usr/share/" + packageName}, dirs)
 		})
 	}
 }
 
-// tree describes what is below a directory, but for the package manager's own files.
+// tree describes what is below a directory, except the package manager's own files.
 func tree(t *testing.T, root string) map[string]string {
 	t.Helper()
 	list := map[string]string{}
@@ -357,7 +357,7 @@ func tree(t *testing.T, root string) map[string]string {
 	return list
 }
 
-// newRoot makes the root of a machine on which nothing is installed.
+// newRoot creates the root of a machine with nothing installed.
 func newRoot(t *testing.T, dirs ...string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -367,8 +367,9 @@ func newRoot(t *testing.T, dirs ...string) string {
 	return root
 }
 
-// useInstalled runs the programs with root as their "/", where nothing else is but /proc: they do
-// what they say, and the hook's stand-in gets into PATH only if that is asked for.
+// useInstalled runs the installed programs with root as their "/", which has nothing else except
+// /proc. It checks that they work, and that only "configure docker --gpus" puts the placeholder
+// hook into PATH.
 func useInstalled(t *testing.T, root string) {
 	t.Helper()
 	unshare := need.Program(t, "unshare")
@@ -407,7 +408,7 @@ func useInstalled(t *testing.T, root string) {
 	require.Equal(t, before, tree(t, root))
 }
 
-// installed is what a package adds to a tree, the directories included.
+// installed returns before with the files and directories that a package adds.
 func installed(t *testing.T, format string, before map[string]string) map[string]string {
 	t.Helper()
 	after := maps.Clone(before)
@@ -440,9 +441,9 @@ func TestInstallDeb(t *testing.T) {
 	command(t, dpkg, dpkgArgs("--install", name)...)
 	assert.Equal(t, installed(t, "deb", before), tree(t, root))
 	useInstalled(t, root)
-	assert.Empty(t, command(t, dpkg, dpkgArgs("--verify", packageName)...), "sums are not those of the package")
+	assert.Empty(t, command(t, dpkg, dpkgArgs("--verify", packageName)...), "the checksums do not match the package")
 	assert.Contains(t, command(t, dpkg, dpkgArgs("--status", packageName)...), "Status: install ok installed")
-	// A second time, as an upgrade does.
+	// Install it again, as an upgrade does.
 	command(t, dpkg, dpkgArgs("--install", name)...)
 	assert.Equal(t, installed(t, "deb", before), tree(t, root))
 	command(t, dpkg, dpkgArgs("--purge", packageName)...)
@@ -474,7 +475,7 @@ func TestInstallRPM(t *testing.T) {
 	assert.Empty(t, command(t, rpm, args("--verify", packageName)...))
 	command(t, rpm, args("--erase", packageName)...)
 	after := tree(t, root)
-	// Directories that some other package brings on a real machine are not ours to remove.
+	// On a real machine, other packages own the other directories, so ours does not remove them.
 	for name := range after {
 		if strings.HasPrefix(after[name], "d") && !strings.Contains(name, packageName) {
 			delete(after, name)
@@ -484,7 +485,7 @@ func TestInstallRPM(t *testing.T) {
 	assert.Equal(t, before, after)
 }
 
-// What is linked has its license in the package.
+// TestLicenses checks that the package has the license of every linked module.
 func TestLicenses(t *testing.T) {
 	dist(t)
 	want, got := map[string]bool{}, map[string]bool{}
@@ -512,7 +513,7 @@ func TestLicenses(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
-// A systemd unit runs what the package installs.
+// TestUnits checks that systemd units only run programs that the package installs.
 func TestUnits(t *testing.T) {
 	files := wanted(t, "deb")
 	for name := range files {
@@ -532,7 +533,7 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// systemd finds nothing wrong about the units where the programs are.
+// TestUnitsVerify checks that systemd-analyze finds nothing wrong once the programs exist.
 func TestUnitsVerify(t *testing.T) {
 	analyze := need.Program(t, "systemd-analyze")
 	root := t.TempDir()
@@ -567,11 +568,11 @@ func TestLicensesOf(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, list, want, err string }{
 		{
-			name: "two texts", list: "example.com/m v1.0.0 $DIR/m\n",
+			name: "two files", list: "example.com/m v1.0.0 $DIR/m\n",
 			want: "=== example.com/m v1.0.0: LICENSE.md\n\ndo what you like\n\n=== example.com/m v1.0.0: NOTICE\n\nwe did\n\n",
 		},
-		{name: "no directory named", list: "example.com/m v1.0.0\n", err: `"example.com/m v1.0.0\n" is not a path, a version and a directory`},
-		{name: "no directory", list: "example.com/m v1.0.0 $DIR/x\n", err: "open $DIR/x: no such file or directory"},
+		{name: "line without a directory", list: "example.com/m v1.0.0\n", err: `"example.com/m v1.0.0\n" is not a path, a version and a directory`},
+		{name: "missing directory", list: "example.com/m v1.0.0 $DIR/x\n", err: "open $DIR/x: no such file or directory"},
 		{name: "no license", list: "example.com/m v1.0.0 $DIR/m\nexample.com/n v1.0.0 $DIR/none\n", err: "example.com/n v1.0.0 has no license in $DIR/none"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -30,11 +30,11 @@ func page(t *testing.T, name string) string {
 	return string(data)
 }
 
-// What the keys of config.toml are is said once, in plan.Keys.
+// TestManualKeys checks the keys in the page of config.toml, which are generated from plan.Keys.
 func TestManualKeys(t *testing.T) {
 	var out strings.Builder
 	for _, k := range plan.Keys {
-		// A sentence begins a line, as mdoc has it.
+		// In mdoc, each sentence starts a new line.
 		doc := strings.ReplaceAll(code.ReplaceAllString(k.Doc, `\(oq$1\(cq`), ". ", ".\n")
 		value := strings.Trim(k.Default, `"`)
 		switch value {
@@ -46,8 +46,8 @@ func TestManualKeys(t *testing.T) {
 	written(t, filepath.Join("man", "nvidia-container-runtime-config.toml.5"), ".Bl -tag -width Ds\n", ".El\n", out.String())
 }
 
-// Each variable that the sources name is in the runtime's page, and those that override keys also
-// with the keys.
+// TestManualVariables checks that the runtime's page has every variable that the sources name, and
+// that the page of config.toml has those that override keys.
 func TestManualVariables(t *testing.T) {
 	variable := regexp.MustCompile(`^(NVIDIA|CUDA|XDG)_[A-Z_]+$|^PATH$`)
 	variables := map[string]bool{}
@@ -81,8 +81,8 @@ func TestManualVariables(t *testing.T) {
 	}
 }
 
-// The pages are good to both programs that show manual pages. Those of nvsysfs are made from its
-// commands, see cmd/nvsysfs; the others are mdoc.
+// TestManualForm checks that mandoc and groff accept all pages. Those of nvsysfs are generated from
+// its commands (see cmd/nvsysfs); the others are mdoc.
 func TestManualForm(t *testing.T) {
 	pages, err := filepath.Glob("man/*")
 	require.NoError(t, err)
@@ -96,7 +96,7 @@ func TestManualForm(t *testing.T) {
 			title, section = title+"."+section[:at], section[at+1:]
 		}
 		assert.Contains(t, text, "\n.Dt "+title+" "+section+"\n", name)
-		// Each of the pages that are ours is there.
+		// Every page of ours that it refers to exists.
 		for _, m := range regexp.MustCompile(`(?m)^\.Xr (nv(?:idia-container|sysfs)\S*) (\d)`).FindAllStringSubmatch(text, -1) {
 			assert.Contains(t, pages, "man/"+m[1]+"."+m[2], name)
 		}
@@ -113,7 +113,7 @@ func TestManualForm(t *testing.T) {
 			for _, name := range pages {
 				out, err := exec.Command(program, append(tool.args, name)...).CombinedOutput()
 				assert.NoError(t, err, name)
-				// What mandoc finds of other packages' pages, and what is only style, is no fault.
+				// Findings about other packages' pages and about style do not count.
 				for line := range strings.Lines(string(out)) {
 					if !strings.Contains(line, "outdated mandoc.db") && !strings.Contains(line, ": STYLE: ") {
 						t.Errorf("%s: %s", name, line)
