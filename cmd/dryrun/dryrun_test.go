@@ -27,7 +27,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// What a container with one MIG device of a machine with eight A100 gets.
+// This example shows what a container with one MIG device gets on a machine with eight A100 GPUs.
 func Example() {
 	dir, err := os.MkdirTemp("", "example-")
 	if err != nil {
@@ -84,8 +84,8 @@ func unpack(t *testing.T, name string, o fixtures.UnpackOptions) string {
 	return dir
 }
 
-// Every machine gives a container that asks for all what a survey of it has, or refuses it with the
-// same words.
+// TestEveryMachine checks that a container that requests everything gets all that a survey of the
+// fixture lists, or is refused with the same message.
 func TestEveryMachine(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {
@@ -102,7 +102,8 @@ func TestEveryMachine(t *testing.T) {
 					refused = "no NVIDIA kernel driver is loaded"
 				}
 			} else if len(survey.Notes) > 0 && strings.Contains(survey.Notes[0], "nvidia-uvm is not loaded") {
-				refused = survey.Notes[0] // "all" asks for compute
+				// NVIDIA_DRIVER_CAPABILITIES=all includes compute, which needs nvidia-uvm.
+				refused = survey.Notes[0]
 			}
 			if refused != "" {
 				require.ErrorContains(t, err, refused)
@@ -124,7 +125,7 @@ func TestEveryMachine(t *testing.T) {
 			}
 			for _, f := range survey.Files {
 				if f.Content != nil {
-					continue // the runtime makes one like it
+					continue // the runtime generates this file
 				}
 				assert.True(t, slices.ContainsFunc(result.Edits.Mounts, func(m specs.Mount) bool { return path.Base(m.Source) == path.Base(f.Path) }), f.Path)
 			}
@@ -133,12 +134,12 @@ func TestEveryMachine(t *testing.T) {
 	}
 }
 
-// What is special about machines that have no test of their own.
+// TestMachines checks what is special about fixtures that have no test of their own.
 func TestMachines(t *testing.T) {
 	for _, tt := range []struct {
 		machine string
 		env     []string
-		want    []string // device nodes beside nvidiactl, those of uvm and modeset, and by-path
+		want    []string // device nodes except nvidiactl, uvm, modeset and dri/by-path
 		note    string
 		err     string
 	}{
@@ -186,7 +187,7 @@ func TestMachines(t *testing.T) {
 	}
 }
 
-// What is in config.json, and in the machine's settings, counts.
+// TestContainer checks that config.json and the machine's config.toml both have their effect.
 func TestContainer(t *testing.T) {
 	dir := unpacked(t, "t4")
 	config := func(caps ...string) []byte {
@@ -202,9 +203,9 @@ func TestContainer(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, result.Asked)
 	assert.Equal(t, []int64{195, 236, 508}, result.Edits.FenceMajors)
-	assert.Empty(t, result.Edits.MaskedPaths, "there is no such list")
+	assert.Empty(t, result.Edits.MaskedPaths, "config.json has no maskedPaths")
 
-	// The image is looked at by its absolute path alone: where a test runs is no bundle.
+	// The image is read only if its path is absolute: the working directory is not a bundle.
 	t.Chdir(t.TempDir())
 	require.NoError(t, os.MkdirAll("rootfs/usr/lib64", 0o755))
 	rootfs, err := filepath.Abs("rootfs")

@@ -14,8 +14,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec/rootfs"
 )
 
-// A link of the image's own stays; those that this program has made, in whatever version, follow
-// the driver.
+// TestMadeByUs checks that links made by any version of this program are recognized: they follow
+// the driver, while the image's own links stay.
 func TestMadeByUs(t *testing.T) {
 	root := t.TempDir()
 	for name, text := range map[string]string{"lib/libcuda.so.1.0": "the image's", "lib/libcuda.so.535.1": "", "lib/libfoo.so": ""} {
@@ -28,12 +28,12 @@ func TestMadeByUs(t *testing.T) {
 	for target, want := range map[string]bool{
 		Dir + "/libcuda.so.1":   true,
 		Dir + "-2/libcuda.so.1": false,
-		"libcuda.so.470.1":      true,  // gone
-		"libcuda.so.535.1":      true,  // the empty file that a mount left
-		"libcuda.so.1.0":        false, // it leads to something
+		"libcuda.so.470.1":      true,  // no such file
+		"libcuda.so.535.1":      true,  // the empty file that a mount left behind
+		"libcuda.so.1.0":        false, // a file with content
 		"libfoo.so":             false,
 		"libfoo.so.1":           false,
-		"libcuda.so.d/libfoo":   false, // gone, and in another directory
+		"libcuda.so.d/libfoo":   false, // no such file, in another directory
 		"/opt/libcuda.so.1":     false,
 		"../libcuda.so.1":       false,
 	} {

@@ -23,7 +23,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// machine unpacks a fixture without its nodes.
+// machine unpacks a fixture without its device nodes.
 func machine(t *testing.T, name string) string {
 	t.Helper()
 	a, err := fixtures.Load(name)
@@ -52,14 +52,14 @@ func TestCharLinks(t *testing.T) {
 		want  []CharLink
 	}{
 		{"nothing", []sysfs.Node{nvidia0}, nil, []CharLink{missing}},
-		{"the link, the node is missing", []sysfs.Node{nvidia0}, link("../nvidia0"), nil},
-		{"a link to nothing", []sysfs.Node{nvidia0}, link("../nvidia7"), found(`a link to "../nvidia7"`, true)},
-		{"an absolute link counts from the root, to nothing", []sysfs.Node{nvidia0}, link("/dev/null"), found(`a link to "/dev/null"`, true)},
+		{"the right link, whose node is missing", []sysfs.Node{nvidia0}, link("../nvidia0"), nil},
+		{"a dangling link", []sysfs.Node{nvidia0}, link("../nvidia7"), found(`a link to "../nvidia7"`, true)},
+		{"an absolute link that dangles in the machine's root", []sysfs.Node{nvidia0}, link("/dev/null"), found(`a link to "/dev/null"`, true)},
 		{"a link to a file", []sysfs.Node{nvidia0}, link("../../proc/devices"), found(`a link to "../../proc/devices"`, false)},
 		{"a link to itself", []sysfs.Node{nvidia0}, link("195:0"), found(`a link to "195:0"`, false)},
 		{"a directory", []sysfs.Node{nvidia0}, func(t *testing.T, name string) { require.NoError(t, os.Mkdir(name, 0o755)) }, found("not a link", false)},
 		{
-			"nodes in directories, the same number twice, another number on the host",
+			"nodes in subdirectories, a number used twice, another number on the host",
 			[]sysfs.Node{
 				{Path: "/dev/dri/by-path/pci-0000:01:00.0-card", Major: 226, Minor: 1},
 				{Path: "/dev/dri/card1", Major: 226, Minor: 1},
@@ -83,7 +83,7 @@ func TestCharLinks(t *testing.T) {
 	}
 }
 
-// TestCharLinksDriverContainer has nodes that are only in the driver container.
+// TestCharLinksDriverContainer checks links where the device nodes are in a driver container.
 func TestCharLinksDriverContainer(t *testing.T) {
 	dir := machine(t, "driver-container")
 	device := filepath.Join(dir, "run/nvidia/driver/dev/nvidiactl")
@@ -100,7 +100,8 @@ func TestCharLinksDriverContainer(t *testing.T) {
 	}, m.charLinks(nodes))
 }
 
-// TestMakeCharLinksElsewhere never writes below another root, and tells what to type.
+// TestMakeCharLinksElsewhere checks that nothing is written below another root, and that the note
+// has the commands to run.
 func TestMakeCharLinksElsewhere(t *testing.T) {
 	command := "wrong links to device nodes: /dev/char/195:0 (missing), /dev/char/195:255 (a link to \"../nvidia9\"); with the systemd cgroup driver the container may lose these devices at the next 'systemctl daemon-reload'; " +
 		"create them with 'mkdir -p /dev/char && ln -sfn ../nvidia0 /dev/char/195:0 && ln -sfn ../nvidiactl /dev/char/195:255'"
@@ -133,13 +134,14 @@ func TestMakeCharLinksElsewhere(t *testing.T) {
 	}
 }
 
-// TestHost makes nodes and links on the machine itself.
+// TestHost creates device nodes and links on the machine itself.
 func TestHost(t *testing.T) {
 	dir := machine(t, "device-mode")
 	if !need.Host(t, dir) {
 		return
 	}
-	syscall.Umask(0o077) // it must not show
+	// The umask must not affect the modes of the nodes.
+	syscall.Umask(0o077)
 	require.NoError(t, os.Mkdir("/dev/char", 0o755))
 	require.NoError(t, os.Symlink("../gone", "/dev/char/195:0"))
 	require.NoError(t, unix.Mknod("/dev/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
@@ -153,7 +155,7 @@ func TestHost(t *testing.T) {
 		require.NoError(t, err)
 		return m
 	}
-	// NVreg_ModifyDeviceFiles=0 does not count for the module nvidia-uvm.
+	// NVreg_ModifyDeviceFiles=0 does not apply to the nvidia-uvm module.
 	params := filepath.Join(dir, "proc/driver/nvidia/params")
 	allowed, err := os.ReadFile(params)
 	require.NoError(t, err)
@@ -167,7 +169,7 @@ func TestHost(t *testing.T) {
 		"dev/char/",
 		"dev/char/195:0 -> ../gone",
 		"dev/char/195:255 -> ../null",
-		"dev/null c 1:3 0600 0:0", // the test's own, under its umask
+		"dev/null c 1:3 0600 0:0", // created above, under the umask
 		"dev/nvidia-uvm c 508:0 0600 0:0",
 		"dev/nvidia-uvm-tools c 508:1 0666 0:0",
 		"dev/nvidia0 c 195:0 0660 0:483",
@@ -175,12 +177,12 @@ func TestHost(t *testing.T) {
 	}
 	assert.Equal(t, wantNodes, devices(t))
 
-	// Nothing is done without the systemd driver, nor where it is forbidden.
+	// No links are created where this is forbidden.
 	cfg.DevCharLinks = CharLinksNever
 	assert.Empty(t, makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes)))
 	assert.Equal(t, wantNodes, devices(t))
 
-	// What is missing or leads nowhere is made; what leads elsewhere stays.
+	// Missing and dangling links are set; a link to some other file stays.
 	cfg.DevCharLinks = CharLinksAuto
 	note := "wrong links to device nodes: /dev/char/195:255 (a link to \"../null\"); with the systemd cgroup driver the container may lose these devices at the next 'systemctl daemon-reload'; " +
 		"create them with 'mkdir -p /dev/char && ln -sfn ../nvidiactl /dev/char/195:255'"
@@ -194,28 +196,28 @@ func TestHost(t *testing.T) {
 	}, wantNodes[3:]...)
 	assert.Equal(t, want, devices(t))
 
-	// A second container finds all as it should be.
+	// For a second container, everything is in place.
 	m = read()
 	assert.Empty(t, m.Missing)
 	require.NoError(t, makeNodes(m.Missing))
 	assert.Equal(t, []string{note}, makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes)))
 	assert.Equal(t, want, devices(t))
 
-	// Another start may be faster.
+	// A concurrent start may have been faster.
 	late := CharLink{Name: "/dev/char/195:0", Target: "../nvidia0"}
 	require.NoError(t, late.make())
 	m.Missing = m.Nodes
 	require.NoError(t, makeNodes(m.Missing))
 	assert.Equal(t, want, devices(t))
 
-	// No links can be made: a note, nothing else.
+	// Where links cannot be created, a note is all that happens.
 	require.NoError(t, os.RemoveAll("/dev/char"))
 	require.NoError(t, os.WriteFile("/dev/char", nil, 0o600))
 	notes := makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes))
 	require.Len(t, notes, 1)
 	assert.Contains(t, notes[0], "/dev/char/195:0 (symlink ../nvidia0 /dev/char/195:0: not a directory)")
 
-	// The directory is made too.
+	// A missing /dev/char is created, too.
 	require.NoError(t, os.Remove("/dev/char"))
 	assert.Nil(t, makeCharLinks(cfg, m.Root, m.charLinks(m.Nodes)))
 	assert.Contains(t, devices(t), "dev/char/195:255 -> ../nvidiactl")
@@ -239,7 +241,7 @@ func devices(t *testing.T) []string {
 	return list
 }
 
-// listing shows a tree, one line for each thing.
+// listing lists a directory tree, one entry per line.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
 	var lines []string

@@ -16,12 +16,12 @@ func TestCheck(t *testing.T) {
 	const x = "[nvidia-container-runtime.experimental]\n"
 	tests := []struct {
 		name, in string
-		want     []Finding // without the file
+		want     []Finding // without the file name
 	}{
 		{name: "NVIDIA's own", in: "[nvidia-container-cli]\nldconfig = \"@/sbin/ldconfig\"\nuser = \"root:video\"\n[nvidia-container-runtime]\nmode = \"auto\"\n" +
 			"[nvidia-container-runtime.modes.cdi]\nspec-dirs = []\n[nvidia-ctk]\npath = \"nvidia-ctk\"\n[features]\nallow-unknown-oci-spec-fields = true\n"},
-		{name: "of the branch of 2022", in: x + "discover-mode = \"legacy\"\n"},
-		{name: "somebody else's", in: "[my-own]\nx = 1\n[nvidia-container-runtime.modes.cdi]\nanything = 1\n"},
+		{name: "from the 2022 branch", in: x + "discover-mode = \"legacy\"\n"},
+		{name: "keys of other programs", in: "[my-own]\nx = 1\n[nvidia-container-runtime.modes.cdi]\nanything = 1\n"},
 		{
 			name: "above the tables", in: "seccomp-fence = \"always\"\n",
 			want: []Finding{{Line: 1, Text: "seccomp-fence has no effect above the first table: it belongs in [nvidia-container-runtime.experimental]"}},
@@ -34,7 +34,7 @@ func TestCheck(t *testing.T) {
 			},
 		},
 		{
-			name: "misspelt", in: "accept-nvidia-visible-devices-envvar-when-unpriviledged = false\n[nvidia-container-cli]\nno_cgroup = true\n",
+			name: "misspelled", in: "accept-nvidia-visible-devices-envvar-when-unpriviledged = false\n[nvidia-container-cli]\nno_cgroup = true\n",
 			want: []Finding{
 				{Line: 1, Text: "accept-nvidia-visible-devices-envvar-when-unpriviledged has no effect: did you mean " +
 					"accept-nvidia-visible-devices-envvar-when-unprivileged above the first table?"},
@@ -42,7 +42,7 @@ func TestCheck(t *testing.T) {
 			},
 		},
 		{
-			name: "misspelt tables", in: "[nvidia-container-runtime.experimental-]\nrefused-request = \"error\"\n[nvidia-container-runtimes]\ndebug = \"/x\"\n[feature]\n",
+			name: "misspelled tables", in: "[nvidia-container-runtime.experimental-]\nrefused-request = \"error\"\n[nvidia-container-runtimes]\ndebug = \"/x\"\n[feature]\n",
 			want: []Finding{
 				{Line: 1, Text: "[nvidia-container-runtime.experimental-] has no effect: did you mean [nvidia-container-runtime.experimental]?"},
 				{Line: 3, Text: "[nvidia-container-runtimes] has no effect: did you mean [nvidia-container-runtime]?"},
@@ -50,7 +50,7 @@ func TestCheck(t *testing.T) {
 			},
 		},
 		{
-			name: "not known", in: x + "x = 1\n",
+			name: "unknown", in: x + "x = 1\n",
 			want: []Finding{{Line: 2, Text: "nvidia-container-runtime.experimental.x has no effect: there is no such key"}},
 		},
 		{
@@ -62,7 +62,7 @@ func TestCheck(t *testing.T) {
 			},
 		},
 		{
-			name: "a log in no directory", in: "[nvidia-container-runtime]\ndebug = \"/nonexistent/dir/log\"\n",
+			name: "a log in a missing directory", in: "[nvidia-container-runtime]\ndebug = \"/nonexistent/dir/log\"\n",
 			want: []Finding{{Text: `debug = "/nonexistent/dir/log": its directory /nonexistent/dir: no such file or directory, so nothing is logged`}},
 		},
 		{
@@ -70,7 +70,7 @@ func TestCheck(t *testing.T) {
 			want: []Finding{{Text: `debug = "/tmp": it is a directory, so nothing is logged`}},
 		},
 		{
-			name: "a log in the bundle", in: "[nvidia-container-runtime]\ndebug = \"log\"\n",
+			name: "a log with a relative path", in: "[nvidia-container-runtime]\ndebug = \"log\"\n",
 			want: []Finding{{Text: `debug = "log": it is not an absolute path, so nothing is logged`}},
 		},
 	}

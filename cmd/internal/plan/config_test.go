@@ -15,7 +15,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/spec"
 )
 
-// defaults are what an empty config.toml means.
+// defaults returns the configuration that an empty config.toml stands for.
 func defaults() Config {
 	return Config{
 		LogLevel:              "info",
@@ -34,7 +34,7 @@ func defaults() Config {
 	}
 }
 
-// parse is what LoadConfig does with the text of one file.
+// parse does what LoadConfig does with the text of one file.
 func parse(data []byte) (Config, error) {
 	f := configFile{name: "/config.toml", data: data}
 	if err := f.decode(); err != nil {
@@ -56,9 +56,8 @@ func with(change func(c *Config)) Config {
 	return c
 }
 
-// shipped has the keys of the config.toml that NVIDIA's packages install and of
-// the one that nvidia-ctk writes, the commented ones included, with values
-// that are not the defaults where the key is honoured.
+// shipped has all keys, including the commented ones, of the config.toml that NVIDIA's packages
+// install and of the one that nvidia-ctk writes. Keys that are honored have non-default values.
 const shipped = `
 accept-nvidia-visible-devices-as-volume-mounts = true
 accept-nvidia-visible-devices-envvar-when-unprivileged = false
@@ -135,7 +134,7 @@ func TestConfig(t *testing.T) {
 			IgnoreIMEX:            true, NoAdditionalGIDs: true,
 		}},
 		{
-			name: "our own section wins",
+			name: "our own table wins",
 			in: `
 [nvidia-container-cli]
 root = "/theirs"
@@ -163,18 +162,18 @@ refused-request = "error"
 			}),
 		},
 		{
-			name: "blank values are none",
+			name: "blank values are ignored",
 			in:   "swarm-resource = \" , \"\n[nvidia-container-runtime.experimental]\nroot = \" \"\nseccomp-fence = \"\"\nrefused-request = \"\"\n[nvidia-container-runtime]\nruntimes = []\n",
 			want: defaults(),
 		},
 		{name: "all capabilities", in: `supported-driver-capabilities = "utility,all"`, want: defaults()},
 		{name: "no capability", in: `supported-driver-capabilities = ""`, want: with(func(c *Config) { c.SupportedCapabilities = nil })},
 		{name: "dotted keys", in: `nvidia-container-cli.no-cgroups = true`, want: with(func(c *Config) { c.NoCgroups = true })},
-		{name: "windows lines", in: "disable-require = true\r\n", want: with(func(c *Config) { c.DisableRequire = true })},
+		{name: "Windows line endings", in: "disable-require = true\r\n", want: with(func(c *Config) { c.DisableRequire = true })},
 		{name: "unknown keys of every type", in: "a = 1\nb = [1, \"x\"]\nc = {d = 2.5}\n[nvidia-container-cli]\ne = 1979-05-27\n[nvidia-container-runtime.experimental]\nf = 1\n[[g.h]]\n", want: defaults()},
 		{name: "other compat modes", in: "[nvidia-container-runtime.modes.legacy]\ncuda-compat-mode = \"mount\"\n", want: defaults()},
 
-		{name: "no TOML", in: "disable-require = true\nhello\n", err: "configuration /config.toml: line 2, column 6: "},
+		{name: "not TOML", in: "disable-require = true\nhello\n", err: "configuration /config.toml: line 2, column 6: "},
 		{name: "cut off", in: "[nvidia-container-cli]\nroot = \"/run", err: "line 2, column "},
 		{name: "twice", in: "disable-require = true\ndisable-require = false\n", err: "disable-require"},
 		{
@@ -214,12 +213,12 @@ refused-request = "error"
 			err: "line 1, column 2: nvidia-container-cli.root is a table where a string is expected",
 		},
 		{
-			name: "misspelt in our own table", in: "[nvidia-container-runtime.experimental]\nroot = \"/\"\nrefused_requests = \"error\"\n",
+			name: "misspelled in our own table", in: "[nvidia-container-runtime.experimental]\nroot = \"/\"\nrefused_requests = \"error\"\n",
 			err: "line 3, column 1: nvidia-container-runtime.experimental.refused_requests is not a key; did you mean nvidia-container-runtime.experimental.refused-request?",
 		},
-		{name: "unknown, and like none of ours", in: "[nvidia-container-runtime.experimental]\ndiscover-mode = \"legacy\"\n", want: defaults()},
-		{name: "misspelt in NVIDIA's table", in: "[nvidia-container-cli]\nno-cgroup = true\n", want: defaults()},
-		{name: "log level of nobody", in: "nvidia-container-runtime.log-level = \"verbose\"\n", want: with(func(c *Config) { c.LogLevel = "verbose" })},
+		{name: "unknown in our own table, unlike any key", in: "[nvidia-container-runtime.experimental]\ndiscover-mode = \"legacy\"\n", want: defaults()},
+		{name: "misspelled in NVIDIA's table", in: "[nvidia-container-cli]\nno-cgroup = true\n", want: defaults()},
+		{name: "unknown log level", in: "nvidia-container-runtime.log-level = \"verbose\"\n", want: with(func(c *Config) { c.LogLevel = "verbose" })},
 		{name: "fence", in: "nvidia-container-runtime.experimental.seccomp-fence = \"yes\"\n", err: `seccomp-fence "yes" is none of "profile", "always", "off"`},
 		{name: "links", in: "nvidia-container-runtime.experimental.dev-char-links = \"on\"\n", err: `dev-char-links "on" is none of "auto", "always", "never"`},
 		{name: "directory", in: "nvidia-container-runtime.experimental.driver-directory = \"links\"\n", err: `driver-directory "links" is none of "auto", "always", "off", and no absolute path`},
@@ -275,11 +274,11 @@ log-level = " "
 		err     string
 	}{
 		{
-			name: "the file in /etc where XDG_CONFIG_HOME has none", environ: []string{"XDG_CONFIG_HOME=" + dir},
+			name: "the file in /etc if XDG_CONFIG_HOME has none", environ: []string{"XDG_CONFIG_HOME=" + dir},
 			want: with(func(c *Config) { c.File = "/etc/nvidia-container-runtime/config.toml" }),
 		},
 		{
-			name: "a registration comes before the environment, and that before the file", argv0: link,
+			name: "a registration overrides the environment, which overrides the file", argv0: link,
 			environ: []string{
 				"NVIDIA_CTK_CONFIG_FILE_PATH=" + ctk, "NVIDIA_CONTAINER_RUNTIME_PATH=env", "NVIDIA_CONTAINER_RUNTIME_LOG_LEVEL=debug",
 			},
@@ -302,7 +301,7 @@ log-level = " "
 			err: "register the runtime by its absolute path",
 		},
 		{
-			name: "a registration with a misspelt key", argv0: misspelt, environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + none},
+			name: "a registration with a misspelled key", argv0: misspelt, environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + none},
 			err: misspelt + ".toml: line 1, column 1: nvidia-container-runtime.experimental.sys-root is not a key; did you mean nvidia-container-runtime.experimental.sysroot?",
 		},
 		{
@@ -340,7 +339,7 @@ log-level = " "
 			}),
 		},
 		{
-			name:    "blanks do not, and the last of a name counts",
+			name:    "blank values do not, and the last of duplicates wins",
 			environ: []string{"NVIDIA_CTK_CONFIG_FILE_PATH=" + ctk, "NVIDIA_CONTAINER_RUNTIME_ROOT=/first", "NVIDIA_CONTAINER_RUNTIME_ROOT= ", "NVIDIA_CONTAINER_RUNTIME_PATH= a ", "NVIDIA_CONTAINER_RUNTIME_PATH"},
 			want:    with(func(c *Config) { c.File, c.RuntimePath, c.DriverRoot = ctk, "a", "/file" }),
 		},
@@ -374,9 +373,8 @@ func TestPolicy(t *testing.T) {
 	}, c.Policy())
 }
 
-// FuzzConfig checks that what is accepted makes a configuration that can be
-// used, that an error comes without one, and that NVIDIA's programs may
-// add what they like.
+// FuzzConfig checks that a file that is accepted yields a usable configuration, that an error comes
+// without one, and that unknown tables, such as those of NVIDIA's programs, change nothing.
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(shipped))
 	f.Add([]byte("[nvidia-container-runtime.experimental]\nseccomp-fence = \"off\"\nrefused-request = \"ignore\"\n"))

@@ -21,7 +21,7 @@ import (
 
 const x86 = ldcache.FlagX8664
 
-// cacheOf is a loader's cache as text, and back.
+// cacheOf encodes entries as the text of an ld.so.cache; entriesOf decodes it.
 func cacheOf(t *testing.T, entries ...ldcache.Entry) string {
 	t.Helper()
 	cache := ldcache.Cache{}
@@ -50,7 +50,7 @@ func image(t *testing.T, tree map[string]string) string {
 	return dir
 }
 
-// planned runs planLoader for an image.
+// planned runs planLoader for an image and returns the plan.
 func planned(t *testing.T, dir string, mounts ...spec.Mount) Plan {
 	t.Helper()
 	p := tesla(libcuda(64), libcuda(32))
@@ -82,10 +82,10 @@ func TestPlanLoader(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		tree  []map[string]string
-		cache map[string][]ldcache.Entry // "/etc/ld.so.cache" to what it will hold
+		cache map[string][]ldcache.Entry // path of a cache to its new entries
 		lists map[string]string
 	}{
-		{name: "nothing that loads libraries"},
+		{name: "no loader"},
 		{
 			name: "Debian", tree: []map[string]string{glibc, {"etc/ld.so.cache": cacheOf(t, libc, theirs), "etc/ld.so.conf": include}},
 			cache: map[string][]ldcache.Entry{"/etc/ld.so.cache": append(ours, libc)},
@@ -132,7 +132,7 @@ func TestPlanLoader(t *testing.T) {
 			lists: map[string]string{"/etc/ld-musl-x86_64.path": "/lib:/opt/lib\n" + Dir + "\n"},
 		},
 		{
-			name: "musl with a glibc beside it", tree: []map[string]string{{
+			name: "musl beside glibc", tree: []map[string]string{{
 				"lib/ld-musl-x86_64.so.1": "x", "usr/glibc-compat/lib/ld-linux-x86-64.so.2": "x", "usr/glibc-compat/etc/ld.so.conf": "/usr/local/lib\n",
 			}},
 			cache: map[string][]ldcache.Entry{"/usr/glibc-compat/etc/ld.so.cache": ours},
@@ -179,7 +179,8 @@ func TestPlanLoader(t *testing.T) {
 	}
 }
 
-// What a mount of the container covers is read out of it, and mounted, not written.
+// TestPlanLoaderCovered checks that a file of the loader that one of the container's mounts covers
+// is read from that mount, and that its new version is mounted instead of written.
 func TestPlanLoaderCovered(t *testing.T) {
 	here := ldcache.Entry{Name: "libhere.so.1", Path: "/x/libhere.so.1", Flags: x86}
 	image := image(t, map[string]string{"lib64/ld-linux-x86-64.so.2": "x", "etc/ld.so.conf": "include ld.so.conf.d/*.conf\n"})

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// The machine's root has no number of its own in a user namespace; elsewhere
-// nobody is just somebody.
+// TestLearntOwners checks that files of nobody are trusted only inside a user namespace, where the
+// machine's root may have no ID of its own and appears as nobody.
 func TestLearntOwners(t *testing.T) {
 	assert.Equal(t, []int{0, os.Geteuid()}, learntOwners(false))
 	assert.Equal(t, []int{0, os.Geteuid(), 65534}, learntOwners(true))

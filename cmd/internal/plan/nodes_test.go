@@ -19,8 +19,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// In a user namespace a container needs the host's nodes, but for those without which the driver
-// works.
+// TestCheckHostNodes checks that a container in a user namespace needs the host's device nodes,
+// except those that the driver works without.
 func TestCheckHostNodes(t *testing.T) {
 	need.Root(t)
 	all := []sysfs.Node{
@@ -34,20 +34,20 @@ func TestCheckHostNodes(t *testing.T) {
 	const again = " as root on the host, then start the container again"
 	for _, tt := range []struct {
 		name    string
-		lacks   string // removed before
+		lacks   string // the node that the host does not have
 		has     func(t *testing.T, name string)
 		classes driver.Class
-		user    bool // look as an ordinary user
+		user    bool // check as an unprivileged user
 		note    string
 		err     string
 	}{
-		{name: "all there", classes: driver.All},
+		{name: "all present", classes: driver.All},
 		{
-			name: "no modes without a display", lacks: "/dev/nvidia-modeset", classes: driver.Compute | driver.Graphics,
+			name: "no display, no modeset", lacks: "/dev/nvidia-modeset", classes: driver.Compute | driver.Graphics,
 			note: "/dev/nvidia-modeset is left out, as the host's cannot be used in a user namespace: it does not exist",
 		},
 		{
-			name: "a display has modes", lacks: "/dev/nvidia-modeset", classes: driver.Display,
+			name: "a display needs modeset", lacks: "/dev/nvidia-modeset", classes: driver.Display,
 			err: binds + "/dev/nvidia-modeset, character device 195:254: it does not exist; run 'mknod -m 660 /dev/nvidia-modeset c 195 254 && chgrp 44 /dev/nvidia-modeset'" + again,
 		},
 		{
@@ -75,7 +75,7 @@ func TestCheckHostNodes(t *testing.T) {
 			err: binds + "/dev/nvidia-uvm, character device 508:0: regular file; run 'rm -r /dev/nvidia-uvm && mknod -m 666 /dev/nvidia-uvm c 508 0'" + again,
 		},
 		{
-			name: "not to be seen is not absent", user: true, has: func(t *testing.T, name string) {
+			name: "unreadable directory", user: true, has: func(t *testing.T, name string) {
 				require.NoError(t, os.Chmod(filepath.Join(filepath.Dir(name), "nvidia-caps"), 0o700))
 			},
 			err: binds + "/dev/nvidia-caps/nvidia-cap12, character device 236:12: stat ROOT/dev/nvidia-caps/nvidia-cap12: permission denied; run 'chmod a+x /dev/nvidia-caps'" + again,

@@ -28,13 +28,13 @@ func library(name, soname string, bits int, links ...driver.Link) driver.File {
 	return driver.File{Path: dir + name, Name: name, Kind: driver.Library, Class: driver.Compute, SONAME: soname, Bits: bits, Links: links}
 }
 
-// libcuda is a library with both of its links.
+// libcuda returns libcuda with both of its links.
 func libcuda(bits int) driver.File {
 	return library("libcuda.so.550.54.15", "libcuda.so.1", bits,
 		driver.Link{Name: "libcuda.so", Target: "libcuda.so.1"}, driver.Link{Name: "libcuda.so.1", Target: "libcuda.so.550.54.15"})
 }
 
-// tesla is a plan on a machine that is data alone, for an image of Debian's layout.
+// tesla returns a plan for an image with Debian's layout, on a machine that exists only as data.
 func tesla(files ...driver.File) Plan {
 	p := Plan{Machine: Machine{Root: "/", DriverRoot: "/driver", Arch: ldcache.X8664}}
 	p.Inventory.Driver = &sysfs.Driver{Version: "550.54.15"}
@@ -52,7 +52,7 @@ func socket(source, destination string) specs.Mount {
 	return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"nosuid", "nodev", "rbind", "rprivate", "noexec"}}
 }
 
-// all is one file of each kind.
+// all returns driver files of each kind.
 func all() []driver.File {
 	allocator := library("libnvidia-allocator.so.550.54.15", "libnvidia-allocator.so.1", 64,
 		driver.Link{Name: "gbm/nvidia-drm_gbm.so", Target: "../libnvidia-allocator.so.1"},
@@ -70,7 +70,8 @@ func all() []driver.File {
 	}
 }
 
-// outside are the links by path of all, which are the same in both ways of giving files.
+// outside has the links outside Dir for the files of all. They are the same for one mount of the
+// whole driver and for one mount per file.
 var outside = []Link{
 	{"/etc/vulkan/icd.d/nvidia_icd.json", Dir + "/share/icd.d-nvidia_icd.json", "/driver/usr/share/vulkan/icd.d/nvidia_icd.json"},
 	{"/lib/firmware/nvidia/550.54.15", Dir + "/firmware", "/driver/lib/firmware/nvidia/550.54.15"},
@@ -111,13 +112,13 @@ func TestSharedLabel(t *testing.T) {
 		{"system_u:object_r:container_file_t:s0", "/var/lib/x", "system_u:object_r:container_file_t:s0"},
 		{"system_u:object_r:container_file_t:s0:c1,c2", "/usr/lib/x", ""},
 		{"", "/var/lib/x", ""},
-		{"unconfined", "/var/lib/x", ""}, // AppArmor and Smack have other labels
+		{"unconfined", "/var/lib/x", ""}, // other modules, such as AppArmor and Smack, have other labels
 	} {
 		assert.Equal(t, tt.want, sharedLabel(tt.mountLabel, tt.dir), tt)
 	}
 }
 
-// A container sees the same names where each file has a mount of its own.
+// TestPlaceOneByOne checks that a container sees the same names if each file is mounted on its own.
 func TestPlaceOneByOne(t *testing.T) {
 	p := tesla(all()...)
 	p.place()
@@ -146,8 +147,8 @@ func TestPlaceOneByOne(t *testing.T) {
 	assert.Equal(t, append(want, outside[3:]...), p.Links)
 }
 
-// What the container mounts itself stays visible, under whatever alias; what it covers is mounted
-// on top.
+// TestPlaceBesideMountsOfTheContainer checks that what the container itself mounts stays visible,
+// under any alias, and that driver files covered by its mounts are mounted on top.
 func TestPlaceBesideMountsOfTheContainer(t *testing.T) {
 	volume := t.TempDir()
 	bind := func(destination string, options ...string) spec.Mount {
@@ -172,7 +173,7 @@ func TestPlaceBesideMountsOfTheContainer(t *testing.T) {
 		{name: "an alias of its directory", mounts: []spec.Mount{bind("/bin")}, want: []specs.Mount{on, one}},
 		{name: "read-only", mounts: []spec.Mount{bind("/usr/bin", "ro")}, want: []specs.Mount{one}, note: "in \"/usr/bin\", which the container mounts read-only"},
 		{name: "all of /usr", mounts: []spec.Mount{bind("/usr")}, want: []specs.Mount{on, one}},
-		{name: "ours of an earlier start", mounts: []spec.Mount{{Destination: "/usr/bin/nvidia-smi", Type: "bind", Options: fileOptions}}, want: []specs.Mount{one}, links: []Link{link}},
+		{name: "our mount from an earlier start", mounts: []spec.Mount{{Destination: "/usr/bin/nvidia-smi", Type: "bind", Options: fileOptions}}, want: []specs.Mount{one}, links: []Link{link}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := tesla(smi)
@@ -190,10 +191,11 @@ func TestPlaceBesideMountsOfTheContainer(t *testing.T) {
 	p.Directory = "/one"
 	p.container.Facts.Mounts = []spec.Mount{bind("/usr/bin", "ro")}
 	p.place()
-	assert.Equal(t, []specs.Mount{on, one}, p.Edits.Mounts, "a read-only volume that has the name")
+	assert.Equal(t, []specs.Mount{on, one}, p.Edits.Mounts, "a read-only volume that has the file")
 }
 
-// Mounts of an earlier edit of the same config.json go away, whichever way it gave the driver.
+// TestPlaceAfterAnotherWay checks that mounts from an earlier edit of the same config.json are
+// removed, whichever way that edit provided the driver.
 func TestPlaceAfterAnotherWay(t *testing.T) {
 	old := []spec.Mount{
 		{Destination: "/usr/lib/x86_64-linux-gnu/libcuda.so.535.1", Type: "bind", Source: "/a", Options: fileOptions},
@@ -284,12 +286,12 @@ func TestApplicationProfile(t *testing.T) {
 		name    string
 		classes driver.Class
 		gpus    []sysfs.SelectedGPU
-		want    string // the mask; "" is no file
+		want    string // the mask, or "" for no file
 	}{
 		{name: "graphics", classes: driver.Graphics, gpus: []sysfs.SelectedGPU{gpu(0)}, want: "0x1]"},
 		{name: "display", classes: driver.Display, gpus: []sysfs.SelectedGPU{gpu(5), gpu(3)}, want: "0x28]"},
 		{name: "last bit", classes: driver.Graphics, gpus: []sysfs.SelectedGPU{gpu(63)}, want: "0x8000000000000000]"},
-		{name: "past it", classes: driver.Graphics, gpus: []sysfs.SelectedGPU{gpu(0), gpu(64)}},
+		{name: "past the last bit", classes: driver.Graphics, gpus: []sysfs.SelectedGPU{gpu(0), gpu(64)}},
 		{name: "no GPU", classes: driver.Graphics},
 		{name: "no graphics", classes: driver.Compute | driver.Utility | driver.Video, gpus: []sysfs.SelectedGPU{gpu(0)}},
 	} {

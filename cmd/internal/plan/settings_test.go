@@ -17,9 +17,9 @@ func TestSettings(t *testing.T) {
 	const x = "nvidia-container-runtime.experimental."
 	tests := []struct {
 		name    string
-		file    string // "" is no file
+		file    string // "" for no file
 		environ []string
-		change  map[string]Setting // of the defaults, by key
+		change  map[string]Setting // what differs from the defaults, by key
 	}{
 		{name: "no file"},
 		{
@@ -56,7 +56,7 @@ ignore-imex-channel-requests = true
 			},
 		},
 		{
-			name: "the first of two keys counts, and the environment more",
+			name: "the first of two keys wins, and the environment overrides both",
 			file: "[nvidia-container-cli]\nroot = \"/a\"\n[nvidia-container-runtime.experimental]\nroot = \"/b\"\ndebug = \"/c\"\nsysroot = \"/d\"\n",
 			environ: []string{
 				"NVIDIA_CONTAINER_RUNTIME_DEBUG=/e", "NVIDIA_CONTAINER_RUNTIME_SYSROOT=/f",
@@ -103,7 +103,8 @@ ignore-imex-channel-requests = true
 	}
 }
 
-// A registration's file is named where a value comes from it.
+// TestSettingsOfRegistration checks that a value from a registration's file comes with that file's
+// name.
 func TestSettingsOfRegistration(t *testing.T) {
 	dir := t.TempDir()
 	base, link := filepath.Join(dir, "config.toml"), filepath.Join(dir, RegistrationMark+"x")
@@ -122,11 +123,12 @@ func TestSettingsOfRegistration(t *testing.T) {
 	}, got)
 }
 
-// Each key says what it is, and its default is that of the configuration without a file.
+// TestKeys checks that each key has a description, and the default value that applies without a
+// file.
 func TestKeys(t *testing.T) {
 	for i, k := range Keys {
 		assert.NotEmpty(t, k.Doc, k.Name)
-		assert.Equal(t, i, slices.IndexFunc(Keys, func(other Key) bool { return other.Name == k.Name }), "%s is there twice", k.Name)
+		assert.Equal(t, i, slices.IndexFunc(Keys, func(other Key) bool { return other.Name == k.Name }), "%s is listed twice", k.Name)
 		f := configFile{name: "/default", data: []byte(k.Name + " = " + k.Default)}
 		require.NoError(t, f.decode(), k.Name)
 		c := DefaultConfig()
@@ -137,7 +139,7 @@ func TestKeys(t *testing.T) {
 		assert.Equal(t, want, c, k.Name)
 		findings := f.judge(k.Name)
 		assert.Empty(t, findings, k.Name)
-		// It is read: a date is never a value.
+		// The key is read: no key takes a date.
 		f.data = []byte(k.Name + " = 1979-05-27")
 		f.tree = nil
 		require.NoError(t, f.decode())

@@ -16,7 +16,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// LXD and Incus with nvidia.runtime give nodes and hide the list of GPUs.
+// TestNodesWithoutGPUs checks the error inside LXD or Incus with nvidia.runtime, which provides
+// device nodes but hides the list of GPUs.
 func TestNodesWithoutGPUs(t *testing.T) {
 	if os.Geteuid() != 0 {
 		need.Missing(t, "root, to make a device node")

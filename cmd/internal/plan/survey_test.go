@@ -14,8 +14,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// TestSurveyAgrees compares a survey with what a container gets that asks
-// for all, on every machine: the same nodes and files, or the same error.
+// TestSurveyAgrees checks on every fixture that a survey and a container that requests everything
+// have the same device nodes and files, or the same error.
 func TestSurveyAgrees(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {
