@@ -30,10 +30,10 @@ func completionScript(t *testing.T, shell string) string {
 	return out.String()
 }
 
-// TestComplete asks the command that all scripts ask. What it leaves to the shell, which are files,
-// shows as a directive.
+// TestComplete runs the hidden command that the completion scripts of all shells run. The number at
+// the end of its output is a directive: 4 no file names, 16 only directories, 0 file names as well.
 func TestComplete(t *testing.T) {
-	all := strings.Join(fixtures.Names(), "\n") + "\n" // shells choose those that begin as the word does
+	all := strings.Join(fixtures.Names(), "\n") + "\n" // shells filter by prefix
 	for _, tt := range []struct {
 		name  string
 		words []string
@@ -43,7 +43,7 @@ func TestComplete(t *testing.T) {
 		{"flags", []string{"list", "--j"}, "--json\n:4\n"},
 		{"an engine", []string{"configure", "c"}, "containerd\ncrio\n:4\n"},
 		{"a flag of one engine", []string{"configure", "docker", "--gp"}, "--gpus\n:4\n"},
-		{"a flag of another", []string{"configure", "crio", "--gp"}, ":4\n"},
+		{"a flag of another engine", []string{"configure", "crio", "--gp"}, ":4\n"},
 		{"a directory", []string{"list", "--root", ""}, ":16\n"},
 		{"a file", []string{"configure", "docker", "--config", ""}, ":0\n"},
 		{"a fixture", []string{"demo", "--fixture=t"}, all + ":4\n"},
@@ -58,7 +58,8 @@ func TestComplete(t *testing.T) {
 	}
 }
 
-// TestShellsReadCompletion: the scripts are cobra's, and what they offer is tested above.
+// TestShellsReadCompletion checks only the syntax of the scripts: cobra generates them, and
+// TestComplete tests what they offer.
 func TestShellsReadCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		t.Run(shell, func(t *testing.T) {
@@ -70,8 +71,8 @@ func TestShellsReadCompletion(t *testing.T) {
 	}
 }
 
-// TestHelp: each command tells what it does, with two examples, in lines that a terminal of 80
-// columns holds.
+// TestHelp checks that the help of each command has a description, two examples, and no line of more
+// than 80 columns.
 func TestHelp(t *testing.T) {
 	forEach(newRoot(invocation{}), func(cmd *cobra.Command) {
 		if cmd.Hidden || slices.Contains([]string{"completion", "help", "version"}, strings.Fields(cmd.CommandPath() + " x x")[1]) {
@@ -92,8 +93,8 @@ func TestHelp(t *testing.T) {
 	})
 }
 
-// TestEmptyRoot: no command takes an empty --root, as an unset variable of a script gives it, for
-// this machine.
+// TestEmptyRoot checks that no command takes an empty --root, which a script with an unset variable
+// passes, as this machine.
 func TestEmptyRoot(t *testing.T) {
 	tried := 0
 	forEach(newRoot(invocation{}), func(cmd *cobra.Command) {

@@ -17,7 +17,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// newBundle makes a bundle with the image, whose container asks for everything.
+// newBundle creates a bundle with the image, whose container requests everything.
 func newBundle(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -26,7 +26,7 @@ func newBundle(t *testing.T) string {
 	_, err = a.Unpack(filepath.Join(dir, "rootfs"), fixtures.UnpackOptions{})
 	require.NoError(t, err)
 	need.Files(t, dir, map[string]string{
-		// Left by an earlier driver: the runtime would remove it.
+		// An earlier driver left this link, which the runtime would remove.
 		"rootfs/usr/lib/x86_64-linux-gnu/libcuda.so.1": "-> libcuda.so.100.1",
 		"config.json": `{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["sh"],"cwd":"/",
 			"env":["NVIDIA_VISIBLE_DEVICES=all","NVIDIA_DRIVER_CAPABILITIES=all","NVIDIA_MIG_MONITOR_DEVICES=all"],
@@ -35,8 +35,8 @@ func newBundle(t *testing.T) string {
 	return dir
 }
 
-// TestExplainChangesNothing compares bundle, root filesystem and machine before and after, to the
-// nanosecond, on every machine and with each way to give the libraries.
+// TestExplainChangesNothing compares the bundle, its root filesystem and the machine before and
+// after, timestamps included, for every fixture and with and without the driver directory.
 func TestExplainChangesNothing(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {
@@ -67,7 +67,7 @@ func TestExplainChangesNothing(t *testing.T) {
 	}
 }
 
-// TestExplainHost is on the machine itself, where the runtime would make nodes and links.
+// TestExplainHost runs on the host itself, where the runtime would create nodes and links.
 func TestExplainHost(t *testing.T) {
 	machine := need.Machine(t, "t4", false)
 	if !need.Host(t, machine) {
@@ -90,7 +90,7 @@ func TestExplainHost(t *testing.T) {
 	assert.Equal(t, before, after)
 	assert.Equal(t, more, moreAfter)
 
-	// doctor and info do not make any either. The low-level runtime is this machine's own.
+	// doctor and info create none, either. They look for the low-level runtime on this machine.
 	require.NoError(t, syscall.Mount("tmpfs", "/etc", "tmpfs", 0, ""))
 	t.Setenv("PATH", "")
 	for _, command := range [][]string{{"doctor"}, {"info", "-o", "wide"}} {

@@ -20,7 +20,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// image is a container's root filesystem.
+// image is an archive of a container's root filesystem.
 //
 //go:embed testdata/image.txtar
 var image string
@@ -31,14 +31,15 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"nvsysfs": main})
 }
 
-// TestScripts runs testdata/script/*.txtar. Beside the usual commands they have:
+// TestScripts runs testdata/script/*.txtar. Besides the usual commands, they have:
 //
-//	machine NAME [DIR]  unpacks a fixture without device nodes to DIR, NAME by default
-//	image [DIR]         unpacks testdata/image.txtar, a Debian with nothing but a C library, to DIR, b/rootfs by default
+//	machine NAME [DIR]  unpacks a fixture without device nodes to DIR (default: NAME)
+//	image [DIR]         unpacks testdata/image.txtar, a Debian with only a C library, to DIR
+//	                    (default: b/rootfs)
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Setup: func(env *testscript.Env) error {
-			// Nothing of this machine's own configuration counts, nor what its PATH is.
+			// Hide this machine's own configuration and PATH.
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir)
 			env.Setenv("PATH", strings.SplitN(env.Getenv("PATH"), ":", 2)[0]+":/usr/bin:/bin")
 			return nil
@@ -64,8 +65,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// snapshot describes a tree so that any change shows, one of times included; those of reading do
-// not count.
+// snapshot describes a tree so that any change shows, including one of mtime or ctime. Access times
+// are left out.
 func snapshot(dir string) (string, error) {
 	var b strings.Builder
 	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {

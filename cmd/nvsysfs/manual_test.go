@@ -19,19 +19,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// manual is where the manual pages are that are packed.
+// manual is the directory of the manual pages that are packaged.
 const manual = "../internal/dist/man"
 
-// tail is what the commands do not say of themselves, below the page of nvsysfs.
+// tail is the end of the page of nvsysfs, which does not come from the commands.
 //
 //go:embed testdata/nvsysfs.8.tail
 var tail string
 
-// option is a flag as cobra writes it: its name, what may follow, and a tab before the text.
+// option matches a flag as cobra writes it: its name, its value, and a tab before the text.
 var option = regexp.MustCompile(`(?m)(?:^\.PP\n)?^(\\fB-.*\\fP)="?(.*?)"?\n\t`)
 
-// TestManualPages: there is a page for each command, made of what --help prints. -update writes
-// them.
+// TestManualPages checks the pages of nvsysfs, which are generated from the commands' help. -update
+// writes them.
 func TestManualPages(t *testing.T) {
 	root := newRoot(invocation{})
 	escape := strings.NewReplacer("<", `\<`, "*", `\*`)
@@ -40,7 +40,7 @@ func TestManualPages(t *testing.T) {
 		cmd.Hidden = cmd.Hidden || cmd.Name() == "completion" || cmd.Name() == "version"
 		text, inList := "", false
 		for line := range strings.Lines(cmd.Long) {
-			// A list, indented by two blanks, is shown as it is.
+			// A list, indented by two spaces, is shown verbatim.
 			switch list := strings.HasPrefix(line, "  "); {
 			case list && !inList:
 				text += "\n  " + line
