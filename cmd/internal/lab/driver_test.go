@@ -19,12 +19,12 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// sample is a module of the machine's kernel, which tells how one has to look. The image's
+// sample is a module of the machine's kernel that shows what a module must look like. The image's
 // directory has a copy.
 const sample = "kernel/fs/fuse/cuse.ko"
 
-// drivers makes the stand-ins for NVIDIA's kernel modules in dir. They are testdata/driver.c, for
-// the image's kernel.
+// drivers builds the stand-ins for NVIDIA's kernel modules in dir from testdata/driver.c, for the
+// image's kernel.
 func drivers(t *testing.T, image, dir string) {
 	t.Helper()
 	gcc := need.Program(t, "gcc")
@@ -39,7 +39,7 @@ func drivers(t *testing.T, image, dir string) {
 	}
 }
 
-// defines reads from a kernel module what another one of the same kernel has to agree with.
+// defines reads from a kernel module what other modules of the same kernel must match.
 func defines(t *testing.T, module string) []string {
 	t.Helper()
 	f, err := elf.Open(module)

@@ -22,13 +22,13 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
 )
 
-// patience is how long a machine may take for all its tests.
+// patience is how long a machine may take to run all its tests.
 const patience = 40 * time.Minute
 
 func TestLab(t *testing.T) {
 	deb := os.Getenv("NVCR_LAB")
 	if deb == "" {
-		t.Skip("SKIPPED: a machine with cgroup v2, systemd and current engines is booted by 'make lab' alone")
+		t.Skip("SKIPPED: only 'make lab' boots a machine with cgroup v2, systemd and current engines")
 	}
 	need.Root(t)
 	chosen := chosen(t)
@@ -39,7 +39,7 @@ func TestLab(t *testing.T) {
 			t.Run(r.name, func(t *testing.T) {
 				t.Parallel()
 				image, programs := r.image(t), r.build(t)
-				// Two machines take half the time of one: each has one processor.
+				// Two machines at once take half the time: each has one processor.
 				for j, level := range levels {
 					t.Run(level, func(t *testing.T) {
 						t.Parallel()
@@ -63,8 +63,8 @@ func TestLab(t *testing.T) {
 	compare(t, columns)
 }
 
-// page has the table for the reader. Its versions are those of the day it was written; its checks
-// are those that hold.
+// page is the page with the table. Its versions date from the day it was written; its checks are
+// those that pass.
 const page = "../../../docs/tested.md"
 
 const mark = "<!-- What follows is written by make lab. -->\n\n"
@@ -83,8 +83,8 @@ func TestPage(t *testing.T) {
 	assert.Equal(t, text, table(parse(text)))
 }
 
-// compare compares the checks of what was tested with those of the page, or with NVCR_LAB_UPDATE=1
-// writes the page.
+// compare compares the tested checks with those on the page. With NVCR_LAB_UPDATE=1, it writes the
+// page instead.
 func compare(t *testing.T, columns []column) {
 	t.Helper()
 	if t.Failed() || os.Getenv("NVCR_LAB_RUN") != "" {
@@ -97,7 +97,7 @@ func compare(t *testing.T, columns []column) {
 		switch {
 		case os.Getenv("NVCR_LAB_UPDATE") == "":
 			require.GreaterOrEqual(t, i, 0, "%s has no %s", page, c.name)
-			assert.Equal(t, all[i].checks(), c.checks(), "%s; NVCR_LAB_UPDATE=1 make lab writes it", page)
+			assert.Equal(t, all[i].checks(), c.checks(), "%s; NVCR_LAB_UPDATE=1 make lab updates it", page)
 		case i < 0:
 			all = append(all, c)
 		default:
@@ -109,13 +109,13 @@ func compare(t *testing.T, columns []column) {
 	}
 }
 
-// build builds what the machines get, and cannot build themselves.
+// build builds what the machines need and cannot build themselves.
 func (r release) build(t *testing.T) string {
 	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "more"), 0o755))
 	gobuild(t, dir, "test", "-c", "-o", filepath.Join(dir, "inside.test"), "./inside")
 	gobuild(t, dir, "test", "-c", "-o", filepath.Join(dir, "runtime.test"), "../../nvidia-container-runtime.experimental")
-	// The kubelet's part is a module of its own.
+	// The client that stands in for the kubelet is a module of its own.
 	gobuild(t, dir, "build", "-C", "../enginetest/cri", "-buildvcs=false", "-o", filepath.Join(dir, "cri"), ".")
 	if r.more != nil {
 		gobuild(t, dir, slices.Concat([]string{"install"}, r.more)...)
@@ -134,13 +134,13 @@ func gobuild(t *testing.T, dir string, args ...string) {
 	require.NoError(t, err, "go %q: %s", args, out)
 }
 
-// containerTests are those of the runtime's own tests with runc and crun that also run here, where
+// containerTests selects the runtime's own tests with runc and crun that also run here, where
 // cgroups and both programs are newer.
 const containerTests = "^TestContainer(SeesItsGPU|KeepsItsGPUAfterUpdate|SeesMIGCapabilities|CannotMakeOtherNodes|" +
 	"ChangesItsDriver|InUserNamespace|DirectoryInUserNamespace)$"
 
-// test runs the tests with one low-level runtime in a machine with the release, and reports each as
-// a test of its own.
+// test runs the tests with one low-level runtime on a machine with the release, and reports each of
+// them as a test of its own.
 func (r release) test(t *testing.T, image, programs, deb, level string) result {
 	dir, err := os.MkdirTemp("", "nvcr-lab-")
 	require.NoError(t, err)
@@ -152,7 +152,7 @@ func (r release) test(t *testing.T, image, programs, deb, level string) result {
 		for _, large := range []string{"cow", "programs", "package.deb"} {
 			assert.NoError(t, os.RemoveAll(filepath.Join(dir, large)))
 		}
-		t.Logf("what the machine has said is kept in %s", dir)
+		t.Logf("the machine's output is kept in %s", dir)
 	})
 	require.NoError(t, os.CopyFS(filepath.Join(dir, "programs"), os.DirFS(programs)))
 	drivers(t, image, filepath.Join(dir, "programs"))
@@ -171,7 +171,7 @@ func (r release) test(t *testing.T, image, programs, deb, level string) result {
 	if tests == "." {
 		runtimeTests = containerTests
 	}
-	// The machine runs this again when it has rebooted.
+	// The machine runs this script again after a reboot.
 	script := `cd /host/programs
 export NVCR_NO_SKIP=1 NVCR_LAB=inside NVCR_LAB_LEVEL=` + level + ` NVCR_TEST_PROGRAMS=$PWD TMPDIR=/tmp
 tests() {
@@ -184,7 +184,7 @@ if mkdir /host/rebooted; then
 	dpkg-query -W -f '${Package} ${Version}\n' >/host/packages
 	uname -r >/host/kernel
 	dpkg -i /host/package.deb
-	# These tests expect that there is no driver.
+	# These tests expect a machine without a driver.
 	tests runtime runtime -test.run '` + runtimeTests + "/^" + level + `$'
 	tests tests inside -test.run "$tests" -test.skip "Reboot|$skip"
 	if [ "$reboot" ]; then
@@ -199,7 +199,7 @@ test ! -e /host/failed
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "run"), []byte(script), 0o644))
 	start := time.Now()
 	output := r.run(t, image, dir, patience)
-	t.Logf("booted, tested and turned off in %s\n%s", time.Since(start).Round(time.Second), output)
+	t.Logf("booted, ran the tests and powered off in %s\n%s", time.Since(start).Round(time.Second), output)
 
 	res := result{release: r.name, versions: versions(t, dir)}
 	for _, part := range []string{"runtime", "tests", "before", "after"} {
@@ -228,17 +228,17 @@ test ! -e /host/failed
 	return res
 }
 
-// outcome is how a test ended.
+// outcome is the result of a test.
 type outcome struct {
 	name            string
-	leaf            bool // it has no tests in it
+	leaf            bool // it has no subtests
 	passed, skipped bool
 	output          string
 }
 
-// events reads what a test binary prints with -test.v=test2json: a line of the testing package's
-// own has the byte 0x16 in it, "=== RUN   TestA/b" or "    --- PASS: TestA/b (0.01s)"; other lines
-// are what the current test prints.
+// events parses what a test binary prints with -test.v=test2json. A line from the testing package
+// has the byte 0x16 in it, such as "=== RUN   TestA/b" or "    --- PASS: TestA/b (0.01s)"; all
+// other lines are output of the current test.
 func events(t *testing.T, printed string) []*outcome {
 	t.Helper()
 	byName := map[string]*outcome{}
@@ -249,7 +249,8 @@ func events(t *testing.T, printed string) []*outcome {
 			byName[name], list = o, append(list, o)
 			for above := name; strings.Contains(above, "/"); {
 				above = above[:strings.LastIndexByte(above, '/')]
-				if o := byName[above]; o != nil { // a name may have more parts than there are tests
+				// A name may have more parts than there are tests.
+				if o := byName[above]; o != nil {
 					o.leaf = false
 				}
 			}
@@ -277,7 +278,7 @@ func events(t *testing.T, printed string) []*outcome {
 		}
 	}
 	if !strings.Contains(printed, "no tests to run") {
-		require.NotEmpty(t, list, "no test was run: %s", stray)
+		require.NotEmpty(t, list, "no test ran: %s", stray)
 	}
 	return list
 }

@@ -26,13 +26,13 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// release is a release of Debian with its own engines, or with one of another source.
+// release is a Debian release with its own engines, or with one from another source.
 type release struct {
-	name        string // its column, and what NVCR_LAB_RELEASES has
+	name        string // heads its column; used in NVCR_LAB_RELEASES
 	suite       string
 	tests, skip string // patterns
-	// more are arguments of go install for programs that this machine has instead of its own, or
-	// beside them.
+	// more are arguments of go install, for programs that this machine has instead of, or in
+	// addition to, Debian's.
 	more []string
 }
 
@@ -47,7 +47,7 @@ var releases = []release{
 	}},
 }
 
-// chosen are the releases that are tested.
+// chosen returns the releases to test.
 func chosen(t *testing.T) []release {
 	t.Helper()
 	var list []release
@@ -59,8 +59,8 @@ func chosen(t *testing.T) []release {
 	return list
 }
 
-// packages are what the machine has beside Debian's essential ones. Each release has a kernel for
-// User Mode Linux.
+// packages are the packages that the machine has besides Debian's essential ones. Each release
+// provides a kernel for User Mode Linux.
 const packages = "systemd,systemd-sysv,dbus,dbus-user-session,udev,kmod,iproute2,iptables,procps,util-linux,mount," +
 	"busybox-static,apparmor,jq,uidmap,fuse-overlayfs,passwd,libpam-systemd,user-mode-linux,docker.io,docker-cli," +
 	"docker-buildx,docker-compose,containerd,podman,crun,runc,netavark,aardvark-dns,passt,catatonit,rootlesskit,slirp4netns"
@@ -68,7 +68,7 @@ const packages = "systemd,systemd-sysv,dbus,dbus-user-session,udev,kmod,iproute2
 //go:embed testdata/image.txtar
 var imageFiles []byte
 
-// masked are units that would run beside the tests.
+// masked are units that would otherwise run alongside the tests.
 var masked = strings.Fields("apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer " +
 	"e2scrub_reap.service getty@tty1.service systemd-networkd.service systemd-networkd.socket ldconfig.service " +
 	"systemd-networkd-wait-online.service systemd-journal-catalog-update.service systemd-hwdb-update.service " +
@@ -76,9 +76,9 @@ var masked = strings.Fields("apt-daily.timer apt-daily-upgrade.timer dpkg-db-bac
 	"podman-clean-transient.service podman.socket podman.service netavark-dhcp-proxy.socket " +
 	"netavark-dhcp-proxy.service netavark-firewalld-reload.service")
 
-// image returns a directory with the release's root.ext4 and, in uml, all that its User Mode Linux
-// needs. It is made once, in the user's cache directory, and again when anything changes that it is
-// made of.
+// image returns a directory with the release's root.ext4 and, in uml, everything that its User Mode
+// Linux needs. It is created once, in the user's cache directory, and again when any of its inputs
+// changes.
 func (r release) image(t *testing.T) string {
 	t.Helper()
 	need.Program(t, "mmdebstrap")
@@ -105,8 +105,8 @@ func (r release) image(t *testing.T) string {
 	return dir
 }
 
-// kept are the AppArmor profiles that have to do with containers; to load the others takes longer
-// than to boot.
+// kept are the AppArmor profiles that concern containers. Loading the others would take longer than
+// booting.
 var kept = strings.Fields("runc crun podman buildah unprivileged_userns")
 
 func (r release) make(dir string) error {
@@ -115,7 +115,7 @@ func (r release) make(dir string) error {
 	}
 	tree, uml := filepath.Join(dir, "tree"), filepath.Join(dir, "uml")
 	err := command("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase",
-		// The next release's list may be older than it says it is good for.
+		// The package list of the next release may have passed its validity date.
 		`--aptopt=Acquire::Check-Valid-Until "false"`, `--aptopt=APT::Install-Recommends "false"`,
 		`--aptopt=Acquire::Languages "none"`, "--dpkgopt=path-exclude=/usr/share/man/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -166,7 +166,7 @@ func (r release) make(dir string) error {
 	return nil
 }
 
-// command runs a program.
+// command runs a program, whose output it includes in an error.
 func command(name string, args ...string) error {
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
@@ -176,7 +176,7 @@ func command(name string, args ...string) error {
 }
 
 // run boots a copy of the image, runs dir/run in it, waits until the machine is off, and returns
-// what that has printed. dir is /host there.
+// the output of dir/run. In the machine, dir is /host.
 func (r release) run(t *testing.T, image, dir string, patience time.Duration) string {
 	t.Helper()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "uml"), 0o755))
@@ -198,7 +198,7 @@ func (r release) run(t *testing.T, image, dir string, patience time.Duration) st
 			quiet seccomp=auto lab=/run`
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	// The machine is a process with many children, which end with it.
+	// The machine is a process with many children, which are killed with it.
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child",
 		"sh", "-c", script, "sh", image, dir, memory, fmt.Sprint(guestMemory))
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TMPDIR=" + memory}
@@ -214,7 +214,8 @@ func (r release) run(t *testing.T, image, dir string, patience time.Duration) st
 	return string(output)
 }
 
-// guestMemory is the machine's memory; what it does not use is not used here either.
+// guestMemory is the size of the machine's memory. What the machine does not use takes no memory
+// here.
 const guestMemory = 3 << 30
 
 func last(data []byte, n int) []byte { return data[max(0, len(data)-n):] }

@@ -18,20 +18,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// result is what was tested on a release.
+// result is what a test run on a release found.
 type result struct {
 	release  string
 	versions map[string]string // of packages, and of the kernel
 	outcomes []*outcome
 }
 
-// upstream is the part of a Debian version that is the program's own.
+// upstream matches the upstream version in a Debian version.
 var upstream = regexp.MustCompile(`^(?:\d+:)?(\d[\d.]*\d|\d)`)
 
-// provides are the packages of programs of another source, of which the table tells the version.
+// provides maps programs from other sources to the packages under which the table shows them.
 var provides = map[string]string{"dockerd": "docker.io", "kubelet": "kubelet"}
 
-// versions reads what the machine has told of itself.
+// versions reads the versions that the machine has reported.
 func versions(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	list := map[string]string{}
@@ -58,7 +58,7 @@ func versions(t *testing.T, dir string) map[string]string {
 	return list
 }
 
-// subjects are what top-level tests are about: how their names begin, and the heading.
+// subjects are the prefixes of top-level test names and their headings. The first match counts.
 var subjects = []struct{ prefix, heading string }{
 	{"TestDocker", "Docker"},
 	{"TestPodman", "Podman"},
@@ -70,20 +70,20 @@ var subjects = []struct{ prefix, heading string }{
 	{"", "The package by itself"},
 }
 
-// levels are the parts of a test's name that name a low-level runtime.
+// levels are the parts of a test's name that stand for a low-level runtime.
 var levels = []string{"runc", "crun"}
 
-// column is what a release has on the page.
+// column is the column of a release on the page.
 type column struct {
 	name  string
 	cells []cell
 }
 
-// cell tells with which low-level runtimes a check holds, or which version there is of a program:
-// that has no heading.
+// cell says with which low-level runtimes a check passes. A cell without a heading has the version
+// of a program instead.
 type cell struct{ heading, check, text string }
 
-// checks are the cells without the versions, in an order of their own.
+// checks returns the cells without the versions, in an order that does not depend on the table.
 func (c column) checks() []cell {
 	list := slices.DeleteFunc(slices.Clone(c.cells), func(c cell) bool { return c.heading == "" })
 	slices.SortFunc(list, func(a, b cell) int { return cmp.Or(cmp.Compare(a.heading, b.heading), cmp.Compare(a.check, b.check)) })
@@ -131,7 +131,8 @@ func (r result) column() column {
 		if o.passed {
 			list = passed
 		}
-		if !slices.Contains(list[k], level) { // what is of no low-level runtime was run beside each
+		// A check without a low-level runtime in its name ran on the machine of each.
+		if !slices.Contains(list[k], level) {
 			list[k] = append(list[k], level)
 		}
 	}
@@ -147,17 +148,18 @@ func (r result) column() column {
 	return c
 }
 
-// table writes columns as Markdown. Below a heading are those that have something there.
+// table formats columns as Markdown. A heading's table has the columns with a cell below that
+// heading.
 func table(columns []column) string {
 	var b strings.Builder
 	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
-	headings := []string{""} // of the versions
+	headings := []string{""} // for the versions
 	for _, s := range subjects {
 		headings = append(headings, s.heading)
 	}
 	for _, heading := range headings {
 		var names, checks []string
-		texts := map[string]map[string]string{} // of a check, by column
+		texts := map[string]map[string]string{} // by check and column
 		for _, c := range columns {
 			next := 0
 			for _, of := range c.cells {
@@ -196,7 +198,7 @@ func table(columns []column) string {
 	return b.String()
 }
 
-// parse reads what table has written.
+// parse reads columns from what table returned.
 func parse(text string) []column {
 	var list []column
 	heading, names := "", []string(nil)
@@ -228,10 +230,10 @@ func parse(text string) []column {
 	return list
 }
 
-// wordEnd is where a word ends in a name in mixed case.
+// wordEnd matches the end of a word in a mixed-case name.
 var wordEnd = regexp.MustCompile(`([a-z])([A-Z])|([A-Z])([A-Z][a-z])`)
 
-// words makes "keeps its GPU" of KeepsItsGPU.
+// words turns KeepsItsGPU into "keeps its GPU".
 func words(name string) string {
 	list := strings.Fields(wordEnd.ReplaceAllString(name, "$1$3 $2$4"))
 	for i, w := range list {

@@ -12,10 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// On cgroup v2 a device policy is BPF programs that are attached to a cgroup: a device may be
-// opened if all agree. What follows are the parts of bpf(2)'s union bpf_attr that are needed here.
+// On cgroup v2, a device policy consists of BPF programs attached to a cgroup: a device may be
+// opened if all of them allow it. Below are the parts of bpf(2)'s union bpf_attr that the tests
+// need.
 
-// bpf makes the call.
+// bpf calls bpf(2).
 func bpf(t *testing.T, command int, attr unsafe.Pointer, size uintptr) int {
 	t.Helper()
 	r, _, errno := unix.Syscall(unix.SYS_BPF, uintptr(command), uintptr(attr), size)
@@ -37,7 +38,7 @@ func openCgroup(t *testing.T, path string) *os.File {
 	return f
 }
 
-// devicePrograms are the identifiers of a cgroup's device programs.
+// devicePrograms returns the IDs of a cgroup's device programs.
 func devicePrograms(t *testing.T, cgroup string) []uint32 {
 	t.Helper()
 	ids := make([]uint32, 64)
@@ -54,7 +55,7 @@ func devicePrograms(t *testing.T, cgroup string) []uint32 {
 	return ids[:attr.count]
 }
 
-// detachDevicePrograms takes a cgroup's device policy away.
+// detachDevicePrograms removes the device policy of a cgroup.
 func detachDevicePrograms(t *testing.T, cgroup string) {
 	t.Helper()
 	group := openCgroup(t, cgroup)
@@ -67,8 +68,8 @@ func detachDevicePrograms(t *testing.T, cgroup string) {
 	}
 }
 
-// allowDevices replaces a cgroup's device policy by one that allows everything: what a hook does
-// that adds a device to a container that is there already.
+// allowDevices replaces a cgroup's device policy with one that allows everything, as a hook does
+// that adds a device to an existing container.
 func allowDevices(t *testing.T, cgroup string) {
 	t.Helper()
 	detachDevicePrograms(t, cgroup)

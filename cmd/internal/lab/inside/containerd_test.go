@@ -21,8 +21,8 @@ import (
 
 const containerdSocket = "/run/containerd/containerd.sock"
 
-// criConfig tells containerd's CRI plugin which image a pod's own container is made of, and to use
-// systemd.
+// criConfig tells containerd's CRI plugin which image to use for pod sandboxes, and to use the
+// systemd cgroup driver.
 const criConfig = `version = 3
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "` + imageName + `"
@@ -32,7 +32,7 @@ runtime_type = "io.containerd.runc.v2"
 SystemdCgroup = true
 `
 
-// criConfig1 is the same for containerd 1.
+// criConfig1 is criConfig for containerd 1.
 const criConfig1 = `version = 2
 [plugins."io.containerd.grpc.v1.cri"]
 enable_cdi = true
@@ -43,7 +43,7 @@ runtime_type = "io.containerd.runc.v2"
 SystemdCgroup = true
 `
 
-// configureContainerd makes the runtime known to the CRI plugin, as the documentation says.
+// configureContainerd registers the runtime with the CRI plugin as documented.
 func configureContainerd(t *testing.T, options ...string) {
 	t.Helper()
 	config := criConfig
@@ -59,8 +59,8 @@ func configureContainerd(t *testing.T, options ...string) {
 	}
 }
 
-// ctr runs a container, or something in one, and returns what script prints there. It goes through
-// a file: ctr may lose what a container prints that ends at once.
+// ctr runs a container, or a command in one, and returns what script prints there. The output goes
+// through a file because ctr may lose the output of a container that exits at once.
 func ctr(t *testing.T, script string, args ...string) string {
 	t.Helper()
 	const dir = "/var/lib/lab/out"
@@ -89,7 +89,8 @@ func TestContainerd(t *testing.T) {
 			t.Run("nothing asked for", func(t *testing.T) {
 				assert.Equal(t, gpuless, ctr(t, look, "RUN", "--rm", "--runc-binary", runtime, imageName, "nothing-"+level))
 			})
-			if !older(t, "containerd", "2") { // whose ctr cannot ask for it
+			// The ctr of containerd 1 cannot request CDI devices.
+			if !older(t, "containerd", "2") {
 				t.Run("CDI without this runtime", func(t *testing.T) {
 					assert.Equal(t, gpu, ctr(t, lookCDI, "RUN", "--rm", "--runc-binary", level, "--device", "nvidia.com/gpu=0", imageName, "cdi-"+level))
 				})
@@ -122,7 +123,7 @@ func TestContainerd(t *testing.T) {
 // object is a JSON object.
 type object = map[string]any
 
-// call makes one call of the kubelet's to the CRI plugin.
+// call makes one CRI call to containerd, as the kubelet would.
 func call(t *testing.T, method string, request object) object {
 	t.Helper()
 	data, err := json.Marshal(request)
@@ -165,7 +166,7 @@ func TestCRI(t *testing.T) {
 	}
 }
 
-// pod follows a pod's container through what the kubelet does to it, the whole of its life or its
+// pod takes a pod's container through what the kubelet does to it: its whole life, or only the
 // beginning.
 func pod(t *testing.T, uid string, more object, look string, whole bool) {
 	slice := "kubepods-pod" + strings.ReplaceAll(uid, "-", "_") + ".slice"
@@ -202,8 +203,8 @@ func pod(t *testing.T, uid string, more object, look string, whole bool) {
 		}
 	}
 	seen := func(t *testing.T) string { return execSync(t, id, look) }
-	// The CPU manager sends cpuset_cpus, for which this kernel has no controller; containerd and
-	// the low-level runtime treat both alike.
+	// The CPU manager sends cpuset_cpus, for which this kernel has no controller. containerd and
+	// the low-level runtime handle cpu_shares in the same way.
 	manager := update(object{"cpu_shares": 1000})
 	life(t, gpu, seen, []step{
 		nothing,

@@ -20,12 +20,12 @@ import (
 
 const runtimeName = "nvidia-experimental"
 
-// configureDocker makes the runtime known to dockerd, as the documentation says.
+// configureDocker registers the runtime with dockerd as documented.
 func configureDocker(t *testing.T) {
 	t.Helper()
 	must(t, "nvsysfs", "configure", "docker", "--gpus", "--set-as-default")
 	must(t, "nvsysfs", "cdi", "generate", "--capabilities", "compute,utility", "--output", "/etc/cdi/nvidia.yaml")
-	// The low-level runtime by itself.
+	// The runtime plain is the low-level runtime by itself.
 	const file = "/etc/docker/daemon.json"
 	must(t, "sh", "-ec", `jq --arg path "$(command -v $1)" '.runtimes.plain = {path: $path}' $2 >$2.new; mv $2.new $2`, "sh", levels[0], file)
 	if older(t, "docker.io", "28") {
@@ -67,7 +67,8 @@ func TestDocker(t *testing.T) {
 	}
 }
 
-// cdiHook lets dockerd find NVIDIA's command, for which Docker 29 turns --gpus into CDI devices.
+// cdiHook lets dockerd find nvidia-cdi-hook: if this command of NVIDIA's exists, Docker 29 turns
+// --gpus into CDI devices.
 func cdiHook(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(os.Getenv(need.Programs), "more/dockerd")); err != nil {
 		return
@@ -77,7 +78,8 @@ func cdiHook(t *testing.T) {
 	defer func() {
 		assert.NoError(t, os.Remove(hook))
 		must(t, "systemctl", "restart", "docker")
-		must(t, "systemctl", "reset-failed", "docker") // systemd limits how often a unit is started
+		// systemd limits how often a unit is started.
+		must(t, "systemctl", "reset-failed", "docker")
 	}()
 	must(t, "systemctl", "restart", "docker")
 	t.Run("--gpus all with nvidia-cdi-hook, CDI without this runtime", func(t *testing.T) {
@@ -95,7 +97,7 @@ func dockerRun(t *testing.T, script string, options ...string) string {
 	return must(t, append(append([]string{"docker", "run", "--rm", "--network", "none"}, options...), imageName, "sh", "-c", script)...)
 }
 
-// dockerLife follows one container through all that may happen to it.
+// dockerLife takes a container through everything that may happen to it.
 func dockerLife(t *testing.T) {
 	id := strings.TrimSpace(must(t, "docker", "run", "-d", "--network", "none", "--runtime", runtimeName, "-e", "NVIDIA_VISIBLE_DEVICES=0", imageName))
 	defer must(t, "docker", "rm", "-f", id)
@@ -122,7 +124,7 @@ func dockerLife(t *testing.T) {
 		{"dockerd restarted, live-restore", func(t *testing.T) {
 			before := dockerPID(t, id)
 			must(t, "systemctl", "restart", "docker")
-			assert.Equal(t, before, dockerPID(t, id), "the container has gone on")
+			assert.Equal(t, before, dockerPID(t, id), "the container kept running")
 		}},
 		{"dockerd restarted and daemon-reload", func(t *testing.T) { reload(t, "daemon-reload") }},
 	}...)
@@ -149,7 +151,7 @@ func compose(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(composeYAML), 0o644))
 	for _, tt := range []struct{ service, look string }{{"runtime", look}, {"reservations", look}, {"gpus", look}, {"cdi", lookCDI}} {
 		if tt.service == "gpus" && older(t, "docker-compose", "2.30") {
-			continue // Compose does not know the key
+			continue // this Compose does not know the key
 		}
 		t.Run("compose by "+tt.service, func(t *testing.T) {
 			assert.Equal(t, gpu, must(t, "docker", "compose", "-f", file, "--progress", "quiet", "run", "--rm", "-T", tt.service, "sh", "-c", tt.look))
@@ -157,7 +159,7 @@ func compose(t *testing.T) {
 	}
 }
 
-// images are made with a GPU, and used with and without.
+// images builds images with a GPU, and uses them with and without one.
 func images(t *testing.T) {
 	plain := func(t *testing.T, image string) string {
 		t.Helper()
@@ -191,7 +193,7 @@ func images(t *testing.T) {
 	}
 }
 
-// TestDockerUsernsRemap has all containers in a user namespace.
+// TestDockerUsernsRemap runs all containers in a user namespace.
 func TestDockerUsernsRemap(t *testing.T) {
 	configureDocker(t)
 	inUserNamespaces(t)
@@ -217,7 +219,7 @@ func TestDockerUsernsRemap(t *testing.T) {
 	}
 }
 
-// TestDockerRootless has a dockerd of the user's own.
+// TestDockerRootless uses the user's own dockerd.
 func TestDockerRootless(t *testing.T) {
 	inUserNamespaces(t)
 	linger(t)
@@ -254,9 +256,9 @@ func TestDockerRootless(t *testing.T) {
 	}
 }
 
-// The failure that this runtime is to cure, to show that these tests would see it: a container that
-// is given its device after it has been made, by a change of its cgroup, loses it when systemd
-// applies its rules again.
+// TestDockerNegativeControl shows that these tests would detect the failure that this runtime is
+// meant to prevent: a container that is given a device after its creation, through a change to its
+// cgroup, loses the device when systemd applies its rules again.
 func TestDockerNegativeControl(t *testing.T) {
 	when := "daemon-reload"
 	if systemd257(t) {
@@ -270,14 +272,14 @@ func TestDockerNegativeControl(t *testing.T) {
 			open := func() string {
 				return must(t, "docker", "exec", id, "sh", "-c", "[ -c /dev/nvidia0 ] || mknod /dev/nvidia0 c 195 0; (: </dev/nvidia0 && echo opens) 2>&1 | sed 's/.*: //'")
 			}
-			assert.Equal(t, "Operation not permitted\n", open(), "before")
+			assert.Equal(t, "Operation not permitted\n", open(), "before the change")
 			allowDevices(t, cgroupOf(t, dockerPID(t, id)))
-			assert.Equal(t, "opens\n", open(), "added")
+			assert.Equal(t, "opens\n", open(), "after the change")
 			if reload(t, "daemon-reload"); systemd257(t) {
 				must(t, "systemctl", "set-property", "--runtime", "docker-"+id+".scope", "CPUWeight=50")
 				eventually(t, func() error {
 					if open() == "opens\n" {
-						return errors.New("systemd has not applied the device policy again")
+						return errors.New("systemd has not reapplied the device policy")
 					}
 					return nil
 				})

@@ -21,13 +21,13 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// modules are the kernel modules that stand in for NVIDIA's, in the order in which they are loaded.
+// modules are the kernel modules that stand in for NVIDIA's, in load order.
 var modules = []string{"nvidia", "nvidia_uvm", "nvidia_modeset"}
 
-// driverDir has the modules, and for each a list of what it is to have.
+// driverDir has the modules, and for each a list of what the module provides.
 const driverDir = "/var/lib/lab/driver"
 
-// writeDriver makes the modules ready to show in /proc what the machine has there, and to open its
+// writeDriver prepares the modules so that they provide the machine's files in /proc and open its
 // device nodes.
 func writeDriver(machine fixtures.Archive) error {
 	lists := map[string]string{}
@@ -78,7 +78,7 @@ func writeDriver(machine fixtures.Archive) error {
 	return nil
 }
 
-// isGPU tells whether a node is a GPU's: nvidia0.
+// isGPU reports whether a device node is a GPU's, such as nvidia0.
 func isGPU(node string) bool {
 	digits, ok := strings.CutPrefix(node, "nvidia")
 	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
@@ -109,7 +109,7 @@ func loadDriver(t *testing.T, machine fixtures.Archive) {
 	}
 }
 
-// unplug lets the driver take away what the list says.
+// unplug makes the driver remove what the list says.
 func unplug(t *testing.T, list string) {
 	t.Helper()
 	require.NoError(t, writeModule("unplug", list))
@@ -134,13 +134,13 @@ NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Buil
 GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)
 `
 
-// pairDir is where it is unpacked.
+// pairDir is the directory where pair is unpacked.
 const pairDir = "/var/lib/lab/pair"
 
-// upgraded is the pair with a newer driver.
+// upgraded is pair with a newer driver.
 var upgraded = strings.ReplaceAll(pair, "550.54.15", "550.90.07")
 
-// remove takes away what install gave.
+// remove undoes install.
 func remove(t *testing.T, dir string) {
 	t.Helper()
 	rmmod(t)
@@ -162,14 +162,16 @@ func parse(t *testing.T, text string) fixtures.Archive {
 	return machine
 }
 
-// become makes the machine that of a fixture; it is the one in from.
+// become replaces the machine that was installed from the directory from with another one, which it
+// installs in dir.
 func become(t *testing.T, machine fixtures.Archive, from, dir string) {
 	t.Helper()
 	remove(t, from)
 	require.NoError(t, install(machine, dir))
 }
 
-// use starts a container that has loaded the driver and, if open is not empty, has that node open.
+// use starts a container that has the driver's libraries loaded and, if open is not empty, has that
+// device node open.
 func use(t *testing.T, open string) (id string, pid int) {
 	t.Helper()
 	id = strings.TrimSpace(must(t, "docker", "run", "-d", "--network", "none", "-e", "NVIDIA_VISIBLE_DEVICES=1",
@@ -186,10 +188,11 @@ func use(t *testing.T, open string) (id string, pid int) {
 	return id, pid
 }
 
-// doctor returns what nvsysfs doctor finds in one check.
+// doctor returns the findings of one check of nvsysfs doctor.
 func doctor(t *testing.T, check string) string {
 	t.Helper()
-	out, _ := do("nvsysfs", "doctor", "-o", "json") // fails where anything is wrong
+	// The command fails if anything is wrong.
+	out, _ := do("nvsysfs", "doctor", "-o", "json")
 	var report struct {
 		Findings []struct{ ID, State, Text string }
 	}
@@ -203,7 +206,7 @@ func doctor(t *testing.T, check string) string {
 	return strings.Join(found, "\n")
 }
 
-// fails is what starting a container with these GPUs ends with.
+// fails returns the error with which starting a container with these GPUs must fail.
 func fails(t *testing.T, gpus string) string {
 	t.Helper()
 	out, err := do("docker", "run", "--rm", "--network", "none", "-e", "NVIDIA_VISIBLE_DEVICES="+gpus, imageName, "true")
@@ -248,7 +251,7 @@ func TestDriver(t *testing.T) {
 			t.Run("an upgrade below a running container", func(t *testing.T) {
 				id, pid := use(t, "")
 				const dir = pairDir + "-upgraded"
-				// The new packages are installed, the old modules still loaded.
+				// Install the new libraries while the old modules are still loaded.
 				_, err := parse(t, upgraded).Unpack(dir, fixtures.UnpackOptions{})
 				require.NoError(t, err)
 				replace := func(from, to string) {
@@ -260,20 +263,20 @@ func TestDriver(t *testing.T) {
 					`("/usr/lib/x86_64-linux-gnu/libcuda.so.550.90.07"); reboot or reload the kernel modules, or install the libraries of version 550.54.15`
 				assert.Equal(t, "wrong: "+skew, doctor(t, "libraries"))
 				assert.Equal(t, skew, fails(t, "1"))
-				assert.Equal(t, second, must(t, "docker", "exec", id, "sh", "-c", look), "in the container that runs")
-				// The new modules are loaded.
+				assert.Equal(t, second, must(t, "docker", "exec", id, "sh", "-c", look), "in the running container")
+				// Load the new modules.
 				rmmod(t)
 				loadDriver(t, parse(t, upgraded))
 				assert.Equal(t, "ok: version 550.90.07, open modules", doctor(t, "driver"))
 				assert.Equal(t, "ok: 32 files of version 550.90.07", doctor(t, "libraries"))
 				assert.Equal(t, fmt.Sprintf("%d root probe docker:%s - 550.54.15 (the module is 550.90.07)", pid, id[:12]), holders(t))
 				assert.Equal(t, second, given(t, "1"))
-				// The container gets the new driver when it is started again.
+				// The container gets the new driver when it is restarted.
 				must(t, "docker", "restart", "-t", "0", id)
-				assert.Equal(t, second, must(t, "docker", "exec", id, "sh", "-c", look), "restarted")
+				assert.Equal(t, second, must(t, "docker", "exec", id, "sh", "-c", look), "after the restart")
 				eventually(t, func() error {
 					if want, got := fmt.Sprintf("%d root probe docker:%s - 550.90.07", dockerPID(t, id), id[:12]), holders(t); got != want {
-						return fmt.Errorf("%s, not %s", got, want)
+						return fmt.Errorf("%s, want %s", got, want)
 					}
 					return nil
 				})
@@ -285,14 +288,14 @@ func TestDriver(t *testing.T) {
 			t.Run("a GPU is unplugged in use", func(t *testing.T) {
 				const address = "0000:00:1f.0"
 				id, pid := use(t, "nvidia1")
-				// As long as it is open, the driver goes on to show it.
+				// While the GPU is open, the driver keeps showing it.
 				must(t, "umount", "-l", "/sys/bus", "/sys/devices")
 				must(t, "sh", "-ec", "cd "+pairDir+"; rm -r sys/bus/pci/devices/$1 sys/bus/pci/drivers/nvidia/$1 sys/devices/pci0000:00/$1; gpu $PWD", "sh", address)
 				unplug(t, "u 195 1 1 nvidia\n")
 				assert.Equal(t, "wrong: GPU "+address+" is in /proc/driver/nvidia/gpus, but not on the PCI bus: it was unplugged while in use, and containers that get it cannot open it", doctor(t, "gpu-lost"))
 				assert.Equal(t, strings.ReplaceAll(second, "/dev/nvidia1 opens", "/dev/nvidia1 No such device or address"), given(t, "1"))
 				assert.Equal(t, fmt.Sprintf("%d root probe docker:%s 1 550.54.15", pid, id[:12]), holders(t))
-				// Then it is gone.
+				// Once it is closed, the GPU is gone.
 				must(t, "docker", "rm", "-f", id)
 				unplug(t, "r driver/nvidia/gpus/"+address+"\nr driver/nvidia/capabilities/gpu1\n")
 				assert.Equal(t, "ok: 1 usable", doctor(t, "gpus"))
@@ -326,7 +329,7 @@ func TestDriver(t *testing.T) {
 	}
 }
 
-// holders is what nvsysfs ps prints below its heading, its columns a blank apart.
+// holders returns what nvsysfs ps prints below its heading, with one space between columns.
 func holders(t *testing.T) string {
 	t.Helper()
 	_, lines, _ := strings.Cut(must(t, "nvsysfs", "ps"), "\n")

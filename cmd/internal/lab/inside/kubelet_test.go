@@ -17,7 +17,7 @@ const (
 	manifests = "/etc/kubernetes/manifests"
 	podFile   = manifests + "/gpu.yaml"
 
-	// kubeletYAML is for a kubelet without an API server: its pods are files.
+	// kubeletYAML configures a kubelet without an API server: its pods come from files.
 	kubeletYAML = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix://` + containerdSocket + `
@@ -28,8 +28,8 @@ authentication: {webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 makeIPTablesUtilChains: false
 `
-	// This kernel has no cpuset controller, without which the kubelet can use the cgroup of all
-	// pods, and not make it.
+	// This kernel has no cpuset controller. Without one, the kubelet can use the cgroup of all pods
+	// but cannot create it.
 	podsUnit = `[Slice]
 CPUWeight=100
 MemoryAccounting=yes
@@ -42,7 +42,7 @@ After=containerd.service kubepods.slice
 
 [Service]
 Type=notify
-# UML does not tell the clock speed, which the kubelet wants to know.
+# The kubelet wants to know the clock speed, which UML does not report.
 ExecStartPre=sh -ec "{ cat /proc/cpuinfo; echo cpu MHz: 2000.0; } >/run/cpuinfo; mount --bind /run/cpuinfo /proc/cpuinfo"
 ExecStart=/usr/sbin/kubelet --config /etc/kubernetes/kubelet.yaml
 ExecStopPost=umount /proc/cpuinfo
@@ -52,7 +52,7 @@ TimeoutStartSec=infinity
 [Install]
 WantedBy=multi-user.target
 `
-	// The template's instances are strategies.
+	// The instances of the template are device list strategies.
 	pluginUnit = `[Unit]
 BindsTo=kubelet.service
 PartOf=kubelet.service
@@ -82,8 +82,8 @@ spec:
 `
 )
 
-// configureKubelet installs a kubelet, with containers of this runtime by default: a RuntimeClass
-// is the API server's.
+// configureKubelet installs a kubelet whose containers use this runtime by default: a RuntimeClass
+// would need the API server.
 func configureKubelet(t *testing.T) {
 	t.Helper()
 	configureContainerd(t, "--set-as-default")
@@ -99,25 +99,25 @@ func configureKubelet(t *testing.T) {
 	must(t, "systemctl", "daemon-reload")
 }
 
-// writePod gives the kubelet a pod of that name.
+// writePod gives the kubelet a pod with that name.
 func writePod(t *testing.T, name string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(podFile, []byte(strings.Replace(podYAML, "NAME", name, 1)), 0o644))
 }
 
-// removePod takes it away again, and waits until it has ended.
+// removePod removes the pod and waits until its containers have exited.
 func removePod(t *testing.T) {
 	t.Helper()
 	must(t, "rm", "-f", podFile)
 	eventually(t, func() error {
 		if len(running(t, "")) > 0 {
-			return errors.New("the pod's containers run")
+			return errors.New("the pod's containers are still running")
 		}
 		return nil
 	})
 }
 
-// running are the identifiers of the kubelet's containers that run, of those of one name or of all.
+// running returns the IDs of the kubelet's running containers, either those with a name or all.
 func running(t *testing.T, name string) []any {
 	t.Helper()
 	labels := object{"io.kubernetes.pod.namespace": "default"}
@@ -133,7 +133,8 @@ func running(t *testing.T, name string) []any {
 	return ids
 }
 
-// container waits until the pod's container of that name runs, another than before.
+// container waits until the pod's container with that name is running, with an ID other than
+// before, and returns its ID.
 func container(t *testing.T, name string, before any) (id any) {
 	t.Helper()
 	defer func() {
@@ -144,7 +145,7 @@ func container(t *testing.T, name string, before any) (id any) {
 	eventually(t, func() error {
 		ids := running(t, name)
 		if len(ids) != 1 || ids[0] == before {
-			return errors.New("the pod's container does not run")
+			return errors.New("the pod's container is not running")
 		}
 		id = ids[0]
 		return nil
@@ -152,7 +153,7 @@ func container(t *testing.T, name string, before any) (id any) {
 	return id
 }
 
-// TestKubelet has the kubelet itself, and a device plugin, which answers as NVIDIA's does.
+// TestKubelet runs the kubelet itself, with a device plugin that answers as NVIDIA's does.
 func TestKubelet(t *testing.T) {
 	configureKubelet(t)
 	must(t, "systemctl", "start", "kubelet")
@@ -180,7 +181,7 @@ func TestKubelet(t *testing.T) {
 						step{"the kubelet restarted", func(t *testing.T) {
 							must(t, "systemctl", "restart", "kubelet")
 							must(t, "systemctl", "start", plugin)
-							assert.Equal(t, []any{id}, running(t, "gpu"), "the container has gone on")
+							assert.Equal(t, []any{id}, running(t, "gpu"), "the container kept running")
 						}},
 						step{"containerd restarted and daemon-reload", func(t *testing.T) {
 							must(t, "systemctl", "restart", "containerd")

@@ -23,36 +23,37 @@ import (
 const (
 	imageName = "nvcr.test/probe:1"
 
-	// patience is how long a condition may take to come true: far longer than any does.
+	// patience is how long a condition may take to come true. All of them take far less.
 	patience = 5 * time.Minute
 )
 
-// levels are the low-level runtimes that are tested: one in each machine.
+// levels are the low-level runtimes to test: one on each machine.
 var levels = []string{os.Getenv("NVCR_LAB_LEVEL")}
 
-// tar is the image, for engines to load.
+// tar is the path of the image's archive, which engines load.
 var tar string
 
 func TestMain(m *testing.M) {
 	if os.Getenv("NVCR_LAB") != "inside" {
-		fmt.Fprintln(os.Stderr, "these tests are run in the machines that 'make lab' boots")
+		fmt.Fprintln(os.Stderr, "these tests run on the machines that 'make lab' boots")
 		return
 	}
 	if err := prepare(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	// podman takes a folder here that is named as an image for what to build that of.
+	// podman takes a directory here that is named like an image for the build context of that
+	// image.
 	if err := os.Chdir("/"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
 }
 
-// prepare gives the machine a GPU and a driver, those of the fixture t4.
+// prepare gives the machine the GPU and the driver of the fixture t4.
 func prepare() error {
 	if _, err := os.Stat(fixture); err == nil {
-		return nil // another of these binaries has done so
+		return nil // an earlier run of this program has done it
 	}
 	a, err := fixtures.Load("t4")
 	if err != nil {
@@ -61,8 +62,9 @@ func prepare() error {
 	return install(a, fixture)
 }
 
-// fixture is where the machine's GPU and driver are unpacked. The image's gpu.service loads the
-// driver, and lays what the fixture has of /dev and /sys over that of the machine, at each boot.
+// fixture is where the machine's GPU and driver are unpacked. At each boot, the image's gpu.service
+// loads the driver, copies the fixture's device nodes to /dev and overlays its /sys on the
+// machine's.
 const fixture = "/var/lib/lab/t4"
 
 // install gives the machine the GPUs and the driver of a fixture, which it unpacks in dir.
@@ -85,16 +87,16 @@ func install(machine fixtures.Archive, dir string) error {
 	return nil
 }
 
-// inUserNamespaces takes the fixture off /sys until the end of the test: where something is mounted
-// below it, the kernel lets no user namespace mount it.
+// inUserNamespaces unmounts the fixture from /sys until the end of the test: if anything is mounted
+// below /sys, the kernel does not allow a user namespace to mount it.
 func inUserNamespaces(t *testing.T) {
 	t.Helper()
-	// Lazily: a daemon that has just started may be reading there.
+	// Unmount lazily: a daemon that has just started may be reading there.
 	must(t, "umount", "-l", "/sys/bus", "/sys/devices")
 	t.Cleanup(func() { must(t, "gpu", fixture) })
 }
 
-// image makes the image's archive, once.
+// image returns the path of the image's archive, which it creates once.
 func image(t *testing.T) string {
 	t.Helper()
 	if tar == "" {
@@ -107,8 +109,8 @@ func image(t *testing.T) string {
 	return tar
 }
 
-// do runs a program, and returns all that it prints. It reads from a file: a container may keep a
-// pipe open.
+// do runs a program and returns all its output. The output goes to a file because a container may
+// keep a pipe open.
 func do(args ...string) (string, error) {
 	f, err := os.CreateTemp("", "output-")
 	if err != nil {
@@ -123,7 +125,7 @@ func do(args ...string) (string, error) {
 	return string(data), errors.Join(err, readErr)
 }
 
-// must is do for what must succeed.
+// must is do for a program that must succeed.
 func must(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := do(args...)
@@ -131,14 +133,15 @@ func must(t *testing.T, args ...string) string {
 	return out
 }
 
-// older says whether the machine's package is of an earlier version.
+// older reports whether the machine's package is older than version.
 func older(t *testing.T, pkg, version string) bool {
 	t.Helper()
 	has := must(t, "dpkg-query", "-W", "-f", "${Version}", pkg)
 	return exec.Command("dpkg", "--compare-versions", has, "lt", version).Run() == nil
 }
 
-// asUser is a command line that runs as the user, with what a session has in its environment.
+// asUser returns a command line that runs as the user, with the environment variables that a
+// session has.
 func asUser(args ...string) []string {
 	return append([]string{
 		"runuser", "-u", "user", "--", "env", "--chdir=/home/user", "HOME=/home/user", "XDG_RUNTIME_DIR=/run/user/1000",
@@ -156,7 +159,7 @@ func linger(t *testing.T) {
 	})
 }
 
-// eventually waits for a condition.
+// eventually waits until condition returns no error.
 func eventually(t *testing.T, condition func() error) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -172,11 +175,11 @@ func eventually(t *testing.T, condition func() error) {
 	}
 }
 
-// own is what the names of this runtime's own settings begin with.
+// own is the prefix of this runtime's own settings.
 const own = "nvidia-container-runtime.experimental."
 
-// lowLevel lets the installed runtime use this low-level runtime until the end of the test, as an
-// administrator would.
+// lowLevel configures the installed runtime to use this low-level runtime until the end of the
+// test, as an administrator would.
 func lowLevel(t *testing.T, name string, settings ...string) {
 	t.Helper()
 	keepLowLevel(t, name, settings...)
@@ -185,7 +188,7 @@ func lowLevel(t *testing.T, name string, settings ...string) {
 
 const configFile = "/etc/nvidia-container-runtime/config.toml"
 
-// keepLowLevel lets the runtime use it for good.
+// keepLowLevel does what lowLevel does, but permanently.
 func keepLowLevel(t *testing.T, name string, settings ...string) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Dir(configFile), 0o755))
@@ -194,24 +197,25 @@ func keepLowLevel(t *testing.T, name string, settings ...string) {
 	require.NoError(t, os.WriteFile(configFile, []byte(text), 0o644))
 }
 
-// look opens each NVIDIA node, and lets the image's loader load the driver.
+// look is a script that opens each NVIDIA device node, and loads the driver's libraries with the
+// image's loader.
 const look = `exec 2>&1
 for n in $(ls -d /dev/nvidia* 2>/dev/null); do
 	[ -c $n ] && echo "$n $( (: <$n && echo opens) 2>&1 | sed 's/.*: //')"
 done
 probe libcuda.so.1 libnvidia-ml.so.1 | sed 's/ => .*/ loads/'`
 
-// lookCDI is look with what an image for CUDA has in its environment, by which the loader finds
-// what CDI gives.
+// lookCDI is look with LD_LIBRARY_PATH as a CUDA image sets it. The loader needs it to find the
+// libraries that CDI mounts.
 const lookCDI = "export LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64\n" + look
 
-// step is what may happen to a container.
+// step is something that may happen to a container.
 type step struct {
 	name string
 	do   func(t *testing.T)
 }
 
-// life takes a container through all steps, and looks into it after each.
+// life takes a container through all steps, and checks what the container sees after each.
 func life(t *testing.T, want string, seen func(t *testing.T) string, steps ...step) {
 	t.Helper()
 	for _, s := range steps {
@@ -222,10 +226,10 @@ func life(t *testing.T, want string, seen func(t *testing.T) string, steps ...st
 	}
 }
 
-// nothing is the step before the first.
+// nothing is the step in which nothing happens: the first check of a container.
 var nothing = step{"exec", func(*testing.T) {}}
 
-// gpu is what look prints in a container with the GPU, gpuless in one without.
+// gpu is what look prints in a container with the GPU.
 const gpu = `/dev/nvidia-uvm opens
 /dev/nvidia-uvm-tools opens
 /dev/nvidia0 opens
@@ -234,29 +238,30 @@ libcuda.so.1 loads
 libnvidia-ml.so.1 loads
 `
 
+// gpuless is what look prints in a container without a GPU.
 const gpuless = `libcuda.so.1: libcuda.so.1: cannot open shared object file: No such file or directory
 libnvidia-ml.so.1: libnvidia-ml.so.1: cannot open shared object file: No such file or directory
 `
 
-// cgroupOf is the directory of the cgroup of the unit that a process is in.
+// cgroupOf returns the directory of the cgroup of the unit that a process is in.
 func cgroupOf(t *testing.T, pid int) string {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	require.NoError(t, err)
-	// crun makes another cgroup in the unit's own, and the policy is that one's.
+	// crun creates another cgroup below the unit's. The device policy is that of the unit's cgroup.
 	name := strings.TrimSuffix(strings.TrimSpace(strings.TrimPrefix(string(data), "0::")), "/container")
 	return filepath.Join("/sys/fs/cgroup", name)
 }
 
-// canary is a container that has been robbed of its device policy.
+// canary is the cgroup of a container whose device policy reload removes.
 var canary string
 
-// systemd257 says whether the machine's systemd applies the device policy of a scope again at a
-// change of its properties only, as 257 does.
+// systemd257 reports whether the machine's systemd reapplies the device policy of a scope only when
+// the scope's properties change, as version 257 does.
 func systemd257(t *testing.T) bool { t.Helper(); return older(t, "systemd", "258") }
 
-// reload makes systemd apply its rules anew, and waits until it has: the canary's cgroup has a
-// device policy again.
+// reload makes systemd apply its rules again. It waits until systemd has done so, that is, until
+// the canary's cgroup has a device policy again, unless systemd257 returns true.
 func reload(t *testing.T, command string) {
 	t.Helper()
 	if systemd257(t) {
@@ -273,7 +278,7 @@ func reload(t *testing.T, command string) {
 	must(t, "systemctl", command)
 	eventually(t, func() error {
 		if len(devicePrograms(t, canary)) == 0 {
-			return fmt.Errorf("systemd has not applied the device policy of %s again", canary)
+			return fmt.Errorf("systemd has not reapplied the device policy of %s", canary)
 		}
 		return nil
 	})

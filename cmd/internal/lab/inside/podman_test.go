@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// podman is podman of root, or of the user.
+// podman is root's or the user's podman.
 type podman struct{ prefix []string }
 
 var (
@@ -26,15 +26,15 @@ func (p podman) must(t *testing.T, args ...string) string {
 	return must(t, append(p.prefix[:len(p.prefix):len(p.prefix)], args...)...)
 }
 
-// run runs a script in a container of that runtime.
+// run runs a script in a container with that runtime.
 func (p podman) run(t *testing.T, runtime, script string, options ...string) string {
 	t.Helper()
 	args := append([]string{"--runtime", runtime, "run", "--rm", "--network", "none"}, options...)
 	return p.must(t, append(args, imageName, "sh", "-c", script)...)
 }
 
-// start starts a container that is removed with the test, and returns its identifier and how to
-// look into it.
+// start starts a container that is removed at the end of the test. It returns the container's ID
+// and a function that runs look in it.
 func (p podman) start(t *testing.T, runtime string, options ...string) (string, func(t *testing.T) string) {
 	t.Helper()
 	args := append([]string{"--runtime", runtime, "run", "-d", "--network", "none"}, options...)
@@ -44,7 +44,7 @@ func (p podman) start(t *testing.T, runtime string, options ...string) (string, 
 	return id, func(t *testing.T) string { t.Helper(); return p.must(t, "exec", id, "sh", "-c", look) }
 }
 
-// life is what happens to a container of podman.
+// life returns what may happen to a podman container.
 func (p podman) life(id string, reload func(t *testing.T)) []step {
 	return []step{
 		nothing,
@@ -118,7 +118,7 @@ func TestPodman(t *testing.T) {
 	}
 }
 
-// pods are what podman has beside single containers.
+// pods tests what podman has besides single containers.
 func (p podman) pods(t *testing.T) {
 	t.Run("a pod", func(t *testing.T) {
 		p.must(t, "pod", "create", "--network", "none", "gpus")
@@ -134,7 +134,7 @@ func (p podman) pods(t *testing.T) {
 	})
 }
 
-// unit writes a file for systemd's generators, until the end of the test.
+// unit writes a file for systemd's generators and removes it at the end of the test.
 func unit(t *testing.T, name, text string) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
@@ -165,8 +165,10 @@ func TestPodmanRootless(t *testing.T) {
 	}
 }
 
-// Rootless podman calls create with HOME and XDG_CONFIG_HOME, and start, delete and update without:
-// what these find configured may be another low-level runtime than the one that has the container.
+// TestPodmanRootlessWithConfigurationsThatDiffer has two configurations that differ in the
+// low-level runtime. Rootless podman calls create with HOME and XDG_CONFIG_HOME set, but start,
+// delete and update without: the configuration that those find may name another low-level runtime
+// than the one that has the container.
 func TestPodmanRootlessWithConfigurationsThatDiffer(t *testing.T) {
 	inUserNamespaces(t)
 	p := userPodman
@@ -183,7 +185,7 @@ func TestPodmanRootlessWithConfigurationsThatDiffer(t *testing.T) {
 			life(t, gpu, seen, nothing,
 				step{"podman update", func(t *testing.T) { p.must(t, "update", "--memory", "200m", id) }},
 				step{"podman restart", func(t *testing.T) { p.must(t, "restart", "-t", "0", id) }})
-			// Each has its containers in a directory of its own name.
+			// Each low-level runtime keeps its containers in a directory with its own name.
 			assert.Contains(t, must(t, "ls", "/run/user/1000/"+level), id)
 		})
 	}

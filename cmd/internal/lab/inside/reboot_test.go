@@ -14,22 +14,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Tests with Reboot in their names are run twice, after all others: they make what is to come back,
-// and when the machine has been booted again, they only look for it.
+// rebooted is set in the second run of the tests with Reboot in their names. They run twice, after
+// all others: first they create what has to come back, and after the machine has rebooted, they
+// only check that it is there.
 var rebooted = os.Getenv("NVCR_LAB_BOOT") == "2"
 
-// atBoot lets the CDI file be written at boot, by the package's unit.
+// atBoot makes the package's unit write the CDI file at boot.
 func atBoot(t *testing.T) {
 	t.Helper()
 	must(t, "rm", "-f", "/etc/cdi/nvidia.yaml")
 	must(t, "systemctl", "enable", "--now", "nvsysfs-cdi.service")
 }
 
-// gpuGraphics is what look prints where all of the driver's capabilities are given, as that CDI
-// file does.
+// gpuGraphics is what look prints if the container gets all of the driver's capabilities, as with
+// that CDI file.
 const gpuGraphics = "/dev/nvidia-modeset opens\n" + gpu
 
-// back waits until the container runs, as that engine says.
+// back waits until the engine reports that the container is running.
 func back(t *testing.T, engine, name string) {
 	t.Helper()
 	eventually(t, func() error {
@@ -65,8 +66,8 @@ func TestDockerReboot(t *testing.T) {
 	}
 }
 
-// quadlets come back with the machine. Without After=, that with CDI may be started before the file
-// is written.
+// quadlets are started again when the machine boots. Without After=, the one with CDI might start
+// before the CDI file is written.
 var quadlets = map[string]string{
 	"quadlet": quadlet + "[Install]\nWantedBy=multi-user.target\n",
 	"quadlet-cdi": "[Unit]\nAfter=nvsysfs-cdi.service\n[Container]\nImage=" + imageName +
@@ -104,8 +105,8 @@ func TestPodmanReboot(t *testing.T) {
 	}
 }
 
-// After a boot the kubelet rejects pods whose devices it does not know yet: they are to be made
-// anew, as the API server's controllers do.
+// TestKubeletReboot creates the pod anew after the reboot, as the API server's controllers would:
+// after a boot, the kubelet rejects pods whose devices it does not know yet.
 func TestKubeletReboot(t *testing.T) {
 	const plugin = "nvidia-plugin@envvar"
 	name := "after"

@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// smi does what nvidia-smi needs to be allowed: to open nodes, and to make those that are missing.
+// smi stands in for nvidia-smi and does what that must be allowed to do: open device nodes, and
+// create missing ones.
 const smi = `#!/bin/sh
 {
 	: </dev/nvidia0 && : </dev/nvidiactl && echo opened
@@ -32,7 +33,7 @@ END
 esac
 `
 
-// TestUnits runs what the package's units run, in what they leave of the machine.
+// TestUnits checks that the package's units work within the sandbox that they define.
 func TestUnits(t *testing.T) {
 	t.Run("nvsysfs-learn asks nvidia-smi", func(t *testing.T) {
 		const program = "/usr/bin/nvidia-smi"
@@ -69,7 +70,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// TestDoctor has nothing to say on a machine that is in order, but what that lacks.
+// TestDoctor checks that nvsysfs doctor succeeds on the machine, and that no links in /dev/char are
+// needed.
 func TestDoctor(t *testing.T) {
 	for _, level := range levels {
 		t.Run(level, func(t *testing.T) {

@@ -1,18 +1,20 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //
-// A kernel module that stands in for one of NVIDIA's: it registers device numbers, behind which every open succeeds
-// and nothing else does, and makes files below /proc. Which, it reads at start from LIST/<its name>, lines of
+// A kernel module that stands in for one of NVIDIA's: it registers device numbers, for which
+// opening succeeds and everything else fails, and creates files below /proc. At load time, it reads
+// what to do from LIST/<its name>, which has lines of these forms:
 //
 //	c MAJOR MINOR COUNT NAME   register device numbers
 //	u MAJOR MINOR COUNT NAME   unregister them, as when a GPU is unplugged
 //	d PATH                     make a directory below /proc
-//	f MODE SIZE PATH           make a file; its content follows, and a newline
-//	r PATH                     remove a directory with all that is in it
+//	f MODE SIZE PATH           make a file; its content and a newline follow
+//	r PATH                     remove a directory and everything in it
 //
-// The kernel for User Mode Linux comes without headers. So nothing here depends on the layout of its structures, but
-// that the first member of struct file_operations is the owner, and of struct module on what MODULE_NAME, MODULE_INIT,
-// MODULE_EXIT, MODULE_SIZE and VERMAGIC tell, which are read from one of that kernel's own modules.
+// The kernel for User Mode Linux comes without headers. The code therefore makes only two
+// assumptions about the layout of the kernel's structures: the first member of struct
+// file_operations is the owner, and struct module is as described by MODULE_NAME, MODULE_INIT,
+// MODULE_EXIT, MODULE_SIZE and VERMAGIC, which are read from one of that kernel's own modules.
 
 struct proc_dir_entry;
 struct seq_file;
@@ -44,7 +46,8 @@ __attribute__((section(".gnu.linkonce.this_module"), aligned(64))) struct {
 __attribute__((section(".modinfo"), used)) static const char modinfo[] =
 	"license=GPL\0name=" NAME "\0vermagic=" VERMAGIC;
 
-// The kernel reads more members, all of them zero: an open that is not there succeeds.
+// The kernel reads more members, which are all zero: an open without a function of its own
+// succeeds.
 static const struct {
 	void *owner;
 	char others[1024];
@@ -61,7 +64,7 @@ static void *list;
 
 static int show(struct seq_file *seq, __attribute__((unused)) void *position)
 {
-	// Of what struct seq_file points to, this alone is here.
+	// Among the pointers in struct seq_file, only this one points into entries.
 	for (void **member = (void **)seq;; member++)
 		if (*member >= (void *)entries && *member < (void *)(entries + count))
 			return seq_write(seq, ((struct entry *)*member)->data, ((struct entry *)*member)->size);
@@ -126,7 +129,8 @@ void cleanup_module(void)
 
 		if (e->kind == 'c')
 			__unregister_chrdev(e->major, e->minor, e->numbers, e->name);
-		else if (e->kind == 'd' && !strchr(strchr(e->name, '/') + 1, '/')) // driver/nvidia, with all in it
+		// This is driver/nvidia, with everything in it.
+		else if (e->kind == 'd' && !strchr(strchr(e->name, '/') + 1, '/'))
 			remove_proc_subtree(e->name, 0);
 	}
 	vfree(list);
