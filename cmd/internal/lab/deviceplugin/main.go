@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: The nvidia-container-runtime authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command deviceplugin is a device plugin of the kubelet's that has one GPU, and answers as
-// NVIDIA's does with this device list strategy:
+// Command deviceplugin is a kubelet device plugin that has one GPU. It answers as NVIDIA's does
+// with the given device list strategy:
 //
 //	deviceplugin envvar|volume-mounts|cdi-cri UUID
 //
-// It tells systemd that it is ready when the kubelet has its GPU to give, and ends when the kubelet
-// does.
+// It notifies systemd that it is ready when the kubelet has the GPU to allocate, and exits when the
+// kubelet does.
 //
-// It is a module of its own, which has the kubelet, too, so that what they need is needed by
-// nothing else.
+// It is a module of its own, which also provides the kubelet, so that nothing else depends on what
+// these two need.
 package main
 
 import (
@@ -33,11 +33,11 @@ import (
 const (
 	resource = "nvidia.com/gpu"
 	endpoint = "nvidia-gpu.sock"
-	// mounts is the folder in which a container finds an entry for each of its devices.
+	// mounts is the directory in which a container finds an entry for each of its devices.
 	mounts = "/var/run/nvidia-container-devices"
 )
 
-// strategies are the answers for a device.
+// strategies are the answers for a device, by device list strategy.
 var strategies = map[string]func(id string) *plugin.ContainerAllocateResponse{
 	"envvar": func(id string) *plugin.ContainerAllocateResponse {
 		return &plugin.ContainerAllocateResponse{Envs: map[string]string{"NVIDIA_VISIBLE_DEVICES": id}}
@@ -66,7 +66,7 @@ func run(args []string) error {
 	}
 	ctx := context.Background()
 	id := args[1]
-	// What the kubelet knows of a plugin that has just ended, it forgets.
+	// The kubelet forgets what it knows about a plugin that has just exited. Wait for that.
 	if err := wait(ctx, id, false); err != nil {
 		return err
 	}
@@ -77,7 +77,8 @@ func run(args []string) error {
 		return err
 	}
 	defer kubelet.Close()
-	// A kubelet that starts removes all sockets, perhaps this one, too, and then cannot find it.
+	// A starting kubelet removes all sockets, perhaps including this one, and then cannot find the
+	// plugin.
 	for {
 		if err := listen(server); err != nil {
 			return err
@@ -98,7 +99,7 @@ func run(args []string) error {
 	return <-ended
 }
 
-// listen serves at the plugin's socket.
+// listen serves on the plugin's socket.
 func listen(server *grpc.Server) error {
 	socket := plugin.DevicePluginPath + endpoint
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -116,7 +117,7 @@ func dial(socket string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 }
 
-// wait waits until the kubelet has the device to give, or until it has not.
+// wait waits until the kubelet has the device to allocate or, if there is false, no longer has it.
 func wait(ctx context.Context, id string, there bool) error {
 	kubelet, err := dial("/var/lib/kubelet/pod-resources/kubelet.sock")
 	if err != nil {
@@ -138,7 +139,7 @@ func wait(ctx context.Context, id string, there bool) error {
 	}
 }
 
-// ready tells systemd.
+// ready notifies systemd that the plugin is ready.
 func ready() error {
 	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
 	if err != nil {
@@ -160,7 +161,7 @@ func (p *devicePlugin) GetDevicePluginOptions(context.Context, *plugin.Empty) (*
 	return &plugin.DevicePluginOptions{}, nil
 }
 
-// ListAndWatch lasts as long as the kubelet does.
+// ListAndWatch reports the device and returns when the kubelet exits.
 func (p *devicePlugin) ListAndWatch(_ *plugin.Empty, stream plugin.DevicePlugin_ListAndWatchServer) error {
 	devices := []*plugin.Device{{ID: p.id, Health: plugin.Healthy}}
 	if err := stream.Send(&plugin.ListAndWatchResponse{Devices: devices}); err != nil {
