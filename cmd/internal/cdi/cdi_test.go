@@ -27,7 +27,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs/driver"
 )
 
-// usual are the options without flags.
+// usual has the options without any flags.
 var usual = Options{Vendor: "nvidia.com", Class: "gpu", Names: []string{ByIndex, ByUUID}, Capabilities: []string{"all"}}
 
 func parts(t testing.TB, dir string, o Options) (plan.Survey, error) {
@@ -46,7 +46,7 @@ func parts(t testing.TB, dir string, o Options) (plan.Survey, error) {
 	return p, err
 }
 
-// made is the description of a fixture.
+// made returns the CDI file of a fixture.
 func made(t testing.TB, fixture string) File {
 	t.Helper()
 	p, err := parts(t, need.Machine(t, fixture, false), usual)
@@ -56,8 +56,8 @@ func made(t testing.TB, fixture string) File {
 	return f
 }
 
-// Every machine that has a driver to give can be described, and what is
-// written is what the engines' own library reads.
+// TestEveryMachine generates a CDI file for every fixture with a usable driver, and checks that the
+// engines' own CDI library reads back what was written.
 func TestEveryMachine(t *testing.T) {
 	described := 0
 	for _, fixture := range fixtures.Names() {
@@ -111,9 +111,9 @@ func TestEveryMachine(t *testing.T) {
 	assert.Greater(t, described, 20)
 }
 
-// checkContainer lets the engines' library give a container all devices. It
-// must have the device nodes that the runtime would give it, and the driver's
-// files; a directory of the host never.
+// checkContainer lets the engines' CDI library add all devices to a container. The container must
+// get the device nodes that the runtime would add and the driver's files, but no host directory
+// except that of MPS.
 func checkContainer(t *testing.T, p plan.Survey, spec *cdi.Spec) {
 	t.Helper()
 	container := &oci.Spec{Process: &oci.Process{Env: []string{"NVIDIA_VISIBLE_DEVICES=all"}}}
@@ -155,7 +155,8 @@ func checkContainer(t *testing.T, p plan.Survey, spec *cdi.Spec) {
 	}
 }
 
-// Groups take CDI 0.7.0; where that is too new they are left out, and it is said.
+// TestGroups checks that additional groups need CDI 0.7.0, and are left out with a note if that is
+// too new.
 func TestGroups(t *testing.T) {
 	p, err := parts(t, need.Machine(t, "t4", false), usual)
 	require.NoError(t, err)
@@ -175,7 +176,7 @@ func TestGroups(t *testing.T) {
 	assert.Equal(t, "0.5.0", f.Spec.Version)
 }
 
-// Names that no file may have, or not twice.
+// TestNames covers names that CDI does not allow, and duplicate names.
 func TestNames(t *testing.T) {
 	p, err := parts(t, need.Machine(t, "mixed-mig", false), usual)
 	require.NoError(t, err)
@@ -191,7 +192,7 @@ func TestNames(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A MIG device has no graphics, its GPU has.
+// TestGraphicsOfMIG checks that a GPU comes with its DRM nodes, and its MIG devices do not.
 func TestGraphicsOfMIG(t *testing.T) {
 	dir := need.Machine(t, "mixed-mig", false)
 	drm := filepath.Join(dir, "sys/bus/pci/devices/0000:41:00.0/drm/card3")
@@ -208,7 +209,8 @@ func TestGraphicsOfMIG(t *testing.T) {
 	assert.Equal(t, map[int]bool{-1: true, 0: false, 1: false}, with)
 }
 
-// A driver container has the host's nodes, if it has any.
+// TestDriverContainer checks that device nodes come from the driver container if it has any, and
+// from the host otherwise.
 func TestDriverContainer(t *testing.T) {
 	dir := need.Machine(t, "driver-container", false)
 	o := usual
@@ -223,7 +225,8 @@ func TestDriverContainer(t *testing.T) {
 	assert.Equal(t, sysfs.Root(dir+"/run/nvidia/driver"), p.DevRoot)
 }
 
-// A node of the host that is another thing is told once, whatever devices have it.
+// TestHostNodes checks that a wrong device node on the host is reported once, however many devices
+// have it.
 func TestHostNodes(t *testing.T) {
 	p, err := parts(t, need.Machine(t, "t4", false), usual)
 	require.NoError(t, err)
@@ -237,7 +240,7 @@ func TestHostNodes(t *testing.T) {
 	}, notes)
 }
 
-// Where the host's nodes are not below /, the file tells where.
+// TestHostPaths checks that device nodes get a host path if those of the host are not below /.
 func TestHostPaths(t *testing.T) {
 	p, err := parts(t, need.Machine(t, "t4", false), usual)
 	require.NoError(t, err)
@@ -254,7 +257,7 @@ func TestHostPaths(t *testing.T) {
 }
 
 func TestCompare(t *testing.T) {
-	// Both are made anew: what is below a Spec is shared by copies.
+	// Each side gets its own File: copies of a Spec share pointers.
 	dir := need.Machine(t, "t4", false)
 	describe := func() File {
 		p, err := parts(t, dir, usual)
@@ -281,24 +284,24 @@ func TestCompare(t *testing.T) {
 			{What: "environment", Name: "NVIDIA_VISIBLE_DEVICES", File: `"void"`},
 			{What: "environment", Name: "A", Now: `"B"`},
 		}},
-		{"number of a common node", func(now *File) { now.Spec.ContainerEdits.DeviceNodes[1].Major = 510 }, []Difference{
+		{"major of a common node", func(now *File) { now.Spec.ContainerEdits.DeviceNodes[1].Major = 510 }, []Difference{
 			{What: "node", Name: "/dev/nvidia-uvm", File: "508:0 mode 0666 group 0 rw", Now: "510:0 mode 0666 group 0 rw"},
 		}},
-		{"number of a device's node, under each of its names", func(now *File) {
+		{"minor of a device's node, under each of its names", func(now *File) {
 			for _, d := range now.Spec.Devices {
 				d.ContainerEdits.DeviceNodes[0].Minor = 3
 			}
 		}, []Difference{{What: "node", Name: "/dev/nvidia0", File: "195:0 mode 0666 group 0 rw", Now: "195:3 mode 0666 group 0 rw"}}},
-		{"another kind of node", func(now *File) { now.Spec.ContainerEdits.DeviceNodes[1].Type = "b" }, []Difference{
+		{"another type of node", func(now *File) { now.Spec.ContainerEdits.DeviceNodes[1].Type = "b" }, []Difference{
 			{What: "node", Name: "/dev/nvidia-uvm", File: "508:0 mode 0666 group 0 rw", Now: `"b" 508:0 mode 0666 group 0 rw`},
 		}},
-		{"where the host's node is", func(now *File) { now.Spec.ContainerEdits.DeviceNodes[1].HostPath = "/a" }, []Difference{
+		{"host path of a node", func(now *File) { now.Spec.ContainerEdits.DeviceNodes[1].HostPath = "/a" }, []Difference{
 			{What: "node", Name: "/dev/nvidia-uvm", File: "508:0 mode 0666 group 0 rw", Now: "508:0 mode 0666 group 0 rw from /a"},
 		}},
-		{"file of the host", func(now *File) { library(now).HostPath = "/a" }, []Difference{
+		{"host path of a mount", func(now *File) { library(now).HostPath = "/a" }, []Difference{
 			{What: "mount", Name: "/usr/local/nvidia/lib64/libcuda.so.1", File: cuda, Now: "/a"},
 		}},
-		{"how it is mounted", func(now *File) { library(now).Options = []string{"rw"} }, []Difference{
+		{"mount options", func(now *File) { library(now).Options = []string{"rw"} }, []Difference{
 			{What: "mount", Name: "/usr/local/nvidia/lib64/libcuda.so.1", File: cuda, Now: cuda + " (rw)"},
 		}},
 		{"devices", func(now *File) { now.Spec.Devices[0].Name = "1" }, []Difference{
@@ -318,7 +321,7 @@ func TestCompare(t *testing.T) {
 	edited.Spec.ContainerEdits.Env = nil
 	assert.Equal(t, []Difference{{What: "file", Reason: "edited since it was written"}, {What: "environment", Name: "NVIDIA_VISIBLE_DEVICES", Now: `"void"`}}, Compare(edited, describe()))
 
-	// What became of a file that the driver has no more.
+	// The reasons for mounts of files that no longer belong to the driver.
 	gone := describe()
 	gone.Spec.ContainerEdits.Mounts = nil
 	reason := func() string {
@@ -338,7 +341,7 @@ func TestCompare(t *testing.T) {
 	assert.Contains(t, Compare(old, gone), Difference{What: "mount", Name: "/usr/local/nvidia/lib64/libcuda.so.1", File: cuda, Reason: "is now a directory"})
 }
 
-// Every flag is kept in the file.
+// TestRecord checks that the file records every flag.
 func TestRecord(t *testing.T) {
 	o := Options{
 		Root: "/a", DriverRoot: "/b c", Vendor: "example.com", Class: "x", Names: []string{ByType}, Capabilities: []string{"compute", "video"},
@@ -372,7 +375,7 @@ func TestParse(t *testing.T) {
 		{"truncated", minimal[:len(minimal)-3], "did not find expected"},
 		{"unknown field", minimal + "gpus: []\n", "field gpus not found"},
 		{"unknown version", strings.Replace(minimal, "0.5.0", "0.5.1", 1), "invalid version"},
-		{"too low a version", strings.Replace(minimal, "0.5.0", "0.3.0", 1), "must be at least v0.5.0"},
+		{"version too low", strings.Replace(minimal, "0.5.0", "0.3.0", 1), "must be at least v0.5.0"},
 		{"no kind", strings.Replace(minimal, "a.b/c", "''", 1), "empty name"},
 		{"no devices", "cdiVersion: 0.5.0\nkind: a.b/c\ndevices: []\n", "no devices"},
 		{"odd name", strings.Replace(minimal, `"0"`, `"0/1"`, 1), "invalid character"},
@@ -384,10 +387,10 @@ func TestParse(t *testing.T) {
 		{"empty network device", minimal + "containerEdits: {netDevices: [null]}\n", "an item of a list is empty"},
 		{"node without a path", strings.Replace(minimal, "env: [A=B]", "deviceNodes: [{type: c}]", 1), "empty) device path"},
 		{"device without edits", "cdiVersion: 0.5.0\nkind: a.b/c\ndevices: [{name: \"0\"}]\n", "the device 0 does nothing"},
-		{"our options broken", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\n" + minimal, "nvsysfs/options: unexpected EOF"},
-		{"our options of tomorrow", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\"new\":1}\n" + minimal, "unknown field"},
-		{"our options missing", "# nvsysfs/fingerprint: x\n" + minimal, "nvsysfs/options: EOF"},
-		{"our options impossible", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\"vendor\":\"a\",\"class\":\"b\",\"capabilities\":[]}\n" + minimal, "no driver capability given"},
+		{"malformed options of ours", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\n" + minimal, "nvsysfs/options: unexpected EOF"},
+		{"options of a later version", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\"new\":1}\n" + minimal, "unknown field"},
+		{"missing options of ours", "# nvsysfs/fingerprint: x\n" + minimal, "nvsysfs/options: EOF"},
+		{"invalid options of ours", "# nvsysfs/fingerprint: x\n# nvsysfs/options: {\"vendor\":\"a\",\"class\":\"b\",\"capabilities\":[]}\n" + minimal, "no driver capability given"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, err := Parse([]byte(tt.data))
@@ -402,7 +405,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// A record in the middle of a file, or in a value, is none.
+// TestRecordElsewhere checks that only the start of a file counts as a record.
 func TestRecordElsewhere(t *testing.T) {
 	for _, data := range []string{
 		minimal + "# nvsysfs/fingerprint: x\n",
@@ -457,7 +460,7 @@ func TestRead(t *testing.T) {
 	t.Run("of another user", func(t *testing.T) {
 		_, _, err := Read("/", filepath.Join(dir, "good"), os.Geteuid()+1)
 		if os.Geteuid() == 0 {
-			require.NoError(t, err, "root is believed")
+			require.NoError(t, err, "files of root are trusted")
 			return
 		}
 		require.ErrorContains(t, err, "it belongs to user")
@@ -495,7 +498,7 @@ func TestReadDirs(t *testing.T) {
 	require.ErrorContains(t, err, "not a directory")
 }
 
-// Nothing of an unfinished file is left, and none is seen.
+// TestWrite checks that a file is replaced in one step, and that no temporary file is left.
 func TestWrite(t *testing.T) {
 	f := made(t, "t4")
 	data, err := f.Encode()
@@ -525,7 +528,7 @@ func TestWrite(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, os.SameFile(before, after))
 
-	// Its mode is mended.
+	// A wrong mode is corrected.
 	require.NoError(t, os.Chmod(file, 0o600))
 	written, err = Write(file, data, false)
 	require.NoError(t, err)
@@ -534,7 +537,7 @@ func TestWrite(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, fs.FileMode(0o644), after.Mode())
 
-	// Bytes that are no CDI file replace nothing.
+	// Data that is not a CDI file replaces nothing.
 	_, err = Write(file, []byte("kind: x\n"), false)
 	require.ErrorContains(t, err, "the result is not a valid CDI file")
 	assert.Equal(t, []string{"nvidia.yaml"}, names())
@@ -543,8 +546,8 @@ func TestWrite(t *testing.T) {
 	assert.Equal(t, string(data), string(kept))
 }
 
-// The least that a device of an engine is: its own file, and not more of the
-// machine than it is worth.
+// TestMIGDeviceAlone checks that a MIG device comes with only its own nodes and that of its GPU, and
+// without permission to create nodes.
 func TestMIGDeviceAlone(t *testing.T) {
 	f := made(t, "mixed-mig")
 	data, err := f.Encode()
@@ -566,8 +569,8 @@ func TestMIGDeviceAlone(t *testing.T) {
 	}
 }
 
-// Whatever is in a file: there is an error and nothing else, or a description
-// that the engines' library takes too and that survives being written.
+// FuzzParse checks that Parse returns either an error and the zero value, or a file that the
+// engines' CDI library accepts, too, and that survives a round trip.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(minimal))
 	f.Add([]byte("# nvsysfs/fingerprint: x\n# nvsysfs/options: {\"vendor\":\"a\",\"class\":\"b\",\"names\":null,\"capabilities\":[\"all\"]}\n" + minimal))
@@ -595,7 +598,7 @@ func FuzzParse(f *testing.F) {
 		require.NoError(t, os.WriteFile(name, data, 0o644))
 		theirs, err := cdi.ReadSpec(name, 0)
 		if err != nil {
-			// Annotations are all that they mind beside.
+			// Their library additionally validates annotations only.
 			assert.Regexp(t, "nnotation|is invalid|too long", err.Error())
 			return
 		}
@@ -609,7 +612,7 @@ func FuzzParse(f *testing.F) {
 		}
 		encoded, err := file.Encode()
 		if err != nil {
-			return // of a version that its options do not allow
+			return // its options do not allow the version that it needs
 		}
 		again, err := Parse(encoded)
 		require.NoError(t, err)
@@ -618,7 +621,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// The kind of an error is still to be told without its path.
+// TestBare checks that errors.Is still works once the path is cut from an error.
 func TestBare(t *testing.T) {
 	_, _, err := Read("/", "/nonexistent/x", 0)
 	require.ErrorIs(t, err, fs.ErrNotExist)

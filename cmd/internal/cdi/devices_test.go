@@ -35,10 +35,10 @@ func TestDevices(t *testing.T) {
 		{"later directory", []Found{file(ours, gpu, "0", "1"), file("/var/run/cdi/n.yaml", gpu, "1")}, map[string]string{
 			"nvidia.com/gpu=1": "hidden by /var/run/cdi/n.yaml",
 		}},
-		{"twice in a later directory", []Found{file(ours, gpu, "0"), file("/var/run/cdi/a.yaml", gpu, "0"), file("/var/run/cdi/b.yaml", gpu, "0")}, map[string]string{
+		{"two files in a later directory", []Found{file(ours, gpu, "0"), file("/var/run/cdi/a.yaml", gpu, "0"), file("/var/run/cdi/b.yaml", gpu, "0")}, map[string]string{
 			"nvidia.com/gpu=0": "ignored: both /var/run/cdi/a.yaml and /var/run/cdi/b.yaml define it",
 		}},
-		{"a file that engines leave aside", []Found{{Path: "/etc/cdi/a.yaml", Err: errors.New("broken")}, file(ours, gpu, "0")}, map[string]string{}},
+		{"a file that engines ignore", []Found{{Path: "/etc/cdi/a.yaml", Err: errors.New("broken")}, file(ours, gpu, "0")}, map[string]string{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			remarks := map[string]string{}
@@ -52,7 +52,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// Further devices are in the file if asked for, and only then.
+// TestExtras checks that other devices are in the file only if they are requested.
 func TestExtras(t *testing.T) {
 	o := usual
 	o.Extras = []string{"nvswitch", "imex"}
