@@ -22,7 +22,7 @@ import (
 
 var update = flag.Bool("update", false, "write what doctor finds into testdata/doctor.txtar")
 
-// diagnosed is what is found on the machine in a directory.
+// diagnosed returns the findings on the machine in a directory, with $ROOT in place of dir.
 func diagnosed(t *testing.T, dir string) []Finding {
 	t.Helper()
 	environ, err := plan.Below(dir, []string{"PATH=/usr/bin"})
@@ -36,7 +36,7 @@ func diagnosed(t *testing.T, dir string) []Finding {
 	return findings
 }
 
-// TestDoctorFixtures compares all that doctor says of every machine, without device nodes, with
+// TestDoctorFixtures compares all findings on every fixture, unpacked without device nodes, with
 // testdata/doctor.txtar.
 func TestDoctorFixtures(t *testing.T) {
 	const golden = "testdata/doctor.txtar"
@@ -87,7 +87,7 @@ func TestChecks(t *testing.T) {
 			want: wrong("edit the file", "configuration $ROOT/%s: line 2, column 1: disable-require is the number 1 where true or false is expected", config),
 		},
 		{
-			name: "the driver is looked at all the same", tree: map[string]string{config: "x"}, id: "driver",
+			name: "invalid configuration, the driver is still checked", tree: map[string]string{config: "x"}, id: "driver",
 			want: ok("version 550.54.15, open modules"),
 		},
 		{
@@ -109,11 +109,11 @@ func TestChecks(t *testing.T) {
 		{name: "WSL2 has no module to load", fixture: "wsl2", tree: map[string]string{"dev/dxg": ""}, id: "driver"},
 		{name: "no WSL2", tree: map[string]string{"dev/dxg": ""}, id: "platform"},
 		{
-			name: "majors", tree: map[string]string{"proc/devices": "Character devices:\nnvidia 195\n"}, id: "driver",
+			name: "malformed /proc/devices", tree: map[string]string{"proc/devices": "Character devices:\nnvidia 195\n"}, id: "driver",
 			want: wrong("", `reading major numbers: $ROOT/proc/devices: line 2: "nvidia 195" is not a major number and a name`),
 		},
 		{
-			name: "uvm", tree: map[string]string{"proc/devices": "Character devices:\n195 nvidia\n"}, id: "module-uvm",
+			name: "nvidia-uvm not loaded", tree: map[string]string{"proc/devices": "Character devices:\n195 nvidia\n"}, id: "module-uvm",
 			want: wrong("modprobe nvidia-uvm", "the kernel module nvidia-uvm is not loaded: CUDA does not work, and containers that name compute or video do not start"),
 		},
 		{
@@ -121,19 +121,19 @@ func TestChecks(t *testing.T) {
 			want: wrong("", "no GPU can be given to a container: 0 usable"),
 		},
 		{
-			name: "a GPU that did not start", tree: map[string]string{"proc/driver/nvidia/gpus": "absent"}, id: "gpu-unbound",
+			name: "a GPU that failed to start", tree: map[string]string{"proc/driver/nvidia/gpus": "absent"}, id: "gpu-unbound",
 			want: wrong("dmesg | grep -E 'NVRM|Xid'", "GPU 0000:00:1e.0 is bound to nvidia, but not in /proc/driver/nvidia/gpus: the driver could not start it"),
 		},
 		{
-			name: "a GPU of which the driver knows no more than that it is there", tree: map[string]string{"proc/driver/nvidia/gpus/0000:00:1e.0/information": ""}, id: "gpu-unreadable",
+			name: "a GPU with an empty information file", tree: map[string]string{"proc/driver/nvidia/gpus/0000:00:1e.0/information": ""}, id: "gpu-unreadable",
 			want: wrong("dmesg | grep -E 'NVRM|Xid'", `GPU 0000:00:1e.0 cannot be given to a container, and "all" leaves it out: $ROOT/proc/driver/nvidia/gpus/0000:00:1e.0/information: no line Device Minor`),
 		},
 		{
 			name: "a GPU that fell off the bus", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0/config": strings.Repeat("\xff", 256)}, id: "gpu-lost",
 			want: wrong("dmesg | grep -E 'NVRM|Xid'", "GPU 0000:00:1e.0 has fallen off the bus: it does not answer, and containers that get it cannot use it until the machine is restarted"),
 		},
-		{name: "a GPU on the bus", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0/config": "\xde\x10" + strings.Repeat("\xff", 254)}, id: "gpu-lost"},
-		{name: "a configuration space cut short", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0/config": "\xff\xff"}, id: "gpu-lost"},
+		{name: "a GPU that answers on the bus", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0/config": "\xde\x10" + strings.Repeat("\xff", 254)}, id: "gpu-lost"},
+		{name: "a truncated configuration space", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0/config": "\xff\xff"}, id: "gpu-lost"},
 		{
 			name: "a GPU that was unplugged", tree: map[string]string{"sys/bus/pci/devices/0000:00:1e.0": "absent"}, id: "gpu-lost",
 			want: wrong("dmesg | grep -E 'NVRM|Xid'", "GPU 0000:00:1e.0 is in /proc/driver/nvidia/gpus, but not on the PCI bus: it was unplugged while in use, and containers that get it cannot open it"),
@@ -145,7 +145,7 @@ func TestChecks(t *testing.T) {
 			want: note("", "this is a container with only some of the machine's GPUs: the others are hidden, and indices are renumbered"),
 		},
 		{
-			name: "what a container was not given did not fail to start", id: "gpu-unbound", tree: map[string]string{
+			name: "a GPU hidden from this container did not fail to start", id: "gpu-unbound", tree: map[string]string{
 				"proc/driver/nvidia/gpus": "absent", "proc/self/mountinfo": "36 35 0:32 / /proc/driver/nvidia ro,nosuid - tmpfs tmpfs rw\n",
 			},
 		},
@@ -163,7 +163,7 @@ func TestChecks(t *testing.T) {
 			want: wrong("", `driver root "/run/nvidia/driver" (root in config.toml): resolve $ROOT/run/nvidia/driver: no such file or directory`),
 		},
 		{
-			name: "a file in the place of a node", tree: map[string]string{"dev/nvidia0": "", config: "nvidia-container-cli.load-kmods = false\n"}, id: "nodes",
+			name: "a file in place of a device node", tree: map[string]string{"dev/nvidia0": "", config: "nvidia-container-cli.load-kmods = false\n"}, id: "nodes",
 			want: slices.Concat(
 				wrong("rm -r /dev/nvidia0 && mknod -m 666 /dev/nvidia0 c 195 0", "/dev/nvidia0 is regular file, not character device 195:0: host programs and containers in user namespaces fail"),
 				note("mknod -m 666 /dev/nvidia-modeset c 195 254 && mknod -m 666 /dev/nvidia-uvm c 508 0 && mknod -m 666 /dev/nvidia-uvm-tools c 508 1 && mknod -m 666 /dev/nvidiactl c 195 255",
@@ -171,12 +171,12 @@ func TestChecks(t *testing.T) {
 			),
 		},
 		{
-			name: "nodes that only the administrator may make", tree: map[string]string{"proc/driver/nvidia/params": "ModifyDeviceFiles: 0\n"}, id: "nodes",
+			name: "nodes that the driver does not create", tree: map[string]string{"proc/driver/nvidia/params": "ModifyDeviceFiles: 0\n"}, id: "nodes",
 			want: note("mknod -m 666 /dev/nvidia-modeset c 195 254 && mknod -m 666 /dev/nvidia-uvm c 508 0 && mknod -m 666 /dev/nvidia-uvm-tools c 508 1 && mknod -m 666 /dev/nvidia0 c 195 0 && mknod -m 666 /dev/nvidiactl c 195 255",
 				"the host lacks /dev/nvidia-modeset, /dev/nvidia-uvm, /dev/nvidia-uvm-tools, /dev/nvidia0, /dev/nvidiactl: containers in user namespaces run without them or do not start"),
 		},
 		{
-			name: "nodes for nobody", tree: map[string]string{"proc/driver/nvidia/params": "ModifyDeviceFiles: 1\nDeviceFileUID: 0\nDeviceFileGID: 0\nDeviceFileMode: 384\n"}, id: "node-permissions",
+			name: "nodes for root only", tree: map[string]string{"proc/driver/nvidia/params": "ModifyDeviceFiles: 1\nDeviceFileUID: 0\nDeviceFileGID: 0\nDeviceFileMode: 384\n"}, id: "node-permissions",
 			want: wrong("set NVreg_DeviceFileMode=0666 for the module nvidia, and chmod 0666 the nodes",
 				"only root may open /dev/nvidia-modeset (0600, group 0), /dev/nvidia0 (0600, group 0), /dev/nvidiactl (0600, group 0): programs of other users fail in containers too"),
 		},
@@ -194,7 +194,7 @@ func TestChecks(t *testing.T) {
 			want: wrong(links, "links to nodes are missing or wrong: /dev/char/195:254, /dev/char/508:0, /dev/char/508:1, /dev/char/195:0, /dev/char/195:255; %s", reload),
 		},
 		{
-			name: "a link elsewhere",
+			name: "a link with the wrong target",
 			tree: map[string]string{
 				"run/systemd/system/": "", "dev/char/195:254": "-> ../nvidia-modeset", "dev/char/508:0": "-> ../nvidia-uvm",
 				"dev/char/508:1": "-> ../nvidia-uvm-tools", "dev/char/195:0": "-> ../nvidia0", "dev/char/195:255": "-> ../../proc/devices",
@@ -216,7 +216,7 @@ func TestChecks(t *testing.T) {
 			want: wrong("install runc or crun, or set runtime-path in $ROOT/"+config, "no low-level runtime found: looked for docker-runc, runc, crun"),
 		},
 		{
-			name: "no low-level runtime at its path", tree: map[string]string{"bin/sh": "#!", "usr/bin/runc": "#!", config: "nvidia-container-runtime.experimental.runtime-path = \"/opt/runc\"\n"}, id: "low-level-runtime",
+			name: "no low-level runtime at runtime-path", tree: map[string]string{"bin/sh": "#!", "usr/bin/runc": "#!", config: "nvidia-container-runtime.experimental.runtime-path = \"/opt/runc\"\n"}, id: "low-level-runtime",
 			want: wrong("install runc or crun, or set runtime-path in $ROOT/"+config, "no low-level runtime found: looked for /opt/runc"),
 		},
 		{name: "low-level runtime", tree: map[string]string{"usr/bin/crun": "#!", "usr/local/bin/crun": "#!"}, id: "low-level-runtime", want: ok("/usr/local/bin/crun")},
@@ -231,7 +231,7 @@ func TestChecks(t *testing.T) {
 			want: note("", "no container engine found: looked for dockerd, containerd, crio and podman, and their configuration"),
 		},
 		{
-			name: "in a file that the containerd of k3s does not read",
+			name: "registered in a file that the containerd of k3s does not read",
 			tree: map[string]string{
 				"etc/containerd/config.toml": "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.nvidia-experimental.options]\n" +
 					"BinaryName = '/usr/bin/nvidia-container-runtime.experimental'\n",
@@ -241,7 +241,7 @@ func TestChecks(t *testing.T) {
 			want: wrong("nvsysfs configure containerd", "the runtime is registered with none of containerd (k3s)"),
 		},
 		{
-			name: "in a drop-in of k3s, by a registration of its own",
+			name: "registered in a drop-in of k3s, through a link",
 			tree: map[string]string{
 				"var/lib/rancher/k3s/agent/etc/containerd/config.toml": "version = 3\n",
 				"var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/x.toml": "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.x.options]\n" +
@@ -255,11 +255,11 @@ func TestChecks(t *testing.T) {
 			want: wrong("edit the file", "$ROOT/%s: line 1: refused-request has no effect above the first table: it belongs in [nvidia-container-runtime.experimental]", config),
 		},
 		{
-			name: "a CDI file that is none", tree: map[string]string{"etc/cdi/x.yaml": "["}, id: "cdi",
+			name: "a malformed CDI file", tree: map[string]string{"etc/cdi/x.yaml": "["}, id: "cdi",
 			want: wrong("edit the file, or remove it", "$ROOT/etc/cdi/x.yaml: engines ignore it: failed to unmarshal CDI Spec: yaml: line 1: did not find expected node content"),
 		},
 		{
-			name: "GPUs by CDI alone", id: "registered",
+			name: "GPUs from CDI files only", id: "registered",
 			tree: map[string]string{"usr/bin/podman": "#!", "etc/cdi/nvidia.yaml": "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices:\n- name: \"0\"\n  containerEdits:\n    env: [A=B]\n"},
 			want: note("nvsysfs configure podman", "the runtime is registered with none of podman: they get GPUs only from CDI files"),
 		},
@@ -288,7 +288,7 @@ func TestChecks(t *testing.T) {
 			want: ok(`with docker as "gpu" (/etc/docker/daemon.json), the default; not with podman`),
 		},
 		{
-			name: "a path to nothing", tree: map[string]string{"etc/docker/daemon.json": docker}, id: "engine-config",
+			name: "a path to a missing program", tree: map[string]string{"etc/docker/daemon.json": docker}, id: "engine-config",
 			want: wrong("nvsysfs configure docker --name gpu", `docker: the runtime "gpu" in /etc/docker/daemon.json starts "/usr/bin/nvidia-container-runtime.experimental", which is not a program`),
 		},
 		{name: "a path to the runtime", tree: map[string]string{"etc/docker/daemon.json": docker, shim: "#!"}, id: "engine-config"},
@@ -322,11 +322,11 @@ func TestChecks(t *testing.T) {
 		},
 		{name: "SELinux permissive", tree: map[string]string{"sys/fs/selinux/enforce": "0", "sys/fs/selinux/booleans/container_use_devices": "0 0"}, id: "selinux"},
 		{
-			name: "MIG devices that nobody has learnt", fixture: "a100-mig", id: "mig-uuids",
+			name: "MIG devices without recorded UUIDs", fixture: "a100-mig", id: "mig-uuids",
 			want: note("nvsysfs learn && systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer", "containers cannot request a MIG device by MIG-<uuid>, as Kubernetes does: no UUIDs are recorded (no file $ROOT/var/lib/nvidia-container-runtime/mig.learnt)"),
 		},
 		{
-			name: "what was learnt is cut off", fixture: "a100-mig", tree: map[string]string{"var/lib/nvidia-container-runtime/mig.learnt": "version 1\n"}, id: "mig-uuids",
+			name: "a truncated record of UUIDs", fixture: "a100-mig", tree: map[string]string{"var/lib/nvidia-container-runtime/mig.learnt": "version 1\n"}, id: "mig-uuids",
 			want: wrong("rm $ROOT/var/lib/nvidia-container-runtime/mig.learnt && nvsysfs learn", "containers cannot request a MIG device by MIG-<uuid>, as Kubernetes does: $ROOT/var/lib/nvidia-container-runtime/mig.learnt: cut off: the last line is not \"end\""),
 		},
 		{
@@ -362,7 +362,7 @@ func TestChecks(t *testing.T) {
 			want: note("sysctl -w user.max_user_namespaces=15000", "user namespaces are disabled: rootless containers cannot start"),
 		},
 		{
-			name: "user namespaces for root", tree: map[string]string{"proc/sys/kernel/unprivileged_userns_clone": "0\n"}, id: "user-namespaces",
+			name: "user namespaces for root only", tree: map[string]string{"proc/sys/kernel/unprivileged_userns_clone": "0\n"}, id: "user-namespaces",
 			want: note("sysctl -w kernel.unprivileged_userns_clone=1", "only root may create user namespaces: rootless containers cannot start"),
 		},
 		{
@@ -390,14 +390,16 @@ func TestChecks(t *testing.T) {
 			assert.Equal(t, tt.want, got)
 		})
 	}
+	// TestDoctorFixtures covers the two exceptions.
 	for _, c := range checks {
 		if !seen[c.id] && c.id != "gpu-unreadable" && c.id != "gpu-uuid" {
-			t.Errorf("no row for %s", c.id) // those two are in TestDoctorFixtures
+			t.Errorf("no case for check %s", c.id)
 		}
 	}
 }
 
-// TestDoctorNodes has real nodes: one with another major, all with the mode of a group.
+// TestDoctorNodes needs real device nodes: one has the wrong minor, one is missing, and most belong
+// to a group.
 func TestDoctorNodes(t *testing.T) {
 	need.Root(t)
 	dir := need.Machine(t, "device-mode", true)
@@ -425,7 +427,7 @@ func TestDoctorNodes(t *testing.T) {
 	}, got)
 }
 
-// TestDoctorStrayNodes has a node without a GPU in /proc.
+// TestDoctorStrayNodes covers a device node without a GPU in /proc.
 func TestDoctorStrayNodes(t *testing.T) {
 	need.Root(t)
 	dir := need.Machine(t, "t4", true)
@@ -452,7 +454,7 @@ func TestAdviceOn(t *testing.T) {
 	}
 }
 
-// TestAskVersion asks a program, which may be anything.
+// TestAskVersion covers a program that works, one that fails, and one that does not exist.
 func TestAskVersion(t *testing.T) {
 	dir := t.TempDir()
 	need.Files(t, dir, map[string]string{"good": "#!/bin/sh\necho runc version 1.2.3; echo commit: x\n", "bad": "#!/bin/sh\necho no\nexit 1\n"})
