@@ -71,7 +71,7 @@ func TestShellsReadCompletion(t *testing.T) {
 	}
 }
 
-// TestHelp checks that the help of each command has a description, two examples, and no line of more
+// TestHelp checks that the help of each command has a description, two examples, and no line longer
 // than 80 columns.
 func TestHelp(t *testing.T) {
 	forEach(newRoot(invocation{}), func(cmd *cobra.Command) {

@@ -14,7 +14,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// TestOnePage: every machine fits a page, and each of its GPUs is on it.
+// TestOnePage checks that the output for every fixture fits a page and shows each GPU, and that the
+// wide output has each device node and each setting.
 func TestOnePage(t *testing.T) {
 	for _, name := range fixtures.Names() {
 		t.Run(name, func(t *testing.T) {

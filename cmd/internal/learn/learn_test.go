@@ -17,7 +17,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// smiStandIn prints the file that its argument names, with a slash for the dash.
+// smiStandIn is a program that prints the file /L if its argument is -L, and /q if it is -q.
 const smiStandIn = `package main
 
 import "os"
@@ -31,8 +31,8 @@ func main() {
 }
 `
 
-// Where the driver is a container, nvidia-smi runs in there: it finds its files below that root and
-// not the machine's.
+// TestLearnDriverContainer checks that the nvidia-smi of a driver container runs with the
+// container's root as its own, so that it finds the files there.
 func TestLearnDriverContainer(t *testing.T) {
 	need.Root(t)
 	archive, err := txtar.ParseFile("../../nvsysfs/testdata/script/learn.txtar")
@@ -53,7 +53,7 @@ func TestLearnDriverContainer(t *testing.T) {
 	require.NoError(t, err, string(message))
 
 	if program, err := findSMI("/", "", "/"); err == nil && program.chroot == "" {
-		need.Missing(t, "a machine without nvidia-smi") // it would be asked first
+		need.Missing(t, "a machine without nvidia-smi") // learn would run it first
 	}
 	environ := []string{"PATH=/nowhere"}
 	var out, errs bytes.Buffer

@@ -34,11 +34,11 @@ func TestParseCgroup(t *testing.T) {
 		{"CRI-O", "/kubepods.slice/kubepods-pod1.slice/crio-" + id + ".scope", Container{"cri-o", id}, true},
 		{"Kubernetes, cgroupfs", "/kubepods/burstable/pod1/" + id, Container{"kubernetes", id}, true},
 		{"nerdctl", "/system.slice/nerdctl-" + id + ".scope", Container{"containerd", id}, true},
-		{"of a namespace of containerd", "/default/" + id, Container{"", id}, true},
+		{"a containerd namespace", "/default/" + id, Container{"", id}, true},
 		{"docker in docker", "/docker/" + strings.Repeat("a", 64) + "/docker/" + id, Container{"docker", id}, true},
 		{"two ids in a row", "/docker/" + strings.Repeat("a", 64) + "/" + id, Container{"", id}, true},
-		{"a session", "/user.slice/user-0.slice/session-1.scope", Container{}, false},
-		{"the root", "/", Container{}, false},
+		{"a login session", "/user.slice/user-0.slice/session-1.scope", Container{}, false},
+		{"the root cgroup", "/", Container{}, false},
 		{"too short", "/docker/" + id[1:], Container{}, false},
 		{"too long", "/docker/0" + id, Container{}, false},
 		{"empty", "", Container{}, false},
@@ -65,7 +65,7 @@ func FuzzParseCgroup(f *testing.F) {
 	})
 }
 
-// process makes /proc/PID below root.
+// process creates /proc/PID below root, with an open descriptor for each of files.
 func process(t *testing.T, root string, pid int, comm, cgroup, maps string, files ...string) {
 	t.Helper()
 	dir := filepath.Join(root, "proc", strconv.Itoa(pid))
@@ -111,7 +111,7 @@ func TestRead(t *testing.T) {
 	}}, got)
 }
 
-// TestReadThisMachine: whatever is running here can be read.
+// TestReadThisMachine reads the processes of the machine that runs the test.
 func TestReadThisMachine(t *testing.T) {
 	_, err := Read("/", sysfs.Inventory{})
 	require.NoError(t, err)

@@ -19,7 +19,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// contents are the names in a directory with mode and content.
+// contents returns the names in a directory, with mode and content.
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -39,7 +39,8 @@ func contents(t *testing.T, dir string) map[string]string {
 }
 
 func TestWrite(t *testing.T) {
-	defer syscall.Umask(syscall.Umask(0o077)) // the mode does not depend on it
+	// The umask must have no effect.
+	defer syscall.Umask(syscall.Umask(0o077))
 	broken := errors.New("broken")
 	for _, tt := range []struct {
 		name   string
@@ -56,7 +57,7 @@ func TestWrite(t *testing.T) {
 			},
 		},
 		{
-			name: "link, which is not followed", file: File{Data: []byte("new"), Perm: 0o644}, want: map[string]string{"f": "-rw-r--r-- new", "g": "-rw------- g"},
+			name: "link that is not followed", file: File{Data: []byte("new"), Perm: 0o644}, want: map[string]string{"f": "-rw-r--r-- new", "g": "-rw------- g"},
 			before: func(t *testing.T, dir string) {
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "g"), []byte("g"), 0o600))
 				require.NoError(t, os.Symlink("g", filepath.Join(dir, "f")))
@@ -73,14 +74,14 @@ func TestWrite(t *testing.T) {
 			},
 		},
 		{
-			name: "refused by the check", file: File{Data: []byte("new"), Perm: 0o644, Check: func(string) error { return broken }}, is: broken,
+			name: "rejected by the check", file: File{Data: []byte("new"), Perm: 0o644, Check: func(string) error { return broken }}, is: broken,
 			want: map[string]string{"f": "-rw------- old"},
 			before: func(t *testing.T, dir string) {
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("old"), 0o600))
 			},
 		},
 		{
-			name: "a directory in its place", file: File{Data: []byte("new"), Perm: 0o644}, is: syscall.EEXIST,
+			name: "directory in its place", file: File{Data: []byte("new"), Perm: 0o644}, is: syscall.EEXIST,
 			want:   map[string]string{"f": "drwx------"},
 			before: func(t *testing.T, dir string) { require.NoError(t, os.Mkdir(filepath.Join(dir, "f"), 0o700)) },
 		},
@@ -99,7 +100,7 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// The file of a run that is still at work stays.
+// TestWriteBesideAnother checks that the temporary file of a write in progress is not removed.
 func TestWriteBesideAnother(t *testing.T) {
 	dir := t.TempDir()
 	d, err := os.OpenRoot(dir)
