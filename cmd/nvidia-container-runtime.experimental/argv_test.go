@@ -13,9 +13,9 @@ import (
 
 func TestParseArgs(t *testing.T) {
 	tests := []struct {
-		args string // words separated by blanks; ” stands for an empty word
+		args string // arguments separated by blanks; ” stands for an empty one
 		runc invocation
-		crun *invocation // nil: the same
+		crun *invocation // nil: the same as runc
 	}{
 		{args: "", runc: invocation{}},
 		{args: "create id", runc: invocation{command: "create"}},
@@ -31,7 +31,7 @@ func TestParseArgs(t *testing.T) {
 		},
 		{
 			args: "create -bundle /b id", runc: invocation{command: "create", bundle: "/b"},
-			crun: &invocation{command: "create", bundle: "undle"}, // and a container of the name /b
+			crun: &invocation{command: "create", bundle: "undle"}, // of a container named /b
 		},
 		{
 			args: "create -b/b id", runc: invocation{command: "create"},
@@ -111,7 +111,7 @@ func TestParseArgs(t *testing.T) {
 			args: "update id --resources -", runc: invocation{command: "update"},
 			crun: &invocation{command: "update", operands: []string{"id", "--resources", "-"}},
 		},
-		// Options of tomorrow: with a value, without one, with one that is joined.
+		// Future options: with a separate value, without one, and with a joined one.
 		{args: "--new value create id", runc: invocation{command: "create"}},
 		{args: "--new create id", runc: invocation{command: "create"}},
 		{args: "--new=create state id", runc: invocation{command: "state"}},
@@ -145,15 +145,15 @@ func TestParseArgs(t *testing.T) {
 	}
 }
 
-// parsed is what parseArgs makes of args, without the words that it keeps.
+// parsed returns what parseArgs makes of args, without the arguments it keeps.
 func parsed(d dialect, args []string) invocation {
 	inv := parseArgs(d, args)
 	inv.rest = nil
 	return inv
 }
 
-// Whatever the words are, parsing ends, leaves them alone, and finds the
-// command among them.
+// FuzzParseArgs checks that parsing terminates, leaves the arguments unchanged, and takes the
+// command from them.
 func FuzzParseArgs(f *testing.F) {
 	for _, s := range []string{
 		"create\x00id", "--root\x00create\x00state\x00id", "--log=x\x00run\x00-b\x00/b\x00id",

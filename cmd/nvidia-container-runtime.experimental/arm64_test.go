@@ -19,7 +19,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// builtARM64 is the directory of both programs, built for arm64.
+// builtARM64 builds both programs for arm64, once, and returns their directory.
 var builtARM64 = sync.OnceValues(func() (string, error) {
 	shim, err := built()
 	if err != nil {
@@ -35,9 +35,8 @@ var builtARM64 = sync.OnceValues(func() (string, error) {
 	return dir, cmd.Run()
 })
 
-// What the programs do depends on the machine they look at, and on nothing of
-// the machine they were built for: those for arm64, under emulation, give the
-// same bytes.
+// TestARM64 checks that what the programs do depends only on the machine they look at, not on the
+// architecture they were built for: emulated arm64 builds produce the same bytes.
 func TestARM64(t *testing.T) {
 	emulator := need.Program(t, "qemu-aarch64-static")
 	if runtime.GOARCH == "arm64" {
@@ -57,7 +56,7 @@ func TestARM64(t *testing.T) {
 		{"grace-aarch64", "debian-arm64", "NVIDIA_DRIVER_CAPABILITIES=all", "off"},
 		{"grace-aarch64", "debian", "NVIDIA_DRIVER_CAPABILITIES=compute,utility", "off"},
 		{"t4", "debian", "NVIDIA_DRIVER_CAPABILITIES=all", "off"},
-		// The directory of hard links is made by the one and found by the other.
+		// The arm64 build creates the directory of hard links, and the native build finds it.
 		{"t4", "debian", "NVIDIA_DRIVER_CAPABILITIES=all", "always"},
 		{"mixed-mig", "debian", "NVIDIA_DRIVER_CAPABILITIES=compute,utility", "off"},
 		{"no-nvidia", "debian", "A=b", "off"},
@@ -118,7 +117,7 @@ func TestARM64(t *testing.T) {
 	}
 }
 
-// tree reads all files below a directory; of a link, where it leads.
+// tree reads all files below a directory into a map. For a link, it has the target.
 func tree(t *testing.T, dir string, into map[string]string) {
 	t.Helper()
 	require.NoError(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {

@@ -24,20 +24,18 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// The bare host is a machine with nothing on it: busybox, a low-level
-// runtime, our two programs and the driver's files. It has a root file system
-// of its own (not a chroot: pivot_root has been called, and the host's mounts
-// are gone), which is read-only, and no C library, no loader, no ld.so.cache,
-// no ldconfig, no /etc, no /usr.
+// The bare host has nothing but busybox, a low-level runtime, our two programs and the driver's
+// files: no C library, no loader, no ld.so.cache, no ldconfig, no /etc, no /usr. Its root
+// filesystem is its own and read-only. It is not a chroot: pivot_root was called, and the host's
+// mounts are gone.
 
-// staticRunc is a current runc without a dynamic loader, built once. It
-// takes gcc and libseccomp-dev.
+// staticRunc builds a current, statically linked runc, once. It needs gcc and libseccomp-dev.
 var staticRunc = sync.OnceValues(func() (string, error) {
 	shim, err := built()
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Dir(shim) // which is removed in the end
+	dir := filepath.Dir(shim) // removed after all tests
 	cmd := exec.Command("go", "install", "-tags", "seccomp netgo osusergo",
 		"-ldflags", "-linkmode external -extldflags -static", "github.com/opencontainers/runc@v1.5.2")
 	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=", "CGO_ENABLED=1")
@@ -47,7 +45,7 @@ var staticRunc = sync.OnceValues(func() (string, error) {
 	return filepath.Join(dir, "runc"), nil
 })
 
-// builtTool is nvsysfs as make builds it.
+// builtTool builds nvsysfs as make does, once.
 var builtTool = sync.OnceValues(func() (string, error) {
 	shim, err := built()
 	if err != nil {
@@ -62,7 +60,7 @@ var builtTool = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// bareRunc puts runc on the bare host.
+// bareRunc installs runc on the bare host.
 func bareRunc(t *testing.T, host string) {
 	t.Helper()
 	need.Program(t, "gcc")
@@ -73,10 +71,9 @@ func bareRunc(t *testing.T, host string) {
 	copyFile(t, runc, filepath.Join(host, "bin/runc"))
 }
 
-// bareCrun puts crun on the bare host. Debian's is linked dynamically: its
-// loader and its libraries come along in a directory that no other program
-// knows, and the name of the loader in the program is made to fit. The
-// libraries are found by LD_LIBRARY_PATH, which the runtime passes on.
+// bareCrun installs crun on the bare host. Debian's is linked dynamically, so its loader and
+// libraries go to a directory that no other program knows, and the loader's path in the binary is
+// patched. The libraries are found through LD_LIBRARY_PATH, which the runtime passes on.
 func bareCrun(t *testing.T, host string) {
 	t.Helper()
 	crun := need.Program(t, "crun")
@@ -86,7 +83,7 @@ func bareCrun(t *testing.T, host string) {
 	file, err := elf.NewFile(bytes.NewReader(program))
 	require.NoError(t, err)
 	at := slices.IndexFunc(file.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
-	if at >= 0 { // else it is static
+	if at >= 0 { // dynamically linked
 		const loader = "/crun/ld.so"
 		interp := program[file.Progs[at].Off:][:file.Progs[at].Filesz]
 		copyFile(t, string(bytes.TrimRight(interp, "\x00")), filepath.Join(host, loader))
@@ -104,9 +101,9 @@ func bareCrun(t *testing.T, host string) {
 	require.NoError(t, os.WriteFile(filepath.Join(host, "bin/crun"), program, 0o755))
 }
 
-// enterBare makes the directory $1 the root of a mount namespace and runs the
-// script $2 there. /proc is new; /proc/devices, /proc/driver and /sys are
-// those of the machine $3; /bundle is $4.
+// enterBare makes the directory $1 the root of a mount namespace and runs the script $2 there.
+// /proc is mounted anew; /proc/devices, /proc/driver and /sys come from the machine $3; /bundle is
+// $4.
 const enterBare = `set -e
 	host=$1 script=$2 machine=$3 bundle=$4 procopts=$5
 	mount --make-rprivate /
@@ -117,7 +114,7 @@ const enterBare = `set -e
 	mount --bind "$machine/proc/driver" "$host/proc/driver"
 	mount --bind "$machine/sys" "$host/sys"
 	if mountpoint -q /sys/fs/cgroup/devices; then
-		# Version 1 alone: crun refuses the mixture with version 2.
+		# cgroup v1 only: crun refuses the hybrid hierarchy.
 		mount -t tmpfs tmpfs "$host/sys/fs/cgroup"
 		for c in /sys/fs/cgroup/*; do
 			if [ -L "$c" ] || [ "$c" = /sys/fs/cgroup/unified ]; then continue; fi
@@ -143,12 +140,11 @@ const enterBare = `set -e
 type bare struct {
 	t       *testing.T
 	host    string // its root file system
-	machine string // whose /proc and /sys it has
-	bundle  string // its /bundle, which may be written
+	machine string // the source of its /proc and /sys
+	bundle  string // its /bundle, which is writable
 }
 
-// newBare makes a bare host with the GPUs of a fixture and, below the
-// same directories, its driver.
+// newBare makes a bare host with the GPUs of a fixture and its driver, in the given directories.
 func newBare(t *testing.T, fixture string, driver ...string) *bare {
 	t.Helper()
 	need.Root(t)
@@ -192,7 +188,7 @@ func (b *bare) run(procOptions, script string) string {
 	return string(out)
 }
 
-// files are the files of the bare host.
+// files returns the paths of all files on the bare host.
 func (b *bare) files() []string {
 	b.t.Helper()
 	var files []string
@@ -205,9 +201,8 @@ func (b *bare) files() []string {
 	return files
 }
 
-// On a host that has nothing, a container gets its GPU, and the operator's
-// tool tells of the machine. With hidepid, too, which keeps a process from
-// seeing others in /proc.
+// TestBareHost checks that a container on the bare host gets its GPU and that nvsysfs works there,
+// also if /proc is mounted with hidepid, which hides the processes of others.
 func TestBareHost(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -232,8 +227,8 @@ func TestBareHost(t *testing.T) {
 
 			w := &world{t: t, bundle: b.bundle, id: fmt.Sprintf("nvcr-bare-%d-%s", os.Getpid(), tt.name)}
 			w.config("exec 2>&1\n"+look+"probe libcuda.so.1 libnvidia-ml.so.1\nnvidia-smi", []string{"NVIDIA_VISIBLE_DEVICES=0"}, nil)
-			// All of the driver comes by one mount where a directory for it can
-			// be made; here it cannot.
+			// The directory of hard links cannot be created here, so the driver's files are mounted
+			// one by one.
 			all := &world{t: t, bundle: filepath.Join(b.bundle, "all"), id: w.id + "-all"}
 			require.NoError(t, os.Mkdir(all.bundle, 0o755))
 			all.config("exec 2>&1\nprobe libcuda.so.1 libGLX_nvidia.so.0 libnvidia-encode.so.1",
@@ -282,16 +277,16 @@ doctor 0
 	}
 }
 
-// In a user namespace of its own, with hidepid, the same host gives a
-// container its GPU, too. No node can be made there: those of the host are
-// bound, and what is told about a missing one makes it.
+// TestBareHostInUserNamespace checks that a container on the bare host also gets its GPU in a user
+// namespace with hidepid. Device nodes cannot be created there, so the host's are bind-mounted, and
+// the command in the error about a missing node creates it.
 func TestBareHostInUserNamespace(t *testing.T) {
 	b := newBare(t, "no-ldcache", "home/kubernetes/bin/nvidia")
 	bareRunc(t, b.host)
 	w := &world{t: t, bundle: b.bundle, id: fmt.Sprintf("nvcr-bare-%d-userns", os.Getpid())}
 	w.config("exec 2>&1\n"+look+"probe libcuda.so.1", []string{"NVIDIA_VISIBLE_DEVICES=0"}, func(s *specs.Spec) {
-		// A /proc that is partly covered cannot be mounted anew in a user
-		// namespace, and there is no cgroup to write to.
+		// A user namespace cannot mount a new /proc if parts of the present one are covered, and
+		// there is no cgroup to write to.
 		s.Mounts[0] = specs.Mount{Destination: "/proc", Type: "bind", Source: "/proc", Options: []string{"rbind"}}
 		s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "ipc"}, {Type: "uts"}, {Type: "mount"}}
 		s.Linux.CgroupsPath, s.Linux.Resources, s.Linux.MaskedPaths = "", nil, nil

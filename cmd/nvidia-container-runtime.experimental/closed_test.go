@@ -16,10 +16,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// The numbers of another machine's nodes may be those of a real device here. The machine of this
-// test says that GPUs have major 1 and one of them minor 5, which is /dev/zero everywhere. What a
-// container is given must not open it: not with every privilege, and not in a user namespace, where
-// this machine's own node would be bound.
+// TestClosedNodes checks that the device nodes of another machine cannot be opened, because their
+// numbers may belong to a real device here. Its machine has GPUs with major 1, one of them with
+// minor 5, which is /dev/zero everywhere. The container must not be able to open that node, neither
+// with all privileges nor in a user namespace, where this machine's own node would be bind-mounted.
 func TestClosedNodes(t *testing.T) {
 	privileged := func(s *specs.Spec) {
 		s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
@@ -39,11 +39,11 @@ func TestClosedNodes(t *testing.T) {
 		for _, tt := range []struct {
 			name  string
 			open  bool
-			nodes bool // the fixture was unpacked by somebody who may make nodes
+			nodes bool // the fixture is unpacked with its device nodes
 			edit  func(*specs.Spec)
 			want  string
 		}{
-			{name: "what it is about", open: true, want: "/dev/nvidia5 character special file 1:5 \n" +
+			{name: "open", open: true, want: "/dev/nvidia5 character special file 1:5 \n" +
 				"/dev/nvidiactl character special file 1:ff No such device or address\n" +
 				"/dev/nvidia-uvm character special file 1fc:0 No such device or address\n"},
 			{name: "ordinary", nodes: true, want: closed},

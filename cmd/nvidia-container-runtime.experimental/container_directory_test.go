@@ -21,7 +21,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/plan"
 )
 
-// configToml writes the configuration.
+// configToml writes config.toml.
 func (w *world) configToml(text string) {
 	w.t.Helper()
 	dir := filepath.Join(w.bundle, "nvidia-container-runtime")
@@ -29,20 +29,21 @@ func (w *world) configToml(text string) {
 	require.NoError(w.t, os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text), 0o644))
 }
 
-// ways are the two in which the driver comes: by one mount, and by one mount a file.
+// ways has the config.toml for both ways to provide the driver: one mount for all of it, or one
+// mount per file.
 var ways = map[string]string{"directory": "", "mounts": "[nvidia-container-runtime.experimental]\ndriver-directory = \"off\"\n"}
 
 var allCapabilities = []string{"NVIDIA_VISIBLE_DEVICES=0", "NVIDIA_DRIVER_CAPABILITIES=all"}
 
-// log is what this program has logged.
+// log returns what this program has logged.
 func (w *world) log() string {
 	text, _ := os.ReadFile(filepath.Join(w.bundle, "log"))
 	return string(text)
 }
 
-// A container finds the libraries of the driver capabilities that it got, and no others, by name
-// and where programs look by path, before and after an ldconfig of its own, with the
-// LD_LIBRARY_PATH of images for CUDA. It sees no difference between the two ways.
+// TestContainerDirectory checks that a container finds the libraries of its driver capabilities and
+// no others, by name and at the usual paths, before and after it runs ldconfig, and with the
+// LD_LIBRARY_PATH of CUDA images. Both ways look the same to it.
 func TestContainerDirectory(t *testing.T) {
 	const script = `
 		probe libcuda.so.1 libnvidia-ml.so.1 libGLX_nvidia.so.0 libnvidia-eglcore.so.550.54.15
@@ -84,7 +85,7 @@ read-only
 	}
 }
 
-// mounts are the destinations in config.json.
+// mounts returns the mount destinations in config.json.
 func (w *world) mounts() []string {
 	w.t.Helper()
 	data, err := os.ReadFile(filepath.Join(w.bundle, "config.json"))
@@ -98,8 +99,8 @@ func (w *world) mounts() []string {
 	return destinations
 }
 
-// Each way follows upon the other, and one driver upon another, in the same root filesystem and, as
-// the last step of each, with the same config.json.
+// TestContainerChangesItsDriver switches between both ways and between two drivers on the same root
+// filesystem. Each step ends with another run of the same config.json.
 func TestContainerChangesItsDriver(t *testing.T) {
 	const script = `
 		probe libcuda.so.1 libnvidia-ml.so.1
@@ -123,7 +124,7 @@ libnvidia-ml.so.1 => DIR/libnvidia-ml.so.1
 DIR/libcuda.so.VERSION
 libcuda.so.1 => DIR/libcuda.so.1
 `), out, "step %d: %v", i, step)
-				// The same again, as engines do that keep config.json.
+				// Some engines keep the edited config.json and use it again.
 				out, err := w.do("run", "--bundle", w.bundle, w.id)
 				require.NoError(t, err, "%s", out)
 			}
@@ -131,8 +132,9 @@ libcuda.so.1 => DIR/libcuda.so.1
 	}
 }
 
-// An image that the version before this one has written, in either of its ways: links beside empty
-// files, or links to a directory below ours, and a loader's cache that leads there.
+// TestContainerOfAnEarlierVersion checks an image as an earlier version of this program left it in
+// either of its ways: with links to empty files beside them, or with links to a directory below
+// ours.
 func TestContainerOfAnEarlierVersion(t *testing.T) {
 	const lib = "usr/lib/x86_64-linux-gnu/"
 	for _, r := range lowLevels(t)[:1] {
@@ -159,8 +161,8 @@ nvidia-smi 550.54.15 (a stub without function)
 	}
 }
 
-// Containers that share a root filesystem do not disturb each other, whatever driver capabilities
-// each has got.
+// TestContainersOnOneRootFilesystem checks that containers that share a root filesystem do not
+// disturb each other, whatever driver capabilities they have.
 func TestContainersOnOneRootFilesystem(t *testing.T) {
 	const script = "probe libcuda.so.1 libGLX_nvidia.so.0 libnvidia-encode.so.1"
 	want := strings.ReplaceAll("libcuda.so.1 => DIR/libcuda.so.1\nlibGLX_nvidia.so.0 => DIR/libGLX_nvidia.so.0\nlibnvidia-encode.so.1 => DIR/libnvidia-encode.so.1\n", "DIR", plan.Dir)
@@ -187,12 +189,11 @@ func TestContainersOnOneRootFilesystem(t *testing.T) {
 	}
 }
 
-// onRootfs names the root filesystem by its absolute path.
+// onRootfs sets the absolute path of the root filesystem.
 func (w *world) onRootfs(s *specs.Spec) { s.Root.Path = w.rootfs }
 
-// A volume over one of the places that the driver is found by hides nothing; what the container
-// mounts itself stays visible under whatever alias; and a hint of the image's cache makes nothing
-// in a volume.
+// TestContainerVolumes checks that a volume over a directory through which the driver is found
+// hides nothing, and that what the container itself mounts stays visible under any alias.
 func TestContainerVolumes(t *testing.T) {
 	for _, r := range lowLevels(t) {
 		for _, place := range []string{"/usr", "/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/etc", "/usr/lib"} {
@@ -221,9 +222,9 @@ func TestContainerVolumes(t *testing.T) {
 	}
 }
 
-// Programs are built in a container, this machine's own system: with -lcuda as a compiler finds it,
-// and in the directory in which Triton's JIT looks, which is where "ldconfig -p" has libcuda.so.1.
-// What was built is loaded, also after an ldconfig.
+// TestContainerBuilds builds programs in a container of this machine's own system: with -lcuda, as
+// a compiler finds it, and as Triton's JIT does, which looks in the directory where "ldconfig -p"
+// has libcuda.so.1. The programs must load, also after ldconfig has run.
 func TestContainerBuilds(t *testing.T) {
 	need.Program(t, "gcc")
 	for _, r := range lowLevels(t) {
@@ -260,7 +261,8 @@ libcuda.so.1 => DIR/libcuda.so.1
 	}
 }
 
-// What cannot be done falls back to a mount a file, or is refused, and the reason is told.
+// TestContainerDirectoryRefused checks that where one mount cannot be used, the files are mounted
+// one by one or the container is refused, with the reason.
 func TestContainerDirectoryRefused(t *testing.T) {
 	for _, r := range lowLevels(t) {
 		t.Run(r.name+"/planted", func(t *testing.T) {
@@ -274,7 +276,7 @@ func TestContainerDirectoryRefused(t *testing.T) {
 			assert.Contains(t, w.log(), "the driver's files are mounted one by one")
 			assert.Contains(t, w.log(), "belongs to user 12345")
 		})
-		t.Run(r.name+"/a mount of the user's", func(t *testing.T) {
+		t.Run(r.name+"/a mount by the user", func(t *testing.T) {
 			w := newWorld(t, r, "t4", "debian")
 			assert.Equal(t, "libcuda.so.1 => "+plan.Dir+"/libcuda.so.1\n", w.run("probe libcuda.so.1", []string{"NVIDIA_VISIBLE_DEVICES=0"}, func(s *specs.Spec) {
 				s.Mounts = append(s.Mounts, specs.Mount{Destination: plan.Dir, Type: "tmpfs", Source: "tmpfs", Options: []string{"nodev"}})
@@ -291,7 +293,8 @@ func TestContainerDirectoryRefused(t *testing.T) {
 	}
 }
 
-// In a user namespace the low-level runtime, too, has to get at the directory.
+// TestContainerDirectoryInUserNamespace checks that the low-level runtime can access the directory
+// from a user namespace.
 func TestContainerDirectoryInUserNamespace(t *testing.T) {
 	for _, r := range lowLevels(t) {
 		t.Run(r.name, func(t *testing.T) {

@@ -26,11 +26,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// Tests in this file start containers with the real runc and the real crun
-// through a real build of this program, on a machine from a fixture, and look
-// at what the container sees. They need root.
+// Tests in this file start containers with the real runc and crun through a real build of this
+// program, on a machine from a fixture, and check what the container sees. They need root.
 
-// built is the program as make builds it; builtNow tells whether it was built.
+// built builds this program as make does, once; builtNow reports whether it was built here.
 var (
 	builtNow bool
 	built    = sync.OnceValues(build)
@@ -38,7 +37,7 @@ var (
 
 func build() (string, error) {
 	if os.Getenv(need.Programs) != "" {
-		return "/usr/bin/" + program, nil // that of the package
+		return "/usr/bin/" + program, nil // the package's
 	}
 	builtNow = true
 	dir, err := os.MkdirTemp("", "nvcr-built-")
@@ -54,15 +53,15 @@ func build() (string, error) {
 	return path, nil
 }
 
-// lowLevel is a real low-level runtime as this machine can run it.
+// lowLevel is a real low-level runtime, with what this machine needs to run it.
 type lowLevel struct {
 	name    string
 	path    string
-	wrapper []string // runs the command line that follows
+	wrapper []string // a prefix of the command line
 }
 
-// lowLevels are runc and crun. crun refuses a hybrid cgroup hierarchy, so it
-// runs in a mount namespace without the unified one.
+// lowLevels returns runc and crun. crun refuses a hybrid cgroup hierarchy, so it runs in a mount
+// namespace without the unified one.
 func lowLevels(t *testing.T) []lowLevel {
 	t.Helper()
 	need.Root(t)
@@ -85,8 +84,8 @@ type world struct {
 	id      string
 }
 
-// newWorld unpacks a fixture and builds an image of one layout, with the C
-// library and loader of this machine.
+// newWorld unpacks a fixture and builds an image with the given layout and this machine's C library
+// and loader.
 func newWorld(t *testing.T, r lowLevel, fixture, layout string) *world {
 	t.Helper()
 	dir := t.TempDir()
@@ -123,8 +122,8 @@ func copyFile(t *testing.T, from, to string) {
 	require.NoError(t, os.WriteFile(to, data, 0o755))
 }
 
-// config writes config.json: a shell script as an ordinary container of
-// Docker would run it, changed by edit.
+// config writes a config.json that runs a shell script as an ordinary Docker container would,
+// changed by edit.
 func (w *world) config(script string, env []string, edit func(*specs.Spec)) {
 	w.t.Helper()
 	caps := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID", "CAP_SYS_CHROOT", "CAP_KILL"}
@@ -155,7 +154,7 @@ func (w *world) config(script string, env []string, edit func(*specs.Spec)) {
 	require.NoError(w.t, os.WriteFile(filepath.Join(w.bundle, "config.json"), data, 0o644))
 }
 
-// command is this program with a low-level runtime's arguments.
+// command returns a command that runs this program with a low-level runtime's arguments.
 func (w *world) command(args ...string) *exec.Cmd {
 	w.t.Helper()
 	path, err := built()
@@ -172,29 +171,28 @@ func (w *world) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// do runs this program and returns all it prints.
+// do runs this program and returns all of its output.
 func (w *world) do(args ...string) (string, error) {
 	w.t.Helper()
 	out, err := w.command(args...).CombinedOutput()
 	return string(out), err
 }
 
-// run starts a container for the script and returns what it prints.
+// run runs the script in a container and returns its output.
 func (w *world) run(script string, env []string, edit func(*specs.Spec)) string {
 	w.t.Helper()
-	// runc copies stdout and stderr by two pipes, in any order: one will do.
+	// runc copies stdout and stderr through two pipes, in any order, so use only one.
 	w.config("exec 2>&1\n"+script, env, edit)
 	out, err := w.do("run", "--bundle", w.bundle, w.id)
 	require.NoError(w.t, err, "%s", out)
 	return out
 }
 
-// start creates and starts a container that stays, and deletes it in the end.
+// start creates and starts a container that keeps running, and deletes it after the test.
 func (w *world) start(env []string, edit func(*specs.Spec)) {
 	w.t.Helper()
 	w.config("exec sleep 1000", env, edit)
-	// The container keeps what it has inherited open: it must not be a pipe
-	// of ours.
+	// The container keeps its inherited descriptors open, so none may be a pipe of ours.
 	output, err := os.CreateTemp(w.bundle, "output")
 	require.NoError(w.t, err)
 	defer output.Close()
@@ -220,10 +218,9 @@ func (w *world) inside(script string) string {
 	return out
 }
 
-// look tells of each NVIDIA node its number in hexadecimal and permissions,
-// and whether the device cgroup lets it be opened: there is no driver
-// behind it here, so what is allowed fails with ENXIO and what is
-// not with EPERM.
+// look prints the number in hexadecimal and the permissions of each NVIDIA device node, and how
+// opening it fails: there is no driver here, so the error is ENXIO if the device cgroup allows it,
+// and EPERM otherwise.
 const look = `
 for n in $(ls -d /dev/nvidia* /dev/nvidia-caps/* 2>/dev/null); do
 	[ -c $n ] || continue
@@ -246,7 +243,7 @@ func TestContainerSeesItsGPU(t *testing.T) {
 			{name: "fedora", layout: "fedora"},
 			{name: "arch", layout: "arch"},
 			{name: "read-only", layout: "debian", readonly: true},
-			// The loader looks for everything else in its own directories, as it did without.
+			// The loader finds other libraries in its default directories, as it did without us.
 			{name: "no ld.so.cache", layout: "debian", noCache: true},
 		} {
 			t.Run(r.name+"/"+tt.name, func(t *testing.T) {
@@ -269,8 +266,9 @@ func TestContainerSeesItsGPU(t *testing.T) {
 	}
 }
 
-// Docker and kubelet rewrite the cgroup of a running container; what it got
-// must be among what the low-level runtime applies again.
+// TestContainerKeepsItsGPUAfterUpdate checks that the device rules survive when the cgroup of a
+// running container is rewritten, as Docker and the kubelet do: the low-level runtime applies its
+// rules again, and ours must be among them.
 func TestContainerKeepsItsGPUAfterUpdate(t *testing.T) {
 	for _, r := range lowLevels(t) {
 		t.Run(r.name, func(t *testing.T) {
@@ -283,7 +281,7 @@ func TestContainerKeepsItsGPUAfterUpdate(t *testing.T) {
 			require.NoError(t, err, "%s", out)
 			assert.Equal(t, allowed, w.inside("ls /dev/nvidia[0-9]*; "+tryOpen("/dev/nvidia[0-9]*")))
 
-			// Another GPU's node can be made, and not opened.
+			// Another GPU's node can be created, but not opened.
 			other := "/dev/nvidia7"
 			if strings.Contains(allowed, other) {
 				other = "/dev/nvidia6"
@@ -294,7 +292,7 @@ func TestContainerKeepsItsGPUAfterUpdate(t *testing.T) {
 	}
 }
 
-// tryOpen prints how opening a device fails.
+// tryOpen returns a script that prints how opening devices fails.
 func tryOpen(path string) string {
 	return fmt.Sprintf(`for n in %s; do head -c0 $n 2>&1 | while read -r line; do echo "${line##*: }"; done; done`, path)
 }
@@ -334,8 +332,8 @@ func mustRead(t *testing.T, root string) sysfs.Inventory {
 	return inventory
 }
 
-// NVIDIA's tools make nodes for GPUs that the container was not given. Its
-// seccomp profile keeps them from it, and nothing else.
+// TestContainerCannotMakeOtherNodes checks that the container's seccomp profile denies creating the
+// nodes of other GPUs, which NVIDIA's tools try, and nothing else.
 func TestContainerCannotMakeOtherNodes(t *testing.T) {
 	const script = `
 		mknod /dev/nvidia7 c 195 7 && echo made 195:7
@@ -366,8 +364,8 @@ func TestContainerCannotMakeOtherNodes(t *testing.T) {
 	}
 }
 
-// manySyscalls are those that a busybox shell, runc and crun need at least,
-// as an allow list in the way of Docker's.
+// manySyscalls returns at least the system calls that a busybox shell, runc and crun need, for an
+// allow list like Docker's.
 func manySyscalls() []string {
 	return strings.Fields(`access arch_prctl bind brk capget capset chdir chmod chown clone clone3 close close_range connect dup dup2 dup3
 		epoll_create1 epoll_ctl epoll_pwait epoll_wait eventfd2 execve exit exit_group faccessat faccessat2 fchdir fchmod fchmodat fchown
@@ -379,7 +377,7 @@ func manySyscalls() []string {
 		symlinkat sysinfo tgkill time umask uname unlink unlinkat utimensat vfork wait4 waitid write writev`)
 }
 
-// What a user of other images relies on: 32-bit programs and musl.
+// TestContainerWithMusl checks that musl's loader finds the driver's libraries.
 func TestContainerWithMusl(t *testing.T) {
 	for _, r := range lowLevels(t) {
 		t.Run(r.name, func(t *testing.T) {
@@ -389,8 +387,8 @@ func TestContainerWithMusl(t *testing.T) {
 			require.NoError(t, os.RemoveAll(filepath.Join(w.rootfs, "etc")))
 			require.NoError(t, os.Mkdir(filepath.Join(w.rootfs, "etc"), 0o755))
 			copyFile(t, loader, filepath.Join(w.rootfs, "lib/ld-musl-x86_64.so.1"))
-			// musl's loader lists what it would load; the libraries are made
-			// for glibc, so finding them is all that can be asked.
+			// musl's loader lists what it would load. The libraries are built for glibc, so it can
+			// only find them.
 			got := w.run("/lib/ld-musl-x86_64.so.1 --list --preload libcuda.so.1 /bin/probe 2>&1", []string{"NVIDIA_VISIBLE_DEVICES=0"}, nil)
 			assert.Contains(t, got, "/libcuda.so.1")
 			assert.NotContains(t, got, "Error loading shared library libcuda.so.1")
@@ -398,8 +396,8 @@ func TestContainerWithMusl(t *testing.T) {
 	}
 }
 
-// hostDevices runs what follows in a mount namespace whose /dev has the
-// ordinary nodes and those of the fixture's GPU 0.
+// hostDevices runs its arguments in a mount namespace whose /dev has the usual nodes and those of
+// GPU 0 of the fixture.
 const hostDevices = `set -e
 	mount --make-rprivate /
 	d=$(mktemp -d)
@@ -414,15 +412,15 @@ const hostDevices = `set -e
 	if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi
 	exec "$0" "$@"`
 
-// In a user namespace the low-level runtime binds the host's nodes, and what
-// is written into the root filesystem belongs to the container's root.
+// TestContainerInUserNamespace checks that in a user namespace the low-level runtime bind-mounts
+// the host's nodes, and that files written to the root filesystem belong to the container's root.
 func TestContainerInUserNamespace(t *testing.T) {
 	userns := func(s *specs.Spec) {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
 		mapping := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 		s.Linux.UIDMappings, s.Linux.GIDMappings = mapping, mapping
 	}
-	// Not the permissions: crun makes nodes of its own there, under its umask.
+	// Leave out the permissions: crun creates its own nodes, under its umask.
 	script := strings.Replace(look, "%t:%T %a", "%t:%T", 1) + `
 		probe libcuda.so.1
 		stat -c '%n %u:%g' /usr/lib/x86_64-linux-gnu/libcuda.so.1 /etc/ld.so.cache /etc/ld.so.conf.d/00-nvidia-container-driver.conf`
@@ -430,8 +428,7 @@ func TestContainerInUserNamespace(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			r.wrapper = []string{need.Program(t, "unshare"), "--mount", "sh", "-c", hostDevices}
 			w := newWorld(t, r, "t4", "debian")
-			// The way to the root filesystem, and the files in it, are open to
-			// the mapped user, as an engine sees to.
+			// Like an engine, let the mapped user reach the root filesystem and own its files.
 			for dir := w.machine; dir != "/"; dir = filepath.Dir(dir) {
 				if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o005 != 0o005 {
 					require.NoError(t, os.Chmod(dir, 0o755))
@@ -453,7 +450,7 @@ libcuda.so.1 => /usr/lib/nvidia-container-driver/libcuda.so.1
 /etc/ld.so.conf.d/00-nvidia-container-driver.conf 0:0
 `, w.run(script, []string{"NVIDIA_VISIBLE_DEVICES=0"}, userns))
 
-			// Without the host's nodes the reason is told.
+			// Without the host's nodes, the error gives the reason.
 			r.wrapper = lowLevels(t)[0].wrapper
 			w.runtime = r
 			w.config("true", []string{"NVIDIA_VISIBLE_DEVICES=0"}, userns)

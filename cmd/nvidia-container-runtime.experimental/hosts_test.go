@@ -10,9 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// Hosts keep the driver where they like. On each the container gets its
-// nodes, and the image's own loader finds the driver in the directory of the
-// image's own C library. No host but the driver container needs a
+// TestContainerOnEveryHost checks that, wherever the host keeps the driver, the container gets its
+// device nodes, and the image's loader finds the driver. Only the driver container needs a
 // configuration.
 func TestContainerOnEveryHost(t *testing.T) {
 	for _, r := range lowLevels(t) {

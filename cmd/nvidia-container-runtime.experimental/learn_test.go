@@ -19,8 +19,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// nvsysfsCommand runs the operator's tool with the script's environment, in its directory. The
-// first time in a script it is built.
+// nvsysfsCommand runs nvsysfs in the script's environment and directory. It builds nvsysfs the
+// first time in each script.
 func nvsysfsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	tool := ts.MkAbs("bin/nvsysfs")
 	if _, err := os.Stat(tool); err != nil {
@@ -35,8 +35,8 @@ func nvsysfsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// learnLarge learns one MIG device of each GPU of a large machine, and returns their UUIDs, which
-// are made up.
+// learnLarge writes a list of learnt MIG devices, one for each GPU of a large machine, and returns
+// their made-up UUIDs.
 func learnLarge(t testing.TB, machine string) []string {
 	t.Helper()
 	root := sysfs.Root(machine)
@@ -60,8 +60,8 @@ func learnLarge(t testing.TB, machine string) []string {
 	return names
 }
 
-// A container that asks for a MIG device by UUID costs one file more, read once; one that does not
-// costs nothing.
+// TestCreateMIGUUIDReadsNothingTwice checks that a request for MIG devices by UUID reads no file
+// twice, and that other requests do not read the list of learnt devices.
 func TestCreateMIGUUIDReadsNothingTwice(t *testing.T) {
 	machine, bundle := largeMachine(t)
 	names := learnLarge(t, machine)

@@ -23,10 +23,11 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures/elfstub"
 )
 
-// The loaders of other releases, in root trees of them (ldcache/testdata/glibc-trees.sh), find each
-// library of the driver by its SONAME: at once and after an ldconfig of their own, with the
-// LD_LIBRARY_PATH of images for CUDA, with and without a cache and an include line of ld.so.conf.
-// When the driver is gone, as in an image that is made of the container, they find everything else.
+// TestLoadersFindTheDriver checks that the loaders of other releases, in root trees made by
+// ldcache/testdata/glibc-trees.sh, find each of the driver's libraries by SONAME: immediately and
+// after their own ldconfig, with the LD_LIBRARY_PATH of CUDA images, and with and without a cache
+// and an include line in ld.so.conf. When the driver is gone, as in an image committed from the
+// container, ldconfig still works and does not list it.
 func TestLoadersFindTheDriver(t *testing.T) {
 	need.Root(t)
 	trees := os.Getenv("GLIBC_TREES")
@@ -35,7 +36,7 @@ func TestLoadersFindTheDriver(t *testing.T) {
 	}
 	names, err := filepath.Glob(filepath.Join(trees, "*", ".complete"))
 	require.NoError(t, err)
-	require.NotEmpty(t, names, "GLIBC_TREES is set, but holds no tree")
+	require.NotEmpty(t, names, "GLIBC_TREES is set but contains no tree")
 	for _, name := range names {
 		for variant, change := range map[string]func(t *testing.T, tree string){
 			"as it is": func(*testing.T, string) {},
@@ -68,7 +69,7 @@ func TestLoadersFindTheDriver(t *testing.T) {
 				out, err := w.do("create", "--bundle", w.bundle, w.id)
 				require.NoError(t, err, "%s", out)
 
-				// What the low-level runtime would mount.
+				// Copy what the low-level runtime would mount.
 				data, err := os.ReadFile(filepath.Join(w.bundle, "config.json"))
 				require.NoError(t, err)
 				var spec specs.Spec
@@ -81,8 +82,8 @@ func TestLoadersFindTheDriver(t *testing.T) {
 				require.NoError(t, err)
 				needed, want := []string{"libc.so.6"}, map[string]string{}
 				for _, e := range entries {
-					// libGLX_indirect.so.0 is libGLX_nvidia.so.0 under another name, and loaded
-					// once.
+					// libGLX_indirect.so.0 is another name of libGLX_nvidia.so.0, which is loaded
+					// only once.
 					if soname := e.Name(); strings.HasPrefix(soname, "lib") && soname != "libGLX_indirect.so.0" && strings.Contains(soname, ".so.") && (!e.Type().IsRegular() || strings.HasSuffix(soname, "eglcore.so.550.54.15")) {
 						needed = append(needed, soname)
 						want[soname] = filepath.Join(plan.Dir, soname)
@@ -125,7 +126,7 @@ func is32Bit(t *testing.T, name string) bool {
 	return f.Class == elf.ELFCLASS32
 }
 
-// copyAll copies a directory as it is.
+// copyAll copies a directory with all attributes.
 func copyAll(t *testing.T, from, to string) {
 	t.Helper()
 	out, err := exec.Command("cp", "-aT", from, to).CombinedOutput()

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostile is a message with a value that an image chose.
+// errHostile is an error that quotes a value from an image.
 var errHostile = errors.New("device \"x\nlevel=info msg=forged\x1b[2J\": unknown")
 
 func TestReport(t *testing.T) {
@@ -69,7 +69,7 @@ func TestOpenLog(t *testing.T) {
 		name, path, level string
 		debug             bool
 		want              logrus.Level
-		lines             bool // whether what is logged arrives in the file
+		lines             bool // whether messages reach the file
 	}{
 		{name: "file", path: filepath.Join(dir, "a"), level: "warning", want: logrus.WarnLevel, lines: true},
 		{name: "debug beats level", path: filepath.Join(dir, "b"), level: "error", debug: true, want: logrus.DebugLevel, lines: true},
@@ -93,12 +93,12 @@ func TestOpenLog(t *testing.T) {
 			assert.Regexp(t, `^time=.* level=error msg=.*\n$`, string(data))
 			info, err := os.Stat(tt.path)
 			require.NoError(t, err)
-			assert.Zero(t, info.Mode().Perm()&0o007, "others need not read it")
+			assert.Zero(t, info.Mode().Perm()&0o007, "others have no access")
 		})
 	}
 }
 
-// What is logged has an end, whatever it quotes.
+// TestBounded checks that messages have a limited length, whatever they quote.
 func TestBounded(t *testing.T) {
 	long := strings.Repeat("ä", 1<<20)
 	assert.Equal(t, "short", bounded("short"))

@@ -22,7 +22,7 @@ func TestFindRuntime(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"), 0o644))
 		require.NoError(t, os.Chmod(path, mode))
 	}
-	write(one+"/nvcr-a", 0o644) // may not be executed
+	write(one+"/nvcr-a", 0o644) // not executable
 	write(two+"/nvcr-a", 0o755)
 	write(two+"/nvcr-b", 0o755)
 	write(one+"/nvcr-c", 0o755)
@@ -35,7 +35,7 @@ func TestFindRuntime(t *testing.T) {
 	copied, err := os.ReadFile("/proc/self/exe")
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(one+"/nvcr-copy", copied, 0o755))
-	// Of our size, but another program.
+	// Another program of the same size as this one.
 	other := slices.Clone(copied)
 	other[len(other)-1] ^= 1
 	require.NoError(t, os.WriteFile(one+"/nvcr-other", other, 0o755))
@@ -52,8 +52,8 @@ func TestFindRuntime(t *testing.T) {
 	}{
 		{name: "first candidate", candidates: []string{"nvcr-c", "nvcr-b"}, pathVar: both, want: one + "/nvcr-c"},
 		{name: "candidates before directories", candidates: []string{"nvcr-b", "nvcr-c"}, pathVar: both, want: two + "/nvcr-b"},
-		{name: "a missing one is passed over", candidates: []string{"nvcr-none", "nvcr-c"}, pathVar: both, want: one + "/nvcr-c"},
-		{name: "one that may not be executed", candidates: []string{"nvcr-a"}, pathVar: both, want: two + "/nvcr-a"},
+		{name: "a missing candidate is skipped", candidates: []string{"nvcr-none", "nvcr-c"}, pathVar: both, want: one + "/nvcr-c"},
+		{name: "not executable", candidates: []string{"nvcr-a"}, pathVar: both, want: two + "/nvcr-a"},
 		{name: "a directory", candidates: []string{"nvcr-b"}, pathVar: both, want: two + "/nvcr-b"},
 		{name: "a link", candidates: []string{"nvcr-link"}, pathVar: both, want: one + "/nvcr-link"},
 		{name: "configured name", configured: "nvcr-c", candidates: []string{"nvcr-b"}, pathVar: both, want: one + "/nvcr-c"},
@@ -62,7 +62,7 @@ func TestFindRuntime(t *testing.T) {
 		{name: "usual directories without PATH", candidates: []string{"nvcr-none", "sh"}, want: "/usr/bin/sh"},
 		{name: "usual directories after PATH", candidates: []string{"sh"}, pathVar: both, want: "/usr/bin/sh"},
 		{name: "not ourselves", candidates: []string{"nvcr-self", "nvcr-copy", "nvcr-c"}, pathVar: both, want: one + "/nvcr-c"},
-		{name: "of our size", candidates: []string{"nvcr-other"}, pathVar: both, want: one + "/nvcr-other"},
+		{name: "another program of our size", candidates: []string{"nvcr-other"}, pathVar: both, want: one + "/nvcr-other"},
 
 		{
 			name: "none", candidates: []string{"nvcr-x", "nvcr-y"}, pathVar: both,
@@ -82,7 +82,7 @@ func TestFindRuntime(t *testing.T) {
 		},
 		{name: "relative path", configured: "./nvcr-c", err: []string{"./nvcr-c: neither a name nor an absolute path"}},
 		{name: "the current directory is not searched", candidates: []string{"nvcr-c"}, err: []string{"looked for nvcr-c in /usr/local/sbin:"}},
-		{name: "nor by PATH", candidates: []string{"nvcr-c"}, pathVar: ".:::" + "../one", err: []string{"looked for nvcr-c in /usr/local/sbin:"}},
+		{name: "relative directories in PATH are not searched", candidates: []string{"nvcr-c"}, pathVar: ".:::" + "../one", err: []string{"looked for nvcr-c in /usr/local/sbin:"}},
 		{name: "empty name", candidates: []string{""}, pathVar: both, err: []string{"no low-level runtime found"}},
 		{name: "no name", pathVar: both, err: []string{"no low-level runtime found"}},
 		{name: "dots", candidates: []string{"..", "."}, pathVar: both, err: []string{": is not a regular file"}},

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// printParentDeathSignal is a program that tells with which signal it was started.
+// printParentDeathSignal is a program that prints its parent death signal.
 func printParentDeathSignal() {
 	var signal int32
 	if err := unix.Prctl(unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&signal)), 0, 0, 0); err != nil {
@@ -28,8 +28,9 @@ func printParentDeathSignal() {
 	fmt.Println(signal)
 }
 
-// TestParentDeathSignal has many creates at a time, so that threads have to wait for a processor:
-// then Go moves what it runs to others.
+// TestParentDeathSignal checks that the low-level runtime gets the parent death signal set by our
+// caller. Many concurrent creates keep threads waiting for a processor, so that Go moves goroutines
+// to other threads.
 func TestParentDeathSignal(t *testing.T) {
 	machine, bundle := largeMachine(t)
 	writeLargeConfig(t, bundle, "all")

@@ -18,9 +18,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
 )
 
-// hostDriver runs what follows on a host that has the GPUs of the machine
-// $MACHINE: a mount namespace with its /proc/devices and /proc/driver, and
-// with a /dev of its own without any node of NVIDIA's.
+// hostDriver makes a mount namespace a host with the GPUs of the machine $MACHINE: it has that
+// machine's /proc/devices and /proc/driver, and its own /dev without any NVIDIA device nodes.
 const hostDriver = `set -e
 	mount --make-rprivate /
 	mount --bind "$MACHINE/proc/devices" /proc/devices
@@ -39,11 +38,10 @@ const hostDriver = `set -e
 
 const hostExec = `exec "$0" "$@"`
 
-// nest makes the image of w one in which containers can be run: with this
-// program, nvsysfs, a static runc, and a bundle /inner whose image is as
-// empty as can be, whose config.json asks for GPU 0. The outer container may
-// do what that takes, but has the masks of an ordinary one; its /proc is
-// the host's, with the fixture's driver, its /sys the fixture's.
+// nest prepares the image of w to run containers: it adds this program, nvsysfs, a static runc, and
+// the bundle /inner with a minimal image, whose config.json requests GPU 0. The function it returns
+// gives the outer container the necessary privileges, but leaves it the masked paths of an ordinary
+// container. Its /proc is the host's, with the fixture's driver; its /sys is the fixture's.
 func nest(t *testing.T, w *world) func(*specs.Spec) {
 	t.Helper()
 	runc, err := staticRunc()
@@ -73,14 +71,13 @@ func nest(t *testing.T, w *world) func(*specs.Spec) {
 			specs.Mount{Destination: "/sys", Type: "bind", Source: filepath.Join(w.machine, "sys"), Options: []string{"bind", "ro"}},
 			specs.Mount{Destination: "/sys/fs/cgroup", Type: "bind", Source: "/sys/fs/cgroup", Options: []string{"rbind"}},
 			specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs"})
-		// Not a PID namespace: the host's /proc would not fit it.
+		// No PID namespace, because /proc is the host's.
 		s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "ipc"}, {Type: "uts"}, {Type: "mount"}}
 	}
 }
 
-// nested is what is run in the outer container: a container of the
-// first GPU, and what is said to one that asks for a GPU of the host's that
-// the outer container was not given.
+// nested is the script for the outer container. It runs a container with the first GPU, and one
+// that requests a GPU of the host that the outer container does not have.
 const nested = `
 	nvsysfs list | grep -v '^GPU -'
 	nvsysfs doctor >/dev/null; echo doctor $?
@@ -89,7 +86,7 @@ const nested = `
 	sed 's/NVIDIA_VISIBLE_DEVICES=0/NVIDIA_VISIBLE_DEVICES=0000:1b:00.0/; s,"rootfs","/inner/rootfs",' /inner/config.json >/run/other/config.json
 	nvidia-container-runtime.experimental --root /run/state run --bundle /run/other $id-other || true`
 
-// wantNested is what it prints up to the error.
+// wantNested is the output of nested up to the error.
 const wantNested = `GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-9221d5d1-b60b-a624-bf14-0a1819cfda3b) 0000:62:00.0, minor 5
 doctor 0
 /dev/nvidia-uvm 1fe:0 666 No such device or address
@@ -100,7 +97,7 @@ libcuda.so.1 => /usr/lib/nvidia-container-driver/libcuda.so.1
 nvidia-smi 535.129.03 (a stub without function)
 `
 
-// innerMasks are the masked paths of the inner container.
+// innerMasks returns the masked paths of the inner container.
 func innerMasks(t *testing.T, w *world) []string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(w.rootfs, "inner/config.json"))
@@ -110,8 +107,8 @@ func innerMasks(t *testing.T, w *world) []string {
 	return c.Linux.MaskedPaths
 }
 
-// A container that this program made runs containers itself: in it the GPUs
-// that it was not given are masked, and nothing counts them.
+// TestContainerInContainer runs a container inside a container created by this program, where other
+// GPUs are masked and must not be counted.
 func TestContainerInContainer(t *testing.T) {
 	r := lowLevels(t)[0]
 	r.wrapper = []string{need.Program(t, "unshare"), "--mount", "sh", "-c", hostDriver + hostExec}
@@ -133,10 +130,11 @@ func TestContainerInContainer(t *testing.T) {
 	}, innerMasks(t, w), "what is hidden from the outer container is hidden from the inner one")
 }
 
-// The classic runtime puts a small read-only tmpfs over /proc/driver/nvidia,
-// with one GPU, binds the nodes, and binds single files into the image's
-// library directory; here the image's ld.so.cache does not tell of them. (The
-// classic runtime itself is not at hand: this does what it does.)
+// TestContainerInClassicContainer runs a container inside one that the classic runtime would
+// create. That runtime mounts a small read-only tmpfs with one GPU over /proc/driver/nvidia, and
+// bind-mounts device nodes and single files in the image's library directory; the image's
+// ld.so.cache does not list those here. The test imitates the classic runtime, which is not
+// available.
 func TestContainerInClassicContainer(t *testing.T) {
 	const classic = `
 		p=/proc/driver/nvidia

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestRegistration: a link named program@NAME is a runtime with settings of its own, whatever the
-// environment of a command is.
+// TestRegistration checks that a link named program@NAME is a runtime with its own settings,
+// whatever the environment of the command.
 func TestRegistration(t *testing.T) {
 	shim, err := built()
 	require.NoError(t, err)
@@ -45,11 +45,11 @@ func TestRegistration(t *testing.T) {
 		want, err     string
 	}{
 		{name: "no registration", program: shim, environ: []string{base}, want: "runc state id"},
-		{name: "its setting", program: crun, environ: []string{base, "NVIDIA_CONTAINER_RUNTIME_PATH=/nonexistent"}, want: "crun state id"},
+		{name: "a setting of the registration", program: crun, environ: []string{base, "NVIDIA_CONTAINER_RUNTIME_PATH=/nonexistent"}, want: "crun state id"},
 		{name: "without environment", program: crun, want: "crun state id"},
 		{name: "a setting of config.toml", program: other, environ: []string{base}, want: "runc state id"},
 		{name: "without settings", program: none, environ: []string{base}, err: none + ".toml is missing: write it, or unregister the runtime"},
-		{name: "by its bare name", program: filepath.Base(crun), environ: []string{base}, err: "register the runtime by its absolute path"},
+		{name: "bare name", program: filepath.Base(crun), environ: []string{base}, err: "register the runtime by its absolute path"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cmd := exec.Cmd{Path: filepath.Join(dir, filepath.Base(tt.program)), Args: []string{tt.program, "state", "id"}, Env: append(tt.environ, "A=B")}

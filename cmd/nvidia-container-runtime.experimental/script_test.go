@@ -26,13 +26,13 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-var update = flag.Bool("update", false, "write what the program does into the scripts as what is wanted")
+var update = flag.Bool("update", false, "update the expected output in the scripts")
 
 func TestMain(m *testing.M) {
 	testscript.Main(tidy{m}, map[string]func(){program: main, "parent-death-signal": printParentDeathSignal})
 }
 
-// tidy runs tests and removes what was built for all of them.
+// tidy runs the tests and then removes the programs that were built for them.
 type tidy struct{ m *testing.M }
 
 func (t tidy) Run() int {
@@ -45,43 +45,40 @@ func (t tidy) Run() int {
 	return code
 }
 
-// TestScripts runs testdata/script/*.txtar. Beside the usual commands they
-// have:
+// TestScripts runs testdata/script/*.txtar. In addition to testscript's commands, they can use:
 //
-//	machine NAME [DIR]   unpacks a fixture, without device nodes, to DIR
-//	                     (default machine) and lets NVIDIA_CONTAINER_RUNTIME_SYSROOT
-//	                     name it
-//	image NAME           makes the root filesystem b/rootfs: debian,
-//	                     debian-arm64, fedora, arch, alpine or empty
-//	bundle FILE [VAR=VALUE…]  makes the bundle b from FILE, a config.json, with
-//	                     variables added to its environment
-//	create FILE [VAR=VALUE…]  the same, then creates a container of it. Checks
-//	                     that nothing is printed, or, with !, that one
-//	                     line is on stderr and config.json as it was
-//	nodes [NAME…]        checks which nodes of GPUs (0 is /dev/nvidia0) and MIG
-//	                     capabilities (cap3) b/config.json has
-//	devices, rules, mounts, masked  print linux.devices, the rules about
-//	                     them, mounts and linux.maskedPaths of b/config.json,
-//	                     one item a line
-//	driver               prints what the container will see in the directory of
-//	                     the driver, whichever way it comes there: files with
-//	                     the machine's file that each is, links with their target
-//	libs, what           print base names of the libraries among those files; all
-//	                     of the files but firmware, devices and other mounts
+//	machine NAME [DIR]   unpacks a fixture, without device nodes, to DIR (default machine) and
+//	                     sets NVIDIA_CONTAINER_RUNTIME_SYSROOT to it
+//	image NAME           makes the root filesystem b/rootfs: debian, debian-arm64, fedora, arch,
+//	                     alpine or empty
+//	bundle FILE [VAR=VALUE…]  makes the bundle b from FILE, a config.json, with variables added to
+//	                     its environment
+//	create FILE [VAR=VALUE…]  does the same, then creates a container from it. Checks that nothing
+//	                     is printed or, with !, that stderr has one line and config.json is
+//	                     unchanged
+//	nodes [NAME…]        checks which nodes of GPUs (0 is /dev/nvidia0) and MIG capabilities (cap3)
+//	                     b/config.json has
+//	devices, rules, mounts, masked  print linux.devices, the rules about them, mounts and
+//	                     linux.maskedPaths of b/config.json, one item per line
+//	driver               prints what the container will see in the driver's directory, for either
+//	                     way to provide it: files with their source on the machine, links with
+//	                     their target
+//	libs                 prints the base names of the libraries among those files
+//	what                 prints those files except firmware, the devices, and other mounts
 //	pick NAME.NAME…      prints a part of b/config.json, or null
-//	stamp FILE           prints what changes when a file is written or replaced
-//	mkdev PATH MAJ:MIN MODE GID  makes a character device; needs root
-//	nvsysfs ARG…         builds the operator's tool and runs it
-//	config [FILE]        prints b/config.json, or FILE, one element a line
-//	tree DIR             lists a directory: links with their target, files
+//	stamp FILE           prints what changes if a file is written or replaced
+//	mkdev PATH MAJ:MIN MODE GID  creates a character device; needs root
+//	nvsysfs ARG…         builds nvsysfs and runs it
+//	config [FILE]        prints b/config.json, or FILE, one element per line
+//	tree DIR             lists a directory: files, and links with their target
 //	ldconfig DIR         prints DIR/etc/ld.so.cache as ldconfig -p would
 //
-// Unless a script has its own, docker.json is a config.json as of Docker and
-// privileged.json one as of docker run --privileged.
+// Unless a script has its own, docker.json is a config.json as Docker writes it, and
+// privileged.json is one of docker run --privileged.
 //
-// The low-level runtime is a shell script on PATH that prints how it
-// was called. In what is printed, paths of the script's own directory begin
-// with $WORK, and a directory of hard links ends in "boot-ID/550.54.15-KEY".
+// The low-level runtime is a shell script in PATH that prints how it was called. In the output,
+// paths in the script's own directory start with $WORK, and a directory of hard links ends in
+// "boot-ID/550.54.15-KEY".
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
@@ -95,7 +92,7 @@ func TestScripts(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(bin, "runc"), []byte(runc), 0o755); err != nil {
 				return err
 			}
-			// Scripts find the runtime and nothing of the machine's own configuration.
+			// Scripts find the runtime, but none of this machine's configuration.
 			env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir)
 			env.Setenv("NVIDIA_CONTAINER_RUNTIME_DEBUG", filepath.Join(env.WorkDir, "log"))
@@ -154,11 +151,11 @@ func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("NVIDIA_CONTAINER_RUNTIME_SYSROOT_NODES", "open")
 }
 
-// images are root filesystems as far as their loader's search path goes.
+// images are root filesystems with as much as their loader's search path requires.
 var images = map[string]struct {
-	files map[string]string // path to content; a content "-> x" is a link
-	libc  string            // its entry in the cache; "" no cache
-	flags int32             // of that entry; 0 is x86-64
+	files map[string]string // path to content; "-> x" is a link to x
+	libc  string            // its path in the cache; "" for no cache
+	flags int32             // of that entry; 0 for x86-64
 }{
 	"debian": {
 		files: map[string]string{
@@ -213,7 +210,7 @@ func imageCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(makeImage(root, args[0]))
 }
 
-// makeImage makes the root filesystem of that name.
+// makeImage makes the root filesystem of the image with that name.
 func makeImage(root, name string) error {
 	image, ok := images[name]
 	if !ok {
@@ -277,8 +274,8 @@ func configCommand(ts *testscript.TestScript, neg bool, args []string) {
 	printHidingWork(ts, out.String()+"\n")
 }
 
-// layOut writes JSON so that a change is a change of few lines: each member
-// of an object and each element of an array on one line.
+// layOut writes JSON with each member of an object and each element of an array on a line of its
+// own, so that a change affects few lines.
 func layOut(out *bytes.Buffer, text []byte, indent string) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	open, err := d.Token()
@@ -370,13 +367,13 @@ func printHidingWork(ts *testscript.TestScript, text string) {
 	ts.Check(err)
 }
 
-// directoryName is the end of the name of a directory of hard links.
+// directoryName matches the end of the path of a directory of hard links.
 var directoryName = regexp.MustCompile(`/boot-[-0-9a-f]{36}/([0-9.]+)-[0-9a-f]{32}`)
 
-// testingT is the key of the test in a script's values.
+// testingT is the key of the test among a script's values.
 type testingT struct{}
 
-// configs are config.json files, as short as they can be.
+// configs are minimal config.json files.
 var configs = map[string]string{
 	"docker.json": `{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["sh"],"env":["PATH=/bin"],"cwd":"/",` +
 		`"capabilities":{"bounding":["CAP_CHOWN","CAP_MKNOD"]}},"root":{"path":"rootfs"},` +
@@ -399,14 +396,14 @@ func createCommand(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	if err == nil || stdout != "" || !strings.HasPrefix(stderr, program+": ") || strings.Count(stderr, "\n") != 1 {
-		ts.Fatalf("create does not fail with one line: %v\nstdout: %s\nstderr: %s", err, stdout, stderr)
+		ts.Fatalf("create does not fail with a single line: %v\nstdout: %s\nstderr: %s", err, stdout, stderr)
 	}
 	if ts.ReadFile("b/config.json") != before {
-		ts.Fatalf("create fails and has changed config.json")
+		ts.Fatalf("create failed, but changed config.json")
 	}
 }
 
-// configJSON is what the scripts look at in a config.json.
+// configJSON has the parts of a config.json that the scripts check.
 type configJSON struct {
 	Root   struct{ Path string }
 	Mounts []struct {
@@ -510,7 +507,7 @@ func driverFiles(ts *testscript.TestScript, c configJSON) []string {
 			out = append(out, name+" <- "+path)
 		}
 	})
-	// Hard links tell what they are links to by their number.
+	// Inode numbers tell which file a hard link is a link to.
 	inodes := map[uint64]string{}
 	below(ts, ts.Getenv("NVIDIA_CONTAINER_RUNTIME_SYSROOT"), func(_, path string, st unix.Stat_t) {
 		if !strings.Contains(path, "/boot-") {
@@ -531,7 +528,7 @@ func driverFiles(ts *testscript.TestScript, c configJSON) []string {
 	return out
 }
 
-// below calls do for everything but directories in dir, which may be missing.
+// below calls do for everything below dir except directories. dir may be missing.
 func below(ts *testscript.TestScript, dir string, do func(name, path string, st unix.Stat_t)) {
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -596,7 +593,7 @@ func nodesCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// gpuNodes are the nodes of GPUs and of MIG capabilities, sorted: "0", "cap3".
+// gpuNodes returns the sorted nodes of GPUs and MIG capabilities, such as "0" and "cap3".
 func gpuNodes(c configJSON) []string {
 	var got []string
 	for _, d := range c.Linux.Devices {
@@ -644,7 +641,7 @@ func mkdevCommand(ts *testscript.TestScript, neg bool, args []string) {
 	_, err := fmt.Sscanf(strings.Join(args[1:], " "), "%d:%d %o %d", &major, &minor, &mode, &gid)
 	ts.Check(err)
 	if os.Geteuid() != 0 {
-		// As package need does it, for which a script has no testing.T.
+		// This does what package need does, which requires a testing.T that scripts do not have.
 		if os.Getenv("NVCR_NO_SKIP") != "" {
 			ts.Fatalf("needed here: root")
 		}

@@ -15,9 +15,9 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// Files that a start creates for the container have its SELinux label: with its categories in the
-// bundle, without them in the directory that several containers mount. A kernel without SELinux
-// lets root set labels.
+// TestFilesHaveTheContainersLabel checks that files that a start creates for a container have its
+// SELinux label: with its categories in the bundle, and without them in the directory that several
+// containers mount. Without SELinux, the kernel lets root set any label.
 func TestFilesHaveTheContainersLabel(t *testing.T) {
 	need.Root(t)
 	const shared = "system_u:object_r:container_file_t:s0"
@@ -43,7 +43,8 @@ func TestFilesHaveTheContainersLabel(t *testing.T) {
 			}
 			for _, name := range append(made, inDirectory...) {
 				var label [256]byte
-				n, _ := unix.Lgetxattr(name, "security.selinux", label[:]) // links to the host's own files have none
+				// Hard links to the host's own files have no label.
+				n, _ := unix.Lgetxattr(name, "security.selinux", label[:])
 				if n > 0 {
 					got[filepath.Base(name)] = string(label[:n])
 				}

@@ -21,8 +21,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/fixtures"
 )
 
-// The machine mixed-mig, by index: what its GPUs are called. The second is the
-// one that falls ill.
+// These are the UUIDs of the GPUs of the fixture mixed-mig, by index. GPU 1 is the sick one.
 const (
 	uuid0 = "GPU-6d0fb3a4-e271-58c9-1f46-a7d83e920c5b"
 	uuid1 = "GPU-93e57c21-4fd8-b60a-c3e7-2b158d6f04a9"
@@ -30,7 +29,7 @@ const (
 	uuid3 = "GPU-d4729ebc-05f6-3a81-e94b-8c37d1a6520f"
 )
 
-// A sick GPU is the trouble of those who ask for it: every other request is
+// TestSickGPU checks that a sick GPU affects only those who request it: all other requests are
 // granted as if nothing were wrong.
 func TestSickGPU(t *testing.T) {
 	const (
@@ -46,15 +45,15 @@ func TestSickGPU(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		make func(*sick)
-		// What the sick GPU's own requests get: a part of the error, or, if
-		// that is empty, the GPU, because nothing shows its state.
+		// Part of the error for requests of the sick GPU; empty if they get it, because nothing
+		// shows its state.
 		err string
-		mig string // the same for its MIG devices; "" is err
-		// gone: the GPU has left the list, and with it its index.
+		mig string // the same for its MIG devices; "" if it is err
+		// The GPU is no longer listed, so that the following ones move up.
 		gone bool
 	}{
-		// The driver prints nothing, and no error, when it cannot wake a GPU:
-		// nv-procfs.c of NVIDIA's open kernel modules.
+		// If the driver cannot wake a GPU, the file is empty, without an error: see nv-procfs.c in
+		// NVIDIA's open kernel modules.
 		{name: "fell off the bus, information empty", make: write(information, ""), err: "no line Device Minor"},
 		{name: "fell off the bus, information cut short", make: edit("Device Minor", "\x00"), err: "no line Device Minor"},
 		{name: "fell off the bus, information of question marks", make: func(s *sick) {
@@ -63,7 +62,7 @@ func TestSickGPU(t *testing.T) {
 		{name: "fell off the bus, information as before", make: func(s *sick) { s.write(pci+"/config", strings.Repeat("\xff", 64)) }},
 		{name: "information gone", make: func(s *sick) { s.remove(information) }, err: "information"},
 		{name: "information unreadable", make: func(s *sick) { s.eio = information }, err: "input/output error"},
-		{name: "information is no file", make: func(s *sick) { s.remove(information); s.mkdir(information) }, err: "information"},
+		{name: "information is a directory", make: func(s *sick) { s.remove(information); s.mkdir(information) }, err: "information"},
 		{name: "information is endless", make: write(information, strings.Repeat("x", 4<<20)), err: "information"},
 		{name: "information is noise", make: write(information, "\x7fELF\x00\xff\n\x1b[2J"), err: "no colon"},
 		{name: "UUID is an error message", make: edit(uuid1, "Unknown Error"), err: "Unknown Error"},
@@ -71,17 +70,17 @@ func TestSickGPU(t *testing.T) {
 		{name: "MIG capability malformed", make: write(capabilities+"/mig/gi1/access", "DeviceFileMinor: x\n"), mig: "gi1/access"},
 		{name: "MIG capability gone", make: func(s *sick) { s.remove(capabilities + "/mig/gi1/access") }, mig: "gi1/access"},
 		{name: "MIG directory is a file", make: func(s *sick) { s.remove(capabilities + "/mig"); s.write(capabilities+"/mig", "") }, err: "not a directory"},
-		{name: "unplugged, its entry in /proc stays", make: func(s *sick) { s.remove(pci) }},
-		{name: "unplugged, its node stays", make: func(s *sick) { s.remove(procGPU); s.remove(pci); s.remove(capabilities) }, err: "unknown device", gone: true},
+		{name: "unplugged, but still in /proc", make: func(s *sick) { s.remove(pci) }},
+		{name: "unplugged, its device node stays", make: func(s *sick) { s.remove(procGPU); s.remove(pci); s.remove(capabilities) }, err: "unknown device", gone: true},
 		{name: "unplugged, its capabilities stay", make: func(s *sick) { s.remove(procGPU); s.remove(pci) }, err: "unknown device", gone: true},
-		{name: "given to vfio-pci", make: func(s *sick) {
+		{name: "bound to vfio-pci", make: func(s *sick) {
 			s.remove(procGPU)
 			s.remove(capabilities)
 			s.remove(pci + "/driver")
 			s.link("../../../../bus/pci/drivers/vfio-pci", pci+"/driver")
 		}, err: `0000:41:00.0 \(bound to vfio-pci\)`, gone: true},
 		{name: "unbound", make: func(s *sick) { s.remove(procGPU); s.remove(capabilities); s.remove(pci + "/driver") }, err: `0000:41:00.0 \(not bound to a driver\)`, gone: true},
-		{name: "DRM node going", make: func(s *sick) { s.mkdir(pci + "/drm/card1") }},
+		{name: "DRM node being removed", make: func(s *sick) { s.mkdir(pci + "/drm/card1") }},
 		{name: "PCI identity unreadable", make: write(pci+"/vendor", "?")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -126,8 +125,7 @@ func TestSickGPU(t *testing.T) {
 					assert.Equal(t, request.nodes, nodes, "%s, %s", request.devices, capabilities)
 				}
 			}
-			// Whoever may arrange MIG instances needs them all; the sick GPU's
-			// are left out.
+			// A MIG monitor needs the nodes of all instances; those of the sick GPU are left out.
 			_, err := s.create("0", "NVIDIA_MIG_MONITOR_DEVICES=all", "NVIDIA_REQUIRE_ARCH=arch>=8.0 brand=tesla")
 			assert.Empty(t, err)
 
@@ -135,7 +133,7 @@ func TestSickGPU(t *testing.T) {
 			if !tt.gone {
 				own = append(own, "1")
 			}
-			if strings.Contains(tt.name, "UUID") { // by the others it is known
+			if strings.Contains(tt.name, "UUID") { // only the other names work
 				own = []string{"1", "0000:41:00.0"}
 			}
 			for _, devices := range own {
@@ -155,11 +153,11 @@ func TestSickGPU(t *testing.T) {
 	}
 }
 
-// sick is a machine on which something is wrong.
+// sick is a machine with a sick GPU.
 type sick struct {
 	t    *testing.T
 	work string
-	eio  string // a file whose reading fails
+	eio  string // a file that cannot be read
 }
 
 func newSick(t *testing.T) *sick {
@@ -193,7 +191,7 @@ func (s *sick) mkdir(name string) {
 	require.NoError(s.t, os.MkdirAll(s.path(name), 0o755))
 }
 
-// remove removes what is there; of a link to a directory both.
+// remove removes a file or directory; for a link to a directory of the same name, both.
 func (s *sick) remove(name string) {
 	s.t.Helper()
 	_, err := os.Lstat(s.path(name))
@@ -209,9 +207,8 @@ func (s *sick) link(target, name string) {
 	require.NoError(s.t, os.Symlink(target, s.path(name)))
 }
 
-// create does all that precedes the exec of the low-level runtime for a
-// container that asks for devices. It returns the nodes of GPUs and MIG
-// capabilities that the container gets, or what the error says.
+// create does everything before the exec of the low-level runtime for a container that requests
+// devices. It returns the container's nodes of GPUs and MIG capabilities, or the error message.
 func (s *sick) create(devices string, env ...string) (nodes []string, message string) {
 	s.t.Helper()
 	quoted, err := json.Marshal(append([]string{"NVIDIA_VISIBLE_DEVICES=" + devices}, env...))
@@ -239,9 +236,8 @@ func (s *sick) create(devices string, env ...string) (nodes []string, message st
 	return gpuNodes(c), ""
 }
 
-// createUnreadable runs the program in a mount namespace where the file
-// that is to be unreadable is the memory of a process: reading that at 0 fails
-// with EIO.
+// createUnreadable runs this program in a mount namespace where s.eio is the memory of a process:
+// reading that at offset 0 fails with EIO.
 func (s *sick) createUnreadable(args, environ []string) string {
 	s.t.Helper()
 	need.Root(s.t)

@@ -23,31 +23,30 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/ldcache"
 )
 
-// trace is what strace saw of one run of this program, up to the exec of
-// the low-level runtime.
+// trace is what strace saw of one run of this program, up to the exec of the low-level runtime.
 type trace struct {
 	calls     int            // system calls
-	own       []string       // names of those that are not the Go runtime's own, from our first one on
-	reads     map[string]int // regular files opened for reading, how often
-	processes int            // processes started
+	own       []string       // their names from our first one on, without the Go runtime's
+	reads     map[string]int // how often each file was opened for reading
+	processes int            // number of processes started
 	execs     []string
 }
 
-// runtimeCalls are what the threads of the Go runtime do at any time.
+// runtimeCalls are system calls that threads of the Go runtime make at any time.
 var runtimeCalls = strings.Fields("clone clone3 epoll_pwait futex getpid gettid madvise mmap munmap nanosleep prctl prlimit64 restart_syscall " +
 	"rt_sigaction rt_sigprocmask rt_sigreturn sched_getaffinity sched_yield sigaltstack tgkill")
 
 var (
 	anyCall  = regexp.MustCompile(`^\d+ +(\w+)\(`)
 	openCall = regexp.MustCompile(`\b(?:open|openat|openat2)\((.*)\) += \d+<(.*)>$`)
-	// Once a second, the Go runtime looks whether the limit of its cgroup has changed.
+	// The Go runtime checks once a second whether the CPU limit of its cgroup has changed.
 	limitCall = regexp.MustCompile(`\bpread64\(\d+</sys/fs/cgroup/`)
 	execCall  = regexp.MustCompile(`\bexecve\("([^"]*)"`)
 	newCall   = regexp.MustCompile(`\b(?:fork|vfork|clone|clone3)\((.*)`)
 )
 
-// largeMachine is the largest machine: 8 GPUs with 56 MIG instances, and
-// an ld.so.cache of 5,000 entries. The image is laid out like Debian's.
+// largeMachine unpacks the largest machine, with 8 GPUs, 56 MIG instances and an ld.so.cache of
+// 5,000 entries, and makes a bundle with an image laid out like Debian's.
 func largeMachine(t testing.TB) (machine, bundle string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -78,8 +77,7 @@ func writeLargeConfig(t testing.TB, bundle, devices string) {
 	require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o644))
 }
 
-// traced runs this program under strace with a low-level runtime that does
-// nothing.
+// traced runs this program under strace, with a low-level runtime that does nothing.
 func traced(t testing.TB, machine string, args ...string) trace {
 	t.Helper()
 	strace := need.Program(t, "strace")
@@ -99,13 +97,13 @@ func traced(t testing.TB, machine string, args ...string) trace {
 	require.NoError(t, err)
 	defer f.Close()
 	tr := trace{reads: map[string]int{}}
-	ours := false // the first thing that we do is to look for config.toml
+	ours := false // our first call opens config.toml
 	for s := bufio.NewScanner(f); s.Scan(); {
 		line := s.Text()
 		if m := execCall.FindStringSubmatch(line); m != nil {
 			tr.execs = append(tr.execs, m[1])
 			if len(tr.execs) == 2 {
-				break // from here on it is the low-level runtime
+				break // what follows is the low-level runtime
 			}
 		}
 		tr.calls++
@@ -126,9 +124,9 @@ func traced(t testing.TB, machine string, args ...string) trace {
 	return tr
 }
 
-// mostReads is how often a create may read a file: once, but for config.json, which is searched up
-// to the first hint of a request and then read, and files of the image that are changed, which are
-// read again while they are locked.
+// mostReads returns how often a create may read a file. That is once, except for config.json, which
+// is searched up to the first hint of a request and then read, and for changed files of the image,
+// which are read again under their lock.
 func mostReads(bundle, file string) int {
 	if file == filepath.Join(bundle, "config.json") || strings.HasPrefix(file, filepath.Join(bundle, "rootfs/etc/ld.so.c")) {
 		return 2
@@ -136,8 +134,8 @@ func mostReads(bundle, file string) int {
 	return 1
 }
 
-// Creating a container on the largest machine starts no process and reads no
-// file twice, but for config.json.
+// TestCreateReadsNothingTwice checks that creating a container on the largest machine starts no
+// process and reads no file more often than mostReads allows.
 func TestCreateReadsNothingTwice(t *testing.T) {
 	machine, bundle := largeMachine(t)
 	for _, devices := range []string{"0", "all"} {
@@ -157,23 +155,23 @@ func TestCreateReadsNothingTwice(t *testing.T) {
 	}
 }
 
-// A command that creates nothing needs its configuration and the low-level
-// runtime, and no other file.
+// TestPassThroughReadsNothing checks that a command that does not create a container looks only at
+// its configuration and the low-level runtime.
 func TestPassThroughReadsNothing(t *testing.T) {
 	machine, _ := largeMachine(t)
 	tr := traced(t, machine, "--root", "/r", "state", "id")
 	assert.Zero(t, tr.processes)
 	assert.Len(t, tr.execs, 2)
 	for file := range tr.reads {
-		// Go's own start-up looks at the size of huge pages and at its cgroup;
-		// we look at what we are, so as not to exec it.
+		// On startup, Go reads the size of huge pages and its cgroup. We look at our own program so
+		// that we do not exec it.
 		ok := strings.HasPrefix(file, "/sys/kernel/mm/transparent_hugepage/") || strings.HasPrefix(file, "/sys/fs/cgroup/") ||
 			regexp.MustCompile(`^/proc/\d+/(cgroup|mountinfo)$`).MatchString(file) || file == tr.execs[0]
 		assert.True(t, ok, "%s is read", file)
 	}
-	// config.toml is not there; what we are; what the low-level runtime is, and whether it may be
-	// executed; whether it has a container of that name, or, as none has one here, another runtime
-	// has.
+	// The calls open config.toml, which is missing; stat this program; stat the low-level runtime
+	// and check that it is executable; and look for the container in its state directory and, as it
+	// is not there, in that of another runtime.
 	want := []string{"openat", "newfstatat", "newfstatat", "faccessat", "faccessat", "faccessat"}
 	if runtime.GOARCH == "arm64" {
 		want = []string{"openat", "fstatat", "fstatat", "faccessat", "faccessat", "faccessat"}
@@ -182,8 +180,8 @@ func TestPassThroughReadsNothing(t *testing.T) {
 	t.Logf("state: %d system calls, files read: %d", tr.calls, len(tr.reads))
 }
 
-// BenchmarkCreate tells what creating a container on the largest machine
-// costs in system calls, beside the time.
+// BenchmarkCreate also reports how many system calls it takes to create a container on the largest
+// machine, and how many files are read.
 func BenchmarkCreate(b *testing.B) {
 	path, err := built()
 	require.NoError(b, err)
