@@ -546,8 +546,8 @@ func TestWrite(t *testing.T) {
 	assert.Equal(t, string(data), string(kept))
 }
 
-// TestMIGDeviceAlone checks that a MIG device comes with only its own nodes and that of its GPU, and
-// without permission to create nodes.
+// TestMIGDeviceAlone checks that a MIG device comes with only its own nodes and that of its GPU,
+// and without permission to create nodes.
 func TestMIGDeviceAlone(t *testing.T) {
 	f := made(t, "mixed-mig")
 	data, err := f.Encode()
