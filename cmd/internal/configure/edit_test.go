@@ -39,23 +39,23 @@ BinaryName = "/usr/bin/nvidia-container-runtime.experimental"
 # END nvsysfs configure gpu
 `
 
-// TestSetKeys edits texts, and where there was no entry of ours takes the edit back: the same
-// bytes.
+// TestSetKeys edits a file twice, which must change it only once, and removes the edit again.
+// Unless the file had an entry of ours before, it must then be the same, byte for byte.
 func TestSetKeys(t *testing.T) {
-	// What follows the default runtime's line in files that have its table.
+	// tail is what is appended to files that already have the table of the default runtime.
 	tail := "\n" + block[:strings.Index(block, "[")] + block[strings.Index(block, "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.gpu]\n"):]
 	const cri = `[plugins."io.containerd.grpc.v1.cri".containerd]` + "\n"
 	tests := []struct {
 		name, in, want, err string
-		once                bool // an entry of ours was there: removing does not give back the text
+		once                bool // the file had our entry, so removing does not restore it
 	}{
 		{name: "empty", in: "", want: block},
 		{name: "comment", in: "# x\n", want: "# x\n\n" + block},
-		{name: "no line feed at the end", in: "a = 1", want: "a = 1\n" + block},
+		{name: "no newline at the end", in: "a = 1", want: "a = 1\n" + block},
 		{name: "blank lines at the end", in: "a = 1\n\n\n", want: "a = 1\n\n\n\n" + block},
 		{name: "table without the key", in: cri, want: cri + "default_runtime_name = \"gpu\" # nvsysfs: added\n" + tail},
 		{
-			name: "table without the key and line feed", in: strings.TrimSpace(cri),
+			name: "table without the key and newline", in: strings.TrimSpace(cri),
 			want: cri + "default_runtime_name = \"gpu\" # nvsysfs: added" + tail,
 		},
 		{
@@ -67,7 +67,7 @@ func TestSetKeys(t *testing.T) {
 			want: cri + "default_runtime_name=\"gpu\" # nvsysfs: was 'a#b' \n" + tail,
 		},
 		{
-			name: "another default, commented, with what looks like the end of a note", in: cri + "default_runtime_name = \"a ;b\"# c ; d\n",
+			name: "another default, with a comment and what looks like the end of our note", in: cri + "default_runtime_name = \"a ;b\"# c ; d\n",
 			want: cri + "default_runtime_name = \"gpu\" # nvsysfs: was \"a ;b\" ;# c ; d\n" + tail,
 		},
 		{
@@ -80,9 +80,9 @@ func TestSetKeys(t *testing.T) {
 		},
 		{
 			name: "header and marks within a string", in: "a = '''\n" + block + "'''\n", want: "a = '''\n" + block + "'''\n\n" + block,
-			err: "not edited: ", // the marks are taken for ours, and the result is seen to be wrong
+			err: "not edited: ", // the marks are mistaken for ours, and the result is found to be wrong
 		},
-		{name: "all there", in: "a = 1\n\n" + block, want: "a = 1\n\n" + block, once: true},
+		{name: "nothing to change", in: "a = 1\n\n" + block, want: "a = 1\n\n" + block, once: true},
 		{
 			name: "another path", in: strings.ReplaceAll(block, "runtime.experimental", "old"), want: block, once: true,
 		},
@@ -101,7 +101,7 @@ func TestSetKeys(t *testing.T) {
 				in, want := tt.in, tt.want
 				if crlf {
 					if in == strings.TrimRight(in, "\n") {
-						return // has no line end to go by
+						return // has no line ending to detect
 					}
 					in, want = strings.ReplaceAll(in, "\n", "\r\n"), strings.ReplaceAll(want, "\n", "\r\n")
 				}
@@ -114,7 +114,7 @@ func TestSetKeys(t *testing.T) {
 				assert.Equal(t, want, string(got))
 				again, err := setKeys(got, "gpu", testEntry, testSettings)
 				require.NoError(t, err)
-				assert.Equal(t, string(got), string(again), "the second time")
+				assert.Equal(t, string(got), string(again), "second edit")
 				if tt.once {
 					return
 				}
@@ -127,8 +127,8 @@ func TestSetKeys(t *testing.T) {
 	}
 }
 
-// FuzzSetKeys: a text that can be edited says afterwards what it should, an edit made twice is made
-// once, and taking it back gives the same bytes.
+// FuzzSetKeys checks that editing a file a second time changes nothing, and that removing the edit
+// restores the file byte for byte.
 func FuzzSetKeys(f *testing.F) {
 	seeds, err := filepath.Glob("testdata/*.txtar")
 	require.NoError(f, err)
@@ -144,7 +144,7 @@ func FuzzSetKeys(f *testing.F) {
 	f.Add([]byte("[plugins.'io.containerd.grpc.v1.cri'.containerd]\ndefault_runtime_name='x' ; # y"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if strings.Contains(string(in), "nvsysfs") || strings.Contains(string(in), "gpu") {
-			return // what is ours already does not come back
+			return // an entry of ours is not restored
 		}
 		got, err := setKeys(in, "gpu", testEntry, testSettings)
 		if err != nil {
@@ -160,19 +160,19 @@ func FuzzSetKeys(f *testing.F) {
 	})
 }
 
-// TestDaemonJSON edits daemon.json, and takes the edit back.
+// TestDaemonJSON edits daemon.json twice and removes the edit again.
 func TestDaemonJSON(t *testing.T) {
 	const entry = `"gpu": { "path": "/usr/bin/nvidia-container-runtime.experimental" }`
 	tests := []struct {
 		name, in, want, err string
-		left                string // after removing, where it is not the same as before
+		left                string // after removing, if not the same as before; "-" for empty
 		replace             bool
 	}{
 		{
 			name: "another program", in: `{"runtimes":{"gpu":{"path":"/usr/bin/nvidia-container-runtime"}},"default-runtime":"gpu"}`,
 			err: "already has a runtime gpu, another program: /usr/bin/nvidia-container-runtime; choose another name (--name nvsysfs), or replace it with --replace",
 		},
-		{name: "one of containerd's", in: `{"runtimes":{"gpu":{"runtimeType":"io.containerd.runsc.v1"}}}`, err: "another program: io.containerd.runsc.v1"},
+		{name: "a containerd shim", in: `{"runtimes":{"gpu":{"runtimeType":"io.containerd.runsc.v1"}}}`, err: "another program: io.containerd.runsc.v1"},
 		{
 			name: "another program, replaced", replace: true, in: `{"runtimes": {"gpu": {"runtimeArgs": ["-x"], "path": "/other"}}, "default-runtime": "nvidia"}`,
 			want: `{"runtimes": {"gpu": { "path": "` + testPath + `" }}, "default-runtime": "gpu"}`,
@@ -183,17 +183,17 @@ func TestDaemonJSON(t *testing.T) {
 		{name: "{ }", in: "{ }\n", want: `{"runtimes": { ` + entry + " }, \"default-runtime\": \"gpu\" }\n"},
 		{name: "one line", in: `{"debug":true}`, want: `{"debug":true, "runtimes": { ` + entry + ` }, "default-runtime": "gpu"}`},
 		{name: "empty runtimes", in: `{"runtimes":{}}`, want: `{"runtimes":{` + entry + `}, "default-runtime": "gpu"}`},
-		{name: "lines", in: "{\n}\n", want: "{\n    \"runtimes\": {\n        \"gpu\": {\n            \"path\": \"" + testPath + "\"\n        }\n    },\n    \"default-runtime\": \"gpu\"\n}\n"},
+		{name: "multiple lines", in: "{\n}\n", want: "{\n    \"runtimes\": {\n        \"gpu\": {\n            \"path\": \"" + testPath + "\"\n        }\n    },\n    \"default-runtime\": \"gpu\"\n}\n"},
 		{
 			name: "Windows", in: "\xef\xbb\xbf{\r\n\t\"debug\": true\r\n}\r\n",
 			want: "\xef\xbb\xbf{\r\n\t\"debug\": true,\r\n\t\"runtimes\": {\r\n\t\t\"gpu\": {\r\n\t\t\t\"path\": \"" + testPath + "\"\r\n\t\t}\r\n\t},\r\n\t\"default-runtime\": \"gpu\"\r\n}\r\n",
 		},
 		{
-			name: "commas first", in: "{ \"a\": 1e400\n, \"b\": {}\n}",
+			name: "leading commas", in: "{ \"a\": 1e400\n, \"b\": {}\n}",
 			want: "{ \"a\": 1e400\n, \"b\": {}, \"runtimes\": { " + entry + " }, \"default-runtime\": \"gpu\"\n}",
 		},
 		{
-			name: "another path and further keys", in: `{"runtimes":{"gpu":{"runtimeArgs":["-x"],"path":"/old/nvidia-container-runtime.experimental"},"z":{"path":"z"}},"default-runtime":"gpu"}`,
+			name: "another path and other keys", in: `{"runtimes":{"gpu":{"runtimeArgs":["-x"],"path":"/old/nvidia-container-runtime.experimental"},"z":{"path":"z"}},"default-runtime":"gpu"}`,
 			want: `{"runtimes":{"gpu":{"runtimeArgs":["-x"],"path":"` + testPath + `"},"z":{"path":"z"}},"default-runtime":"gpu"}`,
 			left: `{"runtimes":{"z":{"path":"z"}}}`,
 		},
@@ -203,7 +203,7 @@ func TestDaemonJSON(t *testing.T) {
 			left: `{"runtimes":{},"default-runtime":"runc"}`,
 		},
 		{
-			name: "the name in another case is another runtime", in: `{"runtimes":{"GPU":{"path":"x"}}}`,
+			name: "a name in different case is another runtime", in: `{"runtimes":{"GPU":{"path":"x"}}}`,
 			want: `{"runtimes":{"GPU":{"path":"x"}, ` + entry + `}, "default-runtime": "gpu"}`,
 		},
 		{name: "escaped keys", in: `{"r\u0075ntimes":{"g\u0070u":{"path":"` + testPath + `"}},"default-runtime":"g\u0070u"}`, want: `{"r\u0075ntimes":{"g\u0070u":{"path":"` + testPath + `"}},"default-runtime":"g\u0070u"}`, left: "{\"r\\u0075ntimes\":{}}"},
@@ -231,7 +231,7 @@ func TestDaemonJSON(t *testing.T) {
 			assert.Equal(t, tt.want, string(got))
 			again, err := addRuntime(got, true, o, &was)
 			require.NoError(t, err)
-			assert.Equal(t, string(got), string(again), "the second time")
+			assert.Equal(t, string(got), string(again), "second edit")
 			back, err := removeRuntime(got, "gpu", was)
 			require.NoError(t, err)
 			want := tt.in
@@ -245,8 +245,8 @@ func TestDaemonJSON(t *testing.T) {
 	}
 }
 
-// FuzzDaemonJSON: the same properties as FuzzSetKeys. "runtimes" is left out of the last one where
-// it is there without an entry: it may go with ours.
+// FuzzDaemonJSON checks the same properties as FuzzSetKeys. Files whose "runtimes" has no entries
+// need not be restored exactly, because it may be removed with our entry.
 func FuzzDaemonJSON(f *testing.F) {
 	for _, seed := range []string{"{}", "{\n}", "{\"a\": 1}", "{\n\t\"a\": [ 1e9 ],\r\n \"runtimes\": {\"x\":{}}}", `{"default-runtime":"x"}`, "\xef\xbb\xbf{ }"} {
 		f.Add([]byte(seed))

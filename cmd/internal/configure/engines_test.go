@@ -22,7 +22,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/sysfs"
 )
 
-// shim makes a program to register.
+// shim creates a program to register and returns its path.
 func shim(t *testing.T) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), program)
@@ -38,7 +38,7 @@ func configure(t *testing.T, args ...string) (stdout string) {
 	return out.String()
 }
 
-// TestContainerdReads asks a real containerd what it reads from the files that we write.
+// TestContainerdReads checks what a real containerd reads from the files that we write.
 func TestContainerdReads(t *testing.T) {
 	ctrd := need.Program(t, "containerd")
 	version, err := exec.Command(ctrd, "--version").Output()
@@ -73,12 +73,12 @@ func TestContainerdReads(t *testing.T) {
 			assert.Equal(t, "nvidia-experimental", cri["default_runtime_name"])
 			assert.Equal(t, runcType, text(cri, "runtimes", "nvidia-experimental", "runtime_type"))
 			assert.Equal(t, path, text(cri, "runtimes", "nvidia-experimental", "options", "BinaryName"))
-			assert.Equal(t, runcType, text(cri, "runtimes", "runc", "runtime_type"), "the built-in runtime is still there")
+			assert.Equal(t, runcType, text(cri, "runtimes", "runc", "runtime_type"), "the built-in runtime is kept")
 		})
 	}
 }
 
-// TestPodmanReads asks a real podman.
+// TestPodmanReads checks what a real podman reads from the file that we write.
 func TestPodmanReads(t *testing.T) {
 	bin := need.Program(t, "podman")
 	path := shim(t)
@@ -95,7 +95,7 @@ func TestPodmanReads(t *testing.T) {
 	assert.Equal(t, "nvidia-experimental "+path+"\n", string(out))
 }
 
-// TestOwner: the file keeps an owner that is not ours.
+// TestOwner checks that a file of another user keeps its owner and mode.
 func TestOwner(t *testing.T) {
 	need.Root(t)
 	path := shim(t)
@@ -110,8 +110,8 @@ func TestOwner(t *testing.T) {
 	assert.Equal(t, []uint32{65534, 12, 0o664}, []uint32{s.Uid, s.Gid, uint32(info.Mode().Perm())})
 }
 
-// TestChangedMeanwhile: a file that somebody else changed between reading and writing is not
-// overwritten.
+// TestChangedMeanwhile checks that a file is not overwritten if it changed between reading and
+// writing.
 func TestChangedMeanwhile(t *testing.T) {
 	dir := t.TempDir()
 	for _, tt := range []struct {
@@ -119,7 +119,7 @@ func TestChangedMeanwhile(t *testing.T) {
 		before func(t *testing.T, name string)
 		change func(t *testing.T, name string)
 	}{
-		{"made", func(*testing.T, string) {}, func(t *testing.T, name string) {
+		{"created", func(*testing.T, string) {}, func(t *testing.T, name string) {
 			require.NoError(t, os.WriteFile(name, nil, 0o644))
 		}},
 		{"written", func(t *testing.T, name string) {
@@ -151,7 +151,7 @@ func TestChangedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestSweep: what a killed run left goes, and nothing else.
+// TestSweep checks that files left over from a killed run are removed, and nothing else is.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
 	config := filepath.Join(dir, "99-nvidia-experimental.conf")
@@ -168,10 +168,10 @@ func TestSweep(t *testing.T) {
 	assert.Equal(t, []string{replace.Prefix + "DIR", filepath.Base(config), "other"}, names)
 }
 
-// TestCannotWrite: a directory that may not be written leaves everything as it is, and says so.
+// TestCannotWrite checks the error if the directory is not writable.
 func TestCannotWrite(t *testing.T) {
 	if os.Geteuid() == 0 {
-		// Root may write where the mode forbids it, but not in /proc.
+		// Root can write despite a directory's mode, but not in /proc.
 		f := file{name: "/proc/sys/x.json", after: []byte("{}")}
 		require.Error(t, f.save(sysfs.Root("/")))
 		return

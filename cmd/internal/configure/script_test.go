@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// runWords runs "nvsysfs configure" with the words that follow.
+// runWords runs "nvsysfs configure" with the given arguments.
 func runWords(words []string, stdout, stderr io.Writer) error {
 	var f Flags
 	flags := flag.NewFlagSet("configure", flag.ContinueOnError)
@@ -40,8 +40,8 @@ func runWords(words []string, stdout, stderr io.Writer) error {
 	return Run(f, stdout, stderr)
 }
 
-// TestScripts runs testdata/*.txtar. In each, root/ is the machine, with the shim and other-runtime
-// in its /usr/bin. UPDATE_SCRIPTS=1 writes what cmp finds instead into the scripts.
+// TestScripts runs testdata/*.txtar. In each, root/ is the machine, with this runtime and
+// other-runtime in its /usr/bin. UPDATE_SCRIPTS=1 updates the files that cmp compares with.
 func TestScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(scripts) == 0 {
@@ -66,25 +66,25 @@ func TestScripts(t *testing.T) {
 			"mkfifo": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(syscall.Mkfifo(ts.MkAbs(args[0]), 0o644))
 			},
-			// truncate FILE makes a file without bytes, which an archive cannot hold.
+			// truncate FILE creates an empty file, which an archive cannot contain.
 			"truncate": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(os.MkdirAll(filepath.Dir(ts.MkAbs(args[0])), 0o755))
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), nil, 0o644))
 			},
-			// unix2dos FILE ends lines as Windows does; chop FILE takes the last line end away.
+			// chop FILE removes the line endings at the end of the file.
 			"chop": func(ts *testscript.TestScript, _ bool, args []string) {
 				edit(ts, args[0], func(s string) string { return strings.TrimRight(s, "\r\n") })
 			},
-			// lineends FILE checks that all lines end as Windows has it.
+			// lineends FILE checks that all lines have Windows line endings.
 			"lineends": func(ts *testscript.TestScript, _ bool, args []string) {
 				edit(ts, args[0], func(s string) string {
 					if n := strings.Count(s, "\n"); n == 0 || n != strings.Count(s, "\r\n") {
-						ts.Fatalf("mixed line ends: %q", s)
+						ts.Fatalf("mixed line endings: %q", s)
 					}
 					return s
 				})
 			},
-			// edit FILE OLD NEW replaces a text, in which \n stands for a line feed.
+			// edit FILE OLD NEW replaces the first OLD with NEW, where \n stands for a newline.
 			"edit": func(ts *testscript.TestScript, _ bool, args []string) {
 				edit(ts, args[0], func(s string) string {
 					return strings.Replace(s, args[1], strings.ReplaceAll(args[2], `\n`, "\n"), 1)
