@@ -13,8 +13,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig"
 )
 
-// The MIG devices of the GPU with minor 1, which is the fourth by index, and the minors of the
-// nodes in /dev/nvidia-caps that stand for them.
+// The GPU with minor 1, which has index 3, has three MIG devices. Each has two nodes in
+// /dev/nvidia-caps.
 func ExampleReadInstances() {
 	dir, err := os.MkdirTemp("", "example-")
 	if err != nil {

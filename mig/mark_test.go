@@ -42,7 +42,7 @@ func TestReadMarks(t *testing.T) {
 	assert.NotEqual(t, before[0], before[2])
 	assert.Equal(t, before, marks(fsys(), "550.90.07"))
 
-	// What changes one or all.
+	// A new driver version or boot changes every mark, a new directory those below it.
 	assert.NotContains(t, marks(fsys(), "550.90.08"), before[0])
 	again := fsys()
 	again[bootFile].Data = []byte("5c2a0f0e-0d8c-4b0e-9f35-000000000002\n")
@@ -58,7 +58,7 @@ func TestReadMarks(t *testing.T) {
 	after = marks(again, "550.90.07")
 	assert.Equal(t, []bool{false, false, true}, []bool{before[0] == after[0], before[1] == after[1], before[2] == after[2]})
 
-	// A kernel without the file, an instance that has gone, no instance.
+	// A kernel without the boot ID file, a destroyed instance, and no instances.
 	again = fsys()
 	delete(again, bootFile)
 	assert.NotContains(t, marks(again, "550.90.07"), before[0])

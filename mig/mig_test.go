@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// machine is a file system with the given texts; names are below /proc/driver. The text "/" is a
+// machine returns a file system with the given files below /proc/driver. The text "/" stands for a
 // directory.
 func machine(files map[string]string) fstest.MapFS {
 	fsys := fstest.MapFS{}
@@ -65,7 +65,7 @@ func TestReadInstances(t *testing.T) {
 			},
 		},
 		{
-			name: "a CI that is hidden from this container, and a GI",
+			name: "a CI and a GI hidden from this container",
 			files: map[string]string{
 				gpu0 + "gi1/access":     access(12, 292),
 				gpu0 + "gi1/ci0/access": access(13, 292),
@@ -97,7 +97,7 @@ func TestReadInstances(t *testing.T) {
 			},
 		},
 		{
-			name:  "GI without CI is no device, its file is not looked at",
+			name:  "a GI without a CI is no device, its file is not read",
 			files: map[string]string{gpu0 + "gi1/access": "junk"},
 		},
 		{
@@ -109,7 +109,7 @@ func TestReadInstances(t *testing.T) {
 			},
 		},
 		{
-			name: "other names",
+			name: "unrelated names",
 			files: map[string]string{
 				gpu0 + "gi01/ci0/access": "junk", gpu0 + "gix/ci0/access": "junk", gpu0 + "gi-1/ci0/access": "junk",
 				gpu0 + "gi/ci0/access": "junk", gpu0 + "gi9999999999/ci0/access": "junk", gpu0 + "gi2": "a file",
@@ -188,8 +188,8 @@ func TestReadInstances(t *testing.T) {
 	}
 }
 
-// unsteady is a file system in which some names disappear after their directory was listed, or
-// cannot be read.
+// unsteady is a file system that returns the given errors for some names: they disappeared after
+// their directory was listed, or cannot be read.
 type unsteady struct {
 	fstest.MapFS
 	errs map[string]error
@@ -224,7 +224,7 @@ func (l later) ReadDir(name string) ([]fs.DirEntry, error) {
 	return l.unsteady.ReadDir(name)
 }
 
-// Instances that are destroyed while being read are skipped.
+// TestReadInstancesDestroyed checks that instances destroyed during the read are skipped.
 func TestReadInstancesDestroyed(t *testing.T) {
 	const dir = "proc/driver/nvidia/capabilities/gpu0/mig/"
 	files := machine(map[string]string{
@@ -235,7 +235,7 @@ func TestReadInstancesDestroyed(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		errs   map[string]error
-		gone   string // after it was listed
+		gone   string // directory that disappears after it was listed
 		want   []Instance
 		masked []Instance
 		err    string
@@ -364,7 +364,7 @@ func TestParseMinors(t *testing.T) {
 	}
 }
 
-// Samples are rows of the table of real drivers.
+// TestFormula checks lines of the table that real drivers print.
 func TestFormula(t *testing.T) {
 	for _, tt := range []struct{ gpu, gi, ci, want int }{
 		{0, 0, -1, 3}, {0, 0, 0, 4}, {0, 1, -1, 12}, {0, 1, 0, 13}, {3, 3, 3, 439}, {6, 11, 5, 918}, {31, 14, 7, 4322},

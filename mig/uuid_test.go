@@ -30,14 +30,14 @@ func TestParseUUID(t *testing.T) {
 	}
 }
 
-// TestDieUUID compares with what another program makes of the same numbers. In the first row it is
+// TestDieUUID compares UUIDs with those that other programs compute. For the first row:
 //
 //	printf '\xc8\x16\xc9\xa3\x52\x24\x56\xbf\x9d\x9a\xac\x7e\xa7\x03\xfb\x5bNVIDIA GPU\x02\x70\x01\x08\x3e\x9d\x38\x6b\x41\x8e\x5c\x14\x0bSMC\x07\0\0\0\0\0\0\0' | sha1sum
 //	3d5a796ed0d5bb4b2ad05e766de68523617a62bc
 //
-// of which the first 16 bytes are taken, and the digit b becomes 5, and the first digit of the next
-// group, 2, becomes a. The other rows are Python's hashlib and uuid.UUID(bytes=…, version=5). No
-// UUID of a real MIG device whose PDI is known has been published.
+// The UUID is the first 16 bytes, with the digit b replaced by 5 (the version), and the first digit
+// of the next group, 2, by a (the variant). The other rows are from Python's hashlib and
+// uuid.UUID(bytes=…, version=5). No UUID of a real MIG device with a known PDI has been published.
 func TestDieUUID(t *testing.T) {
 	for _, tt := range []struct {
 		die      Die
@@ -69,7 +69,7 @@ func TestMade(t *testing.T) {
 		}
 		assert.False(t, die.Made(die.UUID(1, Pipes), 1), "an engine that no chip has")
 	}
-	assert.False(t, Die{PDI: pdi}.Made(Die{pdi, 0x1c0}.UUID(1, 0), 1), "a chip to come")
+	assert.False(t, Die{PDI: pdi}.Made(Die{pdi, 0x1c0}.UUID(1, 0), 1), "an unknown future chip")
 }
 
 func TestFindChip(t *testing.T) {
@@ -85,7 +85,7 @@ func TestFindChip(t *testing.T) {
 	}
 }
 
-// FuzzUUID checks that text and bytes are inverse.
+// FuzzUUID checks that String is the inverse of ParseUUID.
 func FuzzUUID(f *testing.F) {
 	f.Add("MIG-feb88891-0321-5fef-9c87-d4af3b54259e")
 	f.Add("mig-FEB88891-0321-5fef-9c87-d4af3b54259e")
@@ -100,8 +100,8 @@ func FuzzUUID(f *testing.F) {
 	})
 }
 
-// BenchmarkMade is a GPU's worst case: none of its seven GPU instances has the UUID. It allocates
-// nothing.
+// BenchmarkMade measures the worst case of a GPU: none of its seven GPU instances has the UUID. It
+// must not allocate.
 func BenchmarkMade(b *testing.B) {
 	die := Die{0x145c8e416b389d3e, 0x170}
 	uuid := die.UUID(14, 0)
@@ -115,7 +115,7 @@ func BenchmarkMade(b *testing.B) {
 	}
 }
 
-// BenchmarkMadeAnyChip is the same with an unknown chip.
+// BenchmarkMadeAnyChip measures the same with an unknown chip.
 func BenchmarkMadeAnyChip(b *testing.B) {
 	die := Die{PDI: 0x145c8e416b389d3e}
 	uuid := Die{die.PDI, 0x170}.UUID(14, 0)

@@ -10,7 +10,7 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig/learnt"
 )
 
-// Which instance of a GPU has a UUID that Kubernetes asks for.
+// The file says which MIG device of a GPU has which UUID.
 func Example() {
 	store, err := learnt.Parse([]byte("version 1\n" +
 		"gpu GPU-7fdaf0a5-179b-f636-d15d-daf243e3ff16\n" +

@@ -21,7 +21,7 @@ const (
 
 var die = mig.Die{PDI: pdi, Chip: chip}
 
-// layout is a GPU with the given instances. Marks distinguish generations.
+// layout returns a GPU with the given instances. The marks of each generation differ.
 func layout(generation int, instances ...[2]int) Seen {
 	seen := Seen{UUID: gpuA, Address: "0000:07:00.0"}
 	for _, i := range instances {
@@ -35,7 +35,7 @@ func mark(generation int, i [2]int) string {
 	return fmt.Sprintf("%08x%04x%04x", generation, i[0], i[1])
 }
 
-// told is what nvidia-smi -L and -q say about instances with the given UUIDs.
+// told returns what nvidia-smi -L and -q print about instances with the given UUIDs.
 func told(instances [][2]int, uuids ...mig.UUID) smi.GPU {
 	gpu := smi.GPU{UUID: gpuA, Listed: true, Queried: true}
 	for n, i := range instances {
@@ -80,7 +80,7 @@ func TestLearn(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name    string
-		before  GPU // none without a UUID
+		before  GPU // no GPU if it has no UUID
 		seen    Seen
 		said    smi.GPU
 		want    GPU
@@ -89,23 +89,23 @@ func TestLearn(t *testing.T) {
 	}{
 		{name: "list of an old driver", seen: layout(1, three...), said: told(three, uuids...), want: list, missing: noPDI},
 		{name: "list and PDI", seen: layout(1, three...), said: withPDI(told(three, uuids...)), want: proved},
-		{name: "the same again", before: proved, seen: layout(1, three...), said: withPDI(told(three, uuids...)), want: proved},
-		{name: "a PDI stays", before: proved, seen: layout(1, three...), said: told(three, uuids...), want: proved},
+		{name: "the same input again", before: proved, seen: layout(1, three...), said: withPDI(told(three, uuids...)), want: proved},
+		{name: "a recorded PDI is kept", before: proved, seen: layout(1, three...), said: told(three, uuids...), want: proved},
 		{
-			name: "PDI alone", seen: layout(1, three...), said: withPDI(queryOnly),
+			name: "PDI only", seen: layout(1, three...), said: withPDI(queryOnly),
 			want: GPU{UUID: gpuA, Address: "0000:07:00.0", Source: FromSMI, PDI: pdi},
 		},
-		{name: "PDI alone takes no list away", before: list, seen: layout(2, three...), said: withPDI(queryOnly), want: GPU{
+		{name: "PDI only keeps the recorded list", before: list, seen: layout(2, three...), said: withPDI(queryOnly), want: GPU{
 			UUID: gpuA, Address: "0000:07:00.0", Source: FromSMI, PDI: pdi, Devices: devices(1),
 		}},
 		{
-			name: "-q of an old driver alone", seen: layout(1, three...), said: queryOnly, want: GPU{UUID: gpuA, Address: "0000:07:00.0"},
+			name: "only -q of an old driver", seen: layout(1, three...), said: queryOnly, want: GPU{UUID: gpuA, Address: "0000:07:00.0"},
 			missing: "the text has neither a PDI (R575 and later print it) nor UUIDs of MIG devices: nvidia-smi -L is needed too",
 		},
-		{name: "-L alone", seen: layout(1, three...), said: listOnly, want: GPU{UUID: gpuA, Address: "0000:07:00.0"}, missing: needQ},
-		{name: "-L alone and a PDI that leaves a choice", before: proved, seen: layout(2, three...), said: listOnly, want: proved, missing: needQ},
+		{name: "-L only", seen: layout(1, three...), said: listOnly, want: GPU{UUID: gpuA, Address: "0000:07:00.0"}, missing: needQ},
+		{name: "-L only, with an ambiguous PDI", before: proved, seen: layout(2, three...), said: listOnly, want: proved, missing: needQ},
 		{
-			name: "-L alone and a PDI that does not", before: proved, seen: layout(1, singles...), said: singleList,
+			name: "-L only, with an unambiguous PDI", before: proved, seen: layout(1, singles...), said: singleList,
 			want: former(GPU{UUID: gpuA, Address: "0000:07:00.0", Source: FromSMI, PDI: pdi, Chip: chip, Devices: singleDevices}, uuids[1]),
 		},
 		{
@@ -117,7 +117,7 @@ func TestLearn(t *testing.T) {
 			want: GPU{UUID: gpuA, Address: "0000:07:00.0", Source: FromUUID, PDI: pdi, Chip: chip, Devices: devices(1)},
 		},
 		{
-			name: "vGPU guest whose printed PDI is another", seen: serial(layout(1, three...), Candidate{pdi, FromUUID}),
+			name: "vGPU guest that prints another PDI", seen: serial(layout(1, three...), Candidate{pdi, FromUUID}),
 			said: func() smi.GPU { g := told(three, uuids...); g.HasPDI = true; return g }(),
 			want: GPU{UUID: gpuA, Address: "0000:07:00.0", Source: FromUUID, PDI: pdi, Chip: chip, Devices: devices(1)},
 		},
@@ -134,7 +134,7 @@ func TestLearn(t *testing.T) {
 			}}, sorted(uuids...)...), missing: noPDI,
 		},
 		{
-			name: "no MIG device any more", before: former(proved, uuid(t, migA)), seen: layout(2), said: told(nil),
+			name: "all MIG devices destroyed", before: former(proved, uuid(t, migA)), seen: layout(2), said: told(nil),
 			want: former(GPU{UUID: gpuA, Address: "0000:07:00.0", Source: FromSMI, PDI: pdi, Chip: chip}, sorted(append(uuids, uuid(t, migA))...)...),
 		},
 		{
@@ -145,21 +145,21 @@ func TestLearn(t *testing.T) {
 			}}, uuids[1]),
 		},
 		{
-			name: "the driver's 450 branch", before: proved, seen: layout(1, singles...), said: smi.GPU{UUID: gpuA, Listed: true, Queried: true, Devices: []smi.Device{
+			name: "driver branch 450", before: proved, seen: layout(1, singles...), said: smi.GPU{UUID: gpuA, Listed: true, Queried: true, Devices: []smi.Device{
 				{Index: 0, Name: mig.Name{GPU: gpuA, GI: 1}}, {Index: 1, Name: mig.Name{GPU: gpuA, GI: 9}},
 			}}, want: proved,
 		},
-		{name: "lines of a later version stay", before: GPU{UUID: gpuA, Unknown: []string{"x y"}}, seen: layout(1), said: told(nil), want: GPU{UUID: gpuA, Address: "0000:07:00.0", Unknown: []string{"x y"}}},
+		{name: "lines of a later version are kept", before: GPU{UUID: gpuA, Unknown: []string{"x y"}}, seen: layout(1), said: told(nil), want: GPU{UUID: gpuA, Address: "0000:07:00.0", Unknown: []string{"x y"}}},
 
 		{
-			name: "-L alone with two UUIDs of one GPU instance", before: proved, seen: layout(1, singles...),
+			name: "-L only, with two UUIDs of one GPU instance", before: proved, seen: layout(1, singles...),
 			said: smi.GPU{UUID: gpuA, Listed: true, Devices: []smi.Device{{Index: 0, UUID: uuids[0]}, {Index: 1, UUID: uuids[1]}}},
 			err:  "two UUIDs of nvidia-smi -L are of one GPU instance",
 		},
 		{name: "fewer than in /proc", seen: layout(1, three...), said: told(singles, uuids[0], uuids[2]), err: "nvidia-smi -L lists 2 MIG devices, /proc/driver/nvidia/capabilities has 3" + changed},
 		{name: "none in /proc", seen: layout(1), said: told(singles, uuids[0], uuids[2]), err: "nvidia-smi -L lists 2 MIG devices, /proc/driver/nvidia/capabilities has 0" + changed},
 		{
-			name: "others than in /proc", seen: layout(1, [2]int{1, 0}, [2]int{10, 0}), said: told(singles, uuids[0], uuids[2]),
+			name: "different instances in /proc", seen: layout(1, [2]int{1, 0}, [2]int{10, 0}), said: told(singles, uuids[0], uuids[2]),
 			err: "nvidia-smi has a MIG device with GPU instance 9 and compute instance 0, /proc/driver/nvidia/capabilities has none" + changed,
 		},
 		{
@@ -171,19 +171,19 @@ func TestLearn(t *testing.T) {
 			err: "nvidia-smi -L lists 2 MIG devices, one with the index 1, and nvidia-smi -q has 2",
 		},
 		{
-			name: "the list is in another order than -q", before: proved, seen: layout(1, singles...), said: told(singles, uuids[2], uuids[0]),
+			name: "-L and -q are in different orders", before: proved, seen: layout(1, singles...), said: told(singles, uuids[2], uuids[0]),
 			err: "by the PDI " + uuids[2].String() + " is in GPU instance 9, by the text in 1" + changed,
 		},
 		{
-			name: "the same without a proof from before", seen: layout(1, singles...), said: withPDI(told(singles, uuids[2], uuids[0])),
+			name: "different orders without an earlier proof", seen: layout(1, singles...), said: withPDI(told(singles, uuids[2], uuids[0])),
 			err: "by the PDI " + uuids[2].String() + " is in GPU instance 9, by the text in 1" + changed,
 		},
 		{
-			name: "one UUID of another time", before: proved, seen: layout(1, singles...), said: told(singles, uuids[0], die.UUID(10, 4)),
+			name: "an outdated UUID", before: proved, seen: layout(1, singles...), said: told(singles, uuids[0], die.UUID(10, 4)),
 			err: "by the PDI " + die.UUID(10, 4).String() + " is in no existing GPU instance, by the text in 9" + changed,
 		},
 		{
-			name: "one UUID of another GPU instance", before: proved, seen: layout(1, singles...), said: told(singles, uuids[0], die.UUID(1, 4)),
+			name: "a UUID of another GPU instance", before: proved, seen: layout(1, singles...), said: told(singles, uuids[0], die.UUID(1, 4)),
 			err: "by the PDI " + die.UUID(1, 4).String() + " is in GPU instance 1, by the text in 9" + changed,
 		},
 	} {

@@ -81,7 +81,8 @@ func TestStore(t *testing.T) {
 	assert.False(t, ok)
 }
 
-// Lines in another order, with other blanks, comments and empty lines are the same.
+// TestParseLoose checks that the order of lines, white space, comments and empty lines do not
+// matter.
 func TestParseLoose(t *testing.T) {
 	got, err := Parse([]byte("# x\n\nversion\t1\r\ngpu " + gpuB + "\ngpu  " + gpuA + "\nformer " + migC + "\ncolour  green and\tblue\n#\ndevice " + migB +
 		" 10 0 52f1c0de90ab3345\ndevice " + migA + " 7 0 52f1c0de90ab3344\nchip 0x170\nformer " + migC + "\n\npdi 0x145c8e416b389d3e nvidia-smi\naddress 0000:07:00.0\nend\n# x\n"))
@@ -93,8 +94,8 @@ func TestParseBad(t *testing.T) {
 	const top = "version 1\ngpu " + gpuA + "\n"
 	for _, tt := range []struct{ name, in, err string }{
 		{"empty", "", `cut off: the last line is not "end"`},
-		{"cut off after a line", file[:len(file)-len("end\n")], `cut off: the last line is not "end"`},
-		{"cut off in a line", file[:len(file)-len("nd\n")], "line 15: cut off"},
+		{"truncated after a line", file[:len(file)-len("end\n")], `cut off: the last line is not "end"`},
+		{"truncated in a line", file[:len(file)-len("nd\n")], "line 15: cut off"},
 		{"no version", "gpu " + gpuA + "\nend\n", `line 1: "gpu ` + gpuA + `" instead of the version`},
 		{"later version", "version 2\nend\n", `line 1: version "2": this program knows version 1`},
 		{"after the end", "version 1\nend\ngpu " + gpuA + "\n", `line 3: "gpu" after the end`},
@@ -138,11 +139,11 @@ func TestRead(t *testing.T) {
 		err  string
 	}{
 		{name: "good", edit: func(*fstest.MapFile) {}},
-		{name: "for the owner alone", edit: func(f *fstest.MapFile) { f.Mode = 0o600 }},
+		{name: "owner only", edit: func(f *fstest.MapFile) { f.Mode = 0o600 }},
 		{name: "of this user", edit: func(f *fstest.MapFile) { f.Sys = &syscall.Stat_t{Uid: 1000} }},
 		{name: "of another user", edit: func(f *fstest.MapFile) { f.Sys = &syscall.Stat_t{Uid: 1001} }, err: "it belongs to user 1001"},
-		{name: "for the group", edit: func(f *fstest.MapFile) { f.Mode = 0o664 }, err: "others than its owner may write it (mode 0664)"},
-		{name: "for all", edit: func(f *fstest.MapFile) { f.Mode = 0o646 }, err: "others than its owner may write it (mode 0646)"},
+		{name: "writable by the group", edit: func(f *fstest.MapFile) { f.Mode = 0o664 }, err: "others than its owner may write it (mode 0664)"},
+		{name: "writable by all", edit: func(f *fstest.MapFile) { f.Mode = 0o646 }, err: "others than its owner may write it (mode 0646)"},
 		{name: "named pipe", edit: func(f *fstest.MapFile) { f.Mode |= fs.ModeNamedPipe }, err: "not a regular file"},
 		{name: "directory", edit: func(f *fstest.MapFile) { f.Mode |= fs.ModeDir }, err: "not a regular file"},
 		{name: "cut off", edit: func(f *fstest.MapFile) { f.Data = f.Data[:100] }, err: "cut off"},
@@ -166,7 +167,7 @@ func TestRead(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// FuzzParse checks that parsing and encoding are inverse for canonical text.
+// FuzzParse checks that a store survives being encoded and parsed again.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(file))
 	f.Add([]byte("version 1\nend\n"))

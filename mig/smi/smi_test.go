@@ -33,8 +33,8 @@ const list = "GPU 0: NVIDIA A100 80GB PCIe (UUID: " + gpuA + ")\n" +
 	"  MIG 1c.3g.40gb  Device  1: (UUID: " + migB + ")\n" +
 	"GPU 1: NVIDIA A100 80GB PCIe (UUID: " + gpuB + ")\n"
 
-// query returns output with other keys in between, including traps: other indices, and the IDs of
-// processes.
+// query returns output of nvidia-smi -q for GPUs from described. It has other keys in between,
+// including misleading ones: other indices, and the instance IDs of processes.
 func query(gpus ...string) string {
 	return "\n" + logHeader + "\n\nTimestamp                                              : Thu Sep 25 10:00:00 2025\n" +
 		"Driver Version                                         : 610.57.04 [Deprecated; will be removed in CUDA 14.0. Use KMD Version instead]\n" +
@@ -87,7 +87,7 @@ func TestParse(t *testing.T) {
 			want: Report{Driver: "595.84", GPUs: []GPU{queried, other}},
 		},
 		{
-			name: "the KMD version counts", in: strings.ReplaceAll(q, "Driver Version                                         : 610.57.04 ", "Driver Version : 1 "),
+			name: "the KMD version takes precedence", in: strings.ReplaceAll(q, "Driver Version                                         : 610.57.04 ", "Driver Version : 1 "),
 			want: Report{Driver: "610.57.04", GPUs: []GPU{queried, other}},
 		},
 		{name: "-L, -q", in: list + q, want: Report{Driver: "610.57.04", GPUs: []GPU{both, otherBoth}}},
@@ -103,7 +103,7 @@ func TestParse(t *testing.T) {
 			want: Report{GPUs: []GPU{{UUID: gpuA, Listed: true}}},
 		},
 		{
-			name: "sick GPUs are named", in: list + "WARNING: infoROM is corrupted at gpu 0000:31:00.0\nUnable to determine the device handle for gpu 0000:65:00.0: GPU is lost.\n",
+			name: "failed GPUs are reported", in: list + "WARNING: infoROM is corrupted at gpu 0000:31:00.0\nUnable to determine the device handle for gpu 0000:65:00.0: GPU is lost.\n",
 			want: Report{GPUs: []GPU{listed, {UUID: gpuB, Listed: true}}, Lines: []Line{
 				{5, "WARNING: infoROM is corrupted at gpu 0000:31:00.0"}, {6, "Unable to determine the device handle for gpu 0000:65:00.0: GPU is lost."},
 			}},
@@ -154,7 +154,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// Too many GPUs or MIG devices are rejected before they take time.
+// TestParseMany checks that too many GPUs or MIG devices are rejected early.
 func TestParseMany(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("GPU 0: x (UUID: " + gpuA + ")\n")
@@ -171,8 +171,8 @@ func TestParseMany(t *testing.T) {
 	require.ErrorContains(t, err, "line 257: ")
 }
 
-// FuzzParse checks that a parsed report is consistent, and survives being printed like nvidia-smi
-// -L.
+// FuzzParse checks that a parsed report is consistent, and survives being printed in the form of
+// nvidia-smi -L and parsed again.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(list))
 	f.Add([]byte(query(described("31", gpuA, "0x145c8e416b389d3e", [3]string{"0", "3", "0"}))))
