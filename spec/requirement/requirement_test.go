@@ -58,10 +58,10 @@ func TestParse(t *testing.T) {
 		{name: "no operator", in: "cuda", err: `invalid expression "cuda": no operator, want one of = != < <= > >=`},
 		{name: "no property", in: ">=9", err: `invalid expression ">=9": unknown property "", want cuda, driver, arch or brand`},
 		{name: "unknown property", in: "jetpack>=4", err: `invalid expression "jetpack>=4": unknown property "jetpack", want cuda, driver, arch or brand`},
-		{name: "property is a prefix", in: "cud>=4", err: `invalid expression "cud>=4": unknown property "cud", want cuda, driver, arch or brand`},
+		{name: "prefix of a property", in: "cud>=4", err: `invalid expression "cud>=4": unknown property "cud", want cuda, driver, arch or brand`},
 		{name: "no value", in: "cuda>=", err: `invalid expression "cuda>=": value "" is not a version in dotted digits`},
 		{name: "no brand", in: "brand=", err: `invalid expression "brand=": value "" is not a brand name`},
-		{name: "order of brands", in: "brand>=tesla", err: `invalid expression "brand>=tesla": operator ">=": brands have no order, want = or !=`},
+		{name: "ordering of brands", in: "brand>=tesla", err: `invalid expression "brand>=tesla": operator ">=": brands have no order, want = or !=`},
 		{name: "letter in a version", in: "cuda>=9.x", err: `invalid expression "cuda>=9.x": value "9.x" is not a version in dotted digits`},
 		{name: "signed version", in: "cuda>=+9", err: `invalid expression "cuda>=+9": value "+9" is not a version in dotted digits`},
 		{name: "dot at the end", in: "cuda>=9.", err: `invalid expression "cuda>=9.": value "9." is not a version in dotted digits`},
@@ -69,8 +69,8 @@ func TestParse(t *testing.T) {
 		{name: "two dots", in: "cuda>=9..1", err: `invalid expression "cuda>=9..1": value "9..1" is not a version in dotted digits`},
 		{name: "two operators", in: "cuda>=9<10", err: `invalid expression "cuda>=9<10": value "9<10" is not a version in dotted digits`},
 		{name: "operator in a brand", in: "brand=te=sla", err: `invalid expression "brand=te=sla": value "te=sla" is not a brand name`},
-		{name: "blanks round the operator", in: "cuda >= 9", err: `invalid expression "cuda": no operator, want one of = != < <= > >=`},
-		{name: "malformed behind a good term", in: "cuda>=8 nonsense", err: `invalid expression "nonsense": no operator, want one of = != < <= > >=`},
+		{name: "blanks around the operator", in: "cuda >= 9", err: `invalid expression "cuda": no operator, want one of = != < <= > >=`},
+		{name: "malformed after a good term", in: "cuda>=8 nonsense", err: `invalid expression "nonsense": no operator, want one of = != < <= > >=`},
 		{name: "newline", in: "cuda>=9\n", err: `invalid expression "cuda>=9\n": value "9\n" is not a version in dotted digits`},
 		{name: "nul", in: "brand=a\x00", err: `invalid expression "brand=a\x00": value "a\x00" is not a brand name`},
 		{name: "escape codes", in: "brand=\x1b[31m", err: `invalid expression "brand=\x1b[31m": value "\x1b[31m" is not a brand name`},
@@ -102,7 +102,7 @@ func TestEvaluate(t *testing.T) {
 		satisfied bool
 		assumed   []string
 	}{
-		{name: "asks nothing", in: "", have: machine, satisfied: true},
+		{name: "no requirement at all", in: "", have: machine, satisfied: true},
 		{name: "and", in: "cuda>=12,driver>=535", have: machine, satisfied: true},
 		{name: "and, one does not hold", in: "cuda>=12,driver>=550", have: machine},
 		{name: "or", in: "cuda>=12.4 driver>=535", have: machine, satisfied: true},
@@ -113,8 +113,8 @@ func TestEvaluate(t *testing.T) {
 		{name: "public image, neither", in: cudaImage, have: machine},
 
 		{name: "equal", in: "cuda=12.2", have: machine, satisfied: true},
-		{name: "equal, trailing zero asked", in: "cuda=12.2.0.0", have: machine, satisfied: true},
-		{name: "equal, trailing zero there", in: "arch=8", have: machine, satisfied: true},
+		{name: "equal, trailing zeros in the requirement", in: "cuda=12.2.0.0", have: machine, satisfied: true},
+		{name: "equal, trailing zero on the machine", in: "arch=8", have: machine, satisfied: true},
 		{name: "equal, longer", in: "cuda=12.2.1", have: machine},
 		{name: "not equal", in: "cuda!=12.3", have: machine, satisfied: true},
 		{name: "not equal, but equal", in: "cuda!=12.2.0", have: machine},
@@ -126,8 +126,8 @@ func TestEvaluate(t *testing.T) {
 		{name: "more, but equal", in: "driver>535.129.3", have: machine},
 		{name: "more or equal", in: "driver>=535.129.3.0", have: machine, satisfied: true},
 		{name: "more or equal, but less", in: "driver>=535.129.4", have: machine},
-		{name: "numbers and not text", in: "cuda>=9", have: machine, satisfied: true},
-		{name: "numbers and not text, two groups", in: "driver<535.1000", have: machine, satisfied: true},
+		{name: "compared as numbers", in: "cuda>=9", have: machine, satisfied: true},
+		{name: "compared as numbers, two groups", in: "driver<535.1000", have: machine, satisfied: true},
 		{name: "beyond any integer", in: "cuda<18446744073709551616", have: machine, satisfied: true},
 		{name: "beyond any integer, leading zeros", in: "cuda>=" + strings.Repeat("0", 1000) + "12.2", have: machine, satisfied: true},
 
@@ -138,12 +138,12 @@ func TestEvaluate(t *testing.T) {
 		{name: "brand is not a prefix", in: "brand=tes", have: machine},
 
 		{name: "unknown cuda", in: "cuda>=12.4", satisfied: true, assumed: []string{"cuda"}},
-		{name: "unknown is satisfied whatever the operator", in: "cuda!=1,driver<1,arch=1,brand!=x", satisfied: true, assumed: []string{"arch", "brand", "cuda", "driver"}},
+		{name: "unknown is satisfied with every operator", in: "cuda!=1,driver<1,arch=1,brand!=x", satisfied: true, assumed: []string{"arch", "brand", "cuda", "driver"}},
 		{name: "unknown and known", in: "cuda>=12,arch>=9", have: requirement.Properties{CUDA: "12.2"}, satisfied: true, assumed: []string{"arch"}},
 		{name: "unknown does not save a term", in: "arch>=9,cuda>=13", have: requirement.Properties{CUDA: "12.2"}},
 		{name: "certain term after an unknown one", in: "brand=tesla cuda>=12", have: requirement.Properties{CUDA: "12.2"}, satisfied: true},
 		{name: "each name once", in: "arch>=9,arch<10", satisfied: true, assumed: []string{"arch"}},
-		{name: "malformed property of the machine is not known", in: "driver>=550", have: requirement.Properties{Driver: "N/A"}, satisfied: true, assumed: []string{"driver"}},
+		{name: "malformed property of the machine counts as unknown", in: "driver>=550", have: requirement.Properties{Driver: "N/A"}, satisfied: true, assumed: []string{"driver"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, err := requirement.Parse(tt.in)
@@ -170,11 +170,11 @@ func TestCheck(t *testing.T) {
 		{name: "no requirement", machine: machine, gpus: []requirement.GPU{a100}},
 		{name: "met", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12.2"}, {"NVIDIA_REQUIRE_ARCH", "arch>=7"}}, machine: machine, gpus: []requirement.GPU{a100, v100}},
 		{name: "no GPU, machine only", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12.2"}}, machine: machine},
-		{name: "no GPU, arch is not known", in: [][2]string{{"NVIDIA_REQUIRE_ARCH", "arch>=9"}}, machine: machine, assumed: []string{"arch"}},
-		{name: "nothing is known", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "driver>=1,cuda>=99"}}, assumed: []string{"cuda", "driver"}},
-		{name: "brand of one GPU is not known", in: [][2]string{{"NVIDIA_REQUIRE_BRAND", "brand=tesla"}}, machine: machine, gpus: []requirement.GPU{a100, v100}, assumed: []string{"brand"}},
+		{name: "no GPU, arch is unknown", in: [][2]string{{"NVIDIA_REQUIRE_ARCH", "arch>=9"}}, machine: machine, assumed: []string{"arch"}},
+		{name: "everything is unknown", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "driver>=1,cuda>=99"}}, assumed: []string{"cuda", "driver"}},
+		{name: "brand of one GPU is unknown", in: [][2]string{{"NVIDIA_REQUIRE_BRAND", "brand=tesla"}}, machine: machine, gpus: []requirement.GPU{a100, v100}, assumed: []string{"brand"}},
 		{
-			name: "cuda, the words of the classic runtime", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12.4"}}, machine: machine, gpus: []requirement.GPU{a100},
+			name: "cuda, the classic runtime's message", in: [][2]string{{"NVIDIA_REQUIRE_CUDA", "cuda>=12.4"}}, machine: machine, gpus: []requirement.GPU{a100},
 			err: `requirement error: unsatisfied condition: cuda>=12.4, please update your driver to a newer version, or use an earlier cuda container; ` +
 				`NVIDIA_REQUIRE_CUDA asks for "cuda>=12.4", GPU 0000:01:00.0 has cuda 12.2, driver 535.129.03, arch 8.0, brand tesla; ` +
 				`NVIDIA_DISABLE_REQUIRE=1 in the container's environment skips the check`,
@@ -193,7 +193,7 @@ func TestCheck(t *testing.T) {
 				`NVIDIA_DISABLE_REQUIRE=1 in the container's environment skips the check`,
 		},
 		{
-			name: "shortened", in: [][2]string{{"", "driver>=" + strings.Repeat("9", 1<<20)}}, machine: machine,
+			name: "a long requirement is shortened", in: [][2]string{{"", "driver>=" + strings.Repeat("9", 1<<20)}}, machine: machine,
 			err: `requirement error: unsatisfied condition: driver>=` + strings.Repeat("9", 92) + `…; ` +
 				`requirement asks for "driver>=` + strings.Repeat("9", 92) + `…", this machine has cuda 12.2, driver 535.129.03, arch unknown, brand unknown; ` +
 				`NVIDIA_DISABLE_REQUIRE=1 in the container's environment skips the check`,
@@ -250,7 +250,7 @@ func FuzzParse(f *testing.F) {
 		r, err := requirement.Parse(in)
 		if err != nil {
 			assert.Zero(t, r)
-			assert.Less(t, len(err.Error()), 4*2*100+200, "message is shortened")
+			assert.Less(t, len(err.Error()), 4*2*100+200, "the message is shortened")
 			return
 		}
 		again, err := requirement.Parse(r.String())
@@ -263,10 +263,10 @@ func FuzzParse(f *testing.F) {
 		if !satisfied {
 			assert.Nil(t, assumed)
 		}
-		// What holds on a known machine also holds if nothing is known.
+		// If nothing is known, every requirement is satisfied.
 		lenient, _ := r.Evaluate(requirement.Properties{})
 		assert.True(t, lenient)
-		// Negating a single factor negates its answer, if that is certain.
+		// Negating a single factor negates the result, if its property is known.
 		opposite := map[string]string{"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 		for _, term := range r.Terms {
 			for _, factor := range term {
