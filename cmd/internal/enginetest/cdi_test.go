@@ -19,10 +19,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// containerdVersion is a current release. Debian 12's, 1.6, knows nothing of CDI.
+// containerdVersion is a current release. Debian 12 has 1.6, which does not support CDI.
 const containerdVersion = "v2.4.2"
 
-// builtContainerd builds it with its shim and its client: a hundred megabytes.
+// builtContainerd builds containerd with its shim and client, about 100 MB.
 var builtContainerd = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(programs.dir, "containerd-"+containerdVersion)
 	bin := filepath.Join(dir, "bin")
@@ -32,12 +32,12 @@ var builtContainerd = sync.OnceValues(func() (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building containerd %s: %w: %s", containerdVersion, err, out)
 	}
-	// It takes the first shim in PATH.
+	// containerd uses the first shim on PATH.
 	script := fmt.Sprintf("#!/bin/sh\nPATH=%q:$PATH exec %q \"$@\"\n", bin, filepath.Join(bin, "containerd"))
 	return dir, os.WriteFile(filepath.Join(dir, "containerd"), []byte(script), 0o755)
 })
 
-// currentContainerd is a folder with the program containerd.
+// currentContainerd returns a directory with the program containerd of containerdVersion.
 func currentContainerd(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {
@@ -50,15 +50,15 @@ func currentContainerd(t *testing.T) string {
 	return dir
 }
 
-// withoutCrun leaves out Debian 12's: it knows no config.json as new as that of
-// a current containerd ("unknown version specified").
+// withoutCrun removes crun: Debian 12's does not support a config.json as new as that of a current
+// containerd ("unknown version specified").
 func withoutCrun(levels []lowLevel) []lowLevel {
 	return slices.DeleteFunc(levels, func(l lowLevel) bool { return l.name == "crun" })
 }
 
 var builtNvsysfs = sync.OnceValue(func() error { return build("nvsysfs") })
 
-// cdi writes the CDI file of a fixture's machine where engines look for it.
+// cdi writes the CDI file for a fixture's machine to a directory where engines look for it.
 func (g *ground) cdi(fixture string, options ...string) {
 	g.t.Helper()
 	require.NoError(g.t, builtNvsysfs())
@@ -67,7 +67,7 @@ func (g *ground) cdi(fixture string, options ...string) {
 	require.NoError(g.t, err, "%s", out)
 }
 
-// cudaLibs loads libraries as an image for CUDA does.
+// cudaLibs is a script that loads libraries as a CUDA image does.
 const cudaLibs = `
 exec 2>&1
 export LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64
@@ -79,7 +79,8 @@ libcuda.so => /usr/local/nvidia/lib64/libcuda.so.1
 libnvidia-ml.so.1 => /usr/local/nvidia/lib64/libnvidia-ml.so.1
 `
 
-// Engines read CDI files and runc or crun does the rest: nothing of ours runs.
+// TestPodmanCDI uses CDI devices: podman reads the CDI file, and runc or crun does the rest. Our
+// runtime takes no part, except in the one subtest that is about it.
 func TestPodmanCDI(t *testing.T) {
 	p := newPodman(t, "")
 	p.must(t, "load", "-i", p.image())
@@ -91,16 +92,16 @@ func TestPodmanCDI(t *testing.T) {
 			}
 			assert.Contains(t, p.run(t, l.path, "nvidia-smi; echo $NVIDIA_VISIBLE_DEVICES", "--device", "nvidia.com/gpu=0"), "550.54.15")
 
-			t.Run("a distribution's directory", func(t *testing.T) {
+			t.Run("directory of a distribution", func(t *testing.T) {
 				p.cdi("t4", "--capabilities", "compute,utility", "--distribution", "debian")
-				// The loader finds them without its cache, in the first directory that it searches.
+				// The loader finds them without its cache, in the first directory it searches.
 				assert.Equal(t, t4Nodes+strings.ReplaceAll(t4Libs, "/usr/lib/nvidia-container-driver/", "/lib/x86_64-linux-gnu/"), p.run(t, l.path, look+libs, "--device", "nvidia.com/gpu=0"))
 			})
 			t.Run("MIG", func(t *testing.T) {
 				p.cdi("a100-mig", "--capabilities", "compute,utility")
 				assert.Equal(t, "nvidia-caps/nvidia-cap336\nnvidia-caps/nvidia-cap337\nnvidia2\n", p.run(t, l.path, gpuNodes, "--device", "nvidia.com/gpu=0:0"))
 			})
-			t.Run("below our runtime", func(t *testing.T) {
+			t.Run("with our runtime", func(t *testing.T) {
 				p.cdi("t4", "--capabilities", "compute,utility")
 				runtime := p.runtime("hgx-minors-"+l.name, "hgx-minors", l.path, "")
 				assert.Equal(t, t4Nodes+t4CUDALibs, p.run(t, runtime, look+cudaLibs, "--device", "nvidia.com/gpu=0", "-e", "NVIDIA_VISIBLE_DEVICES=all"))
@@ -119,7 +120,8 @@ func TestPodmanCDI(t *testing.T) {
 	})
 }
 
-// Without root the low-level runtime binds the host's nodes.
+// TestPodmanRootlessCDI uses CDI devices without root, where the low-level runtime bind-mounts the
+// host's device nodes.
 func TestPodmanRootlessCDI(t *testing.T) {
 	p := newRootlessPodman(t)
 	p.cdi("t4", "--capabilities", "compute,utility")
@@ -131,7 +133,8 @@ func TestPodmanRootlessCDI(t *testing.T) {
 	}
 }
 
-// As the kubelet asks for them: by the CRI's own field for CDI devices.
+// TestContainerdCDI requests CDI devices as the kubelet does, through the CRI field for them, and
+// with ctr --device.
 func TestContainerdCDI(t *testing.T) {
 	need.Root(t)
 	dir := currentContainerd(t)
@@ -148,7 +151,7 @@ func TestContainerdCDI(t *testing.T) {
 		t.Helper()
 		out, err := c.output(append([]string{filepath.Join(dir, "bin", "ctr"), "--address", c.sock, "--namespace", filepath.Base(c.dir)}, args...)...)
 		require.NoError(t, err, "%s", out)
-		// It warns of cgroup v1.
+		// ctr warns about cgroup v1.
 		lines := slices.DeleteFunc(strings.SplitAfter(out, "\n"), func(line string) bool { return strings.HasPrefix(line, "time=") })
 		return strings.Join(lines, "")
 	}

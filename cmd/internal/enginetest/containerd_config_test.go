@@ -24,11 +24,11 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// oldContainerd is the last 1.7, which clusters still run.
+// oldContainerd is the last 1.7 release, which clusters still run.
 const oldContainerd = "v1.7.29"
 
-// builtOldContainerd builds it, from the module itself: its go.mod has what "go install" of another
-// module refuses.
+// builtOldContainerd builds oldContainerd in its own module: "go install" refuses a module with
+// such a go.mod if it is not the main module.
 var builtOldContainerd = sync.OnceValues(func() (string, error) {
 	out, err := exec.Command("go", "mod", "download", "-json", "github.com/containerd/containerd@"+oldContainerd).Output()
 	if err != nil {
@@ -47,7 +47,7 @@ var builtOldContainerd = sync.OnceValues(func() (string, error) {
 	return program, nil
 })
 
-// TestContainerdReadsWhatIsWritten asks containerd 1.6, 1.7 and 2 what they read from main and
+// TestContainerdReadsWhatIsWritten checks what containerd 1.6, 1.7 and 2 read from main and
 // imported files of every form, before and after nvsysfs configure.
 func TestContainerdReadsWhatIsWritten(t *testing.T) {
 	need.Root(t)
@@ -57,30 +57,30 @@ func TestContainerdReadsWhatIsWritten(t *testing.T) {
 		"[plugins.\"" + v2 + "\".containerd.runtimes.runc.options]\nSystemdCgroup = true\n"
 	runc1 := strings.ReplaceAll(runc2, `"`+v2+`"`, "cri")
 	runc3 := strings.ReplaceAll(runc2, v2, "io.containerd.cri.v1.runtime")
-	// The containerd of Debian 12 takes a relative pattern from where it was started.
+	// Debian 12's containerd resolves a relative pattern against its working directory.
 	const imports = "imports = [\"@/conf.d/*.toml\"]\n"
 	tests := []struct {
 		name           string
-		main, imported string // files; "" is none
-		target         string // what is configured: main or imported
-		systemd        bool   // SystemdCgroup is taken over
+		main, imported string // files; "" for none
+		target         string // the file to configure: main or imported
+		systemd        bool   // SystemdCgroup is copied
 		fails          map[string]string
 	}{
 		{name: "no file", target: "main"},
 		{name: "version 2", main: "version = 2\n" + runc2, target: "main", systemd: true},
 		{name: "version 1", main: runc1, target: "main", systemd: true},
-		{name: "version 1 that says so", main: "version = 1\n" + runc1, target: "main", systemd: true},
-		{name: "nothing but a disabled plugin", main: "disabled_plugins = [\"cgroups\"]\n", target: "main"},
+		{name: "explicit version 1", main: "version = 1\n" + runc1, target: "main", systemd: true},
+		{name: "only a disabled plugin", main: "disabled_plugins = [\"cgroups\"]\n", target: "main"},
 		{
-			name: "version 2 that does not say so", main: runc2, target: "main", systemd: true,
+			name: "version 2 without a version line", main: runc2, target: "main", systemd: true,
 			fails: map[string]string{"1": "ignores its tables"},
 		},
 		{name: "imported without a version", main: "version = 2\n" + imports, imported: "# registries\noom_score = 0\n", target: "imported"},
 		{name: "imported without a version, with tables", main: "version = 2\n" + imports, imported: runc2, target: "imported", systemd: true},
 		{name: "imported into a file without a version", main: imports, imported: "oom_score = 0\n", target: "imported"},
-		{name: "imported file gives the version", main: imports, imported: "version = 2\noom_score = 0\n", target: "main"},
+		{name: "imported file sets the version", main: imports, imported: "version = 2\noom_score = 0\n", target: "main"},
 		{
-			name: "the table of the importing file would be lost", main: "version = 2\n" + imports + runc2, imported: "oom_score = 0\n", target: "imported",
+			name: "table of the importing file would be lost", main: "version = 2\n" + imports + runc2, imported: "oom_score = 0\n", target: "imported",
 			fails: map[string]string{"1": "register the runtime in ", "2": "register the runtime in "},
 		},
 		{name: "version 3", main: "version = 3\n" + runc3, target: "main", systemd: true, fails: map[string]string{"1": ""}},
@@ -109,8 +109,8 @@ func TestContainerdReadsWhatIsWritten(t *testing.T) {
 				require.NoError(t, err)
 				write(filepath.Join(root, "usr/bin/containerd"), string(data))
 
-				// What containerd imports by its path on this machine is there inside the root,
-				// too.
+				// Files that containerd imports by their path on this machine exist inside the
+				// root, too.
 				inside := filepath.Join(root, root)
 				require.NoError(t, os.MkdirAll(filepath.Dir(inside), 0o755))
 				require.NoError(t, os.Symlink("/", inside))
@@ -126,7 +126,7 @@ func TestContainerdReadsWhatIsWritten(t *testing.T) {
 					return string(out), err
 				}
 				if _, err := dump(); err != nil && main != "" {
-					assert.Contains(t, tt.fails, engine.major, "containerd does not take the file as it was: %v", err)
+					assert.Contains(t, tt.fails, engine.major, "containerd rejects the original file: %v", err)
 					return
 				}
 				out, err := configure("--set-as-default")
@@ -136,11 +136,11 @@ func TestContainerdReadsWhatIsWritten(t *testing.T) {
 					return
 				}
 				if tt.fails[engine.major] == "" && len(tt.fails) > 0 && engine.major == "1" {
-					return // a file that this one cannot read
+					return // this containerd cannot read the file
 				}
 				require.NoError(t, err, "%s", out)
 				after, err := dump()
-				require.NoError(t, err, "containerd refuses what was written")
+				require.NoError(t, err, "containerd rejects the written file")
 				cri := criTable(after)
 				require.NotNil(t, cri)
 				assert.Equal(t, "nvidia-experimental", cri["default_runtime_name"])
@@ -169,10 +169,11 @@ func TestContainerdReadsWhatIsWritten(t *testing.T) {
 	}
 }
 
-// containerdProgram is a containerd to ask.
+// containerdProgram is a containerd under test.
 type containerdProgram struct{ name, major, program string }
 
-// containerds are those that machines have: Debian's, the last 1.7 and a current one.
+// containerds returns the versions of containerd that machines have: Debian's, the last 1.7 and a
+// current one.
 func containerds(t *testing.T) []containerdProgram {
 	t.Helper()
 	old, err := builtOldContainerd()
@@ -186,7 +187,7 @@ func containerds(t *testing.T) []containerdProgram {
 	}
 }
 
-// dump is what it reads from a configuration.
+// dump returns what containerd reads from a configuration.
 func (c containerdProgram) dump(config string) (map[string]any, error) {
 	out, err := exec.Command(c.program, "--config", config, "config", "dump").Output()
 	if err != nil {
@@ -196,9 +197,9 @@ func (c containerdProgram) dump(config string) (map[string]any, error) {
 	return tree, toml.Unmarshal(out, &tree)
 }
 
-// TestContainerdReadsDistributions makes of templates and drop-ins what k3s, RKE2, MicroK8s and k0s
-// make of them for their containerd, and asks each containerd what it reads, before and after
-// nvsysfs configure, and after --remove.
+// TestContainerdReadsDistributions turns templates and drop-ins into configurations for containerd
+// as k3s, RKE2, MicroK8s and k0s do, and checks what each containerd reads from them before and
+// after nvsysfs configure, and after --remove.
 func TestContainerdReadsDistributions(t *testing.T) {
 	need.Root(t)
 	require.NoError(t, builtNvsysfs())
@@ -209,7 +210,7 @@ func TestContainerdReadsDistributions(t *testing.T) {
 	for _, f := range archive.Files {
 		cases[f.Name] = string(f.Data)
 	}
-	// rendered executes a template as k3s and RKE2 do, of which the one named base is their own.
+	// rendered executes a template as k3s and RKE2 do, whose own template is the one named base.
 	rendered := func(text, base string) string {
 		all := template.Must(template.New("file").Parse(text))
 		template.Must(all.New("base").Parse(base))
@@ -221,15 +222,15 @@ func TestContainerdReadsDistributions(t *testing.T) {
 	const k3s, rke2 = "var/lib/rancher/k3s/agent/etc/containerd/", "var/lib/rancher/rke2/agent/etc/containerd/"
 	for _, tt := range []struct {
 		name  string
-		files map[string]string // path: file of the archive
-		main  string            // what containerd gets is made of this file, or of base alone where it is not there
+		files map[string]string // path to file of the archive
+		main  string            // file from which containerd's is made; if it does not exist, base alone is used
 		base  string
 		args  []string
-		major string // "" for each containerd
+		major string // "" for every containerd
 	}{
 		{name: "k3s template", files: map[string]string{k3s + "config.toml": "k3s.toml"}, main: k3s + "config.toml.tmpl", base: "k3s.toml", args: []string{"--template"}},
 		{
-			name: "k3s template of its owner", files: map[string]string{k3s + "config.toml": "k3s-v3.toml", k3s + "config-v3.toml.tmpl": "k3s-own.tmpl"},
+			name: "custom k3s template", files: map[string]string{k3s + "config.toml": "k3s-v3.toml", k3s + "config-v3.toml.tmpl": "k3s-own.tmpl"},
 			main: k3s + "config-v3.toml.tmpl", base: "k3s-v3.toml", args: []string{"--template"}, major: "2",
 		},
 		{name: "k3s drop-in", files: map[string]string{k3s + "config.toml": "k3s-v3.toml"}, main: k3s + "config.toml", major: "2"},
@@ -258,11 +259,12 @@ func TestContainerdReadsDistributions(t *testing.T) {
 				runtimes := func() map[string]any {
 					data, err := os.ReadFile(filepath.Join(root, tt.main))
 					if errors.Is(err, fs.ErrNotExist) {
-						data, err = []byte(cases[tt.base]), nil // of no template
+						data, err = []byte(cases[tt.base]), nil // there is no template
 					}
 					require.NoError(t, err)
 					text := rendered(string(data), cases[tt.base])
-					// k0s merges files of its directory itself, and containerd gets one.
+					// k0s itself merges the files in its directory, and containerd gets a single
+					// file.
 					dropIns, err := filepath.Glob(filepath.Join(root, "etc/k0s/containerd.d/*.toml"))
 					require.NoError(t, err)
 					for _, name := range dropIns {
@@ -300,7 +302,7 @@ func TestContainerdReadsDistributions(t *testing.T) {
 	}
 }
 
-// mergedTOML adds to a text what another one has, table by table.
+// mergedTOML merges more into text, table by table.
 func mergedTOML(t *testing.T, text, more string) string {
 	t.Helper()
 	var into, from map[string]any
@@ -323,7 +325,7 @@ func mergedTOML(t *testing.T, text, more string) string {
 	return string(out)
 }
 
-// criTable is the CRI plugin's table of what "containerd config dump" prints.
+// criTable returns the CRI plugin's table in the output of "containerd config dump".
 func criTable(tree map[string]any) map[string]any {
 	plugins, _ := tree["plugins"].(map[string]any)
 	for _, name := range []string{"io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"} {

@@ -15,8 +15,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// containerd starts one and returns its socket. cri is the configuration of
-// the CRI plugin, which is off without.
+// containerd starts program, a containerd, and returns its socket. cri is the configuration of the
+// CRI plugin; if it is empty, the plugin is disabled.
 func (g *ground) containerd(program, cri string) string {
 	g.t.Helper()
 	sock := filepath.Join(g.dir, "containerd.sock")
@@ -33,7 +33,7 @@ func (g *ground) containerd(program, cri string) string {
 	return sock
 }
 
-// ctr is containerd's own client, in a namespace of a test's own.
+// ctr is containerd's own client, in a containerd namespace of the test's own.
 type ctr struct {
 	*ground
 	sock string
@@ -70,7 +70,7 @@ func TestContainerd(t *testing.T) {
 				assert.Contains(t, got, t4Nodes+t4Libs)
 				assert.Contains(t, got, "550.54.15", "nvidia-smi runs")
 			})
-			t.Run("nothing asked for", func(t *testing.T) {
+			t.Run("nothing requested", func(t *testing.T) {
 				assert.Empty(t, run("nothing", look))
 			})
 			t.Run("fence", func(t *testing.T) {

@@ -29,14 +29,14 @@ type cri struct {
 // object is a JSON object.
 type object = map[string]any
 
-// newCRI starts containerd with runtime handlers, name to program.
+// newCRI starts containerd with runtime handlers, a map from names to programs.
 func newCRI(t *testing.T, handlers func(*ground) map[string]string) *cri {
 	t.Helper()
 	need.Root(t)
 	return newCRIOf(t, need.Program(t, "containerd"), handlers)
 }
 
-// newCRIOf starts one of several containerds.
+// newCRIOf is newCRI with the given containerd program.
 func newCRIOf(t *testing.T, program string, handlers func(*ground) map[string]string) *cri {
 	t.Helper()
 	need.Root(t)
@@ -65,7 +65,7 @@ func newCRIOf(t *testing.T, program string, handlers func(*ground) map[string]st
 	return c
 }
 
-// do makes one call. An error is what the kubelet would show.
+// do makes one call. Its error is what the kubelet would show.
 func (c *cri) do(method string, request object) (object, error) {
 	data, err := json.Marshal(request)
 	if err != nil {
@@ -92,7 +92,7 @@ func (c *cri) create(t *testing.T, handler string, env ...object) (string, error
 	return c.createWith(t, handler, object{}, env...)
 }
 
-// createWith does so with more fields of the container's configuration.
+// createWith is create with more fields of the container's configuration.
 func (c *cri) createWith(t *testing.T, handler string, more object, env ...object) (string, error) {
 	t.Helper()
 	config := object{
@@ -124,7 +124,7 @@ func (c *cri) createWith(t *testing.T, handler string, more object, env ...objec
 	return response["container_id"].(string), nil
 }
 
-// exec runs a script in a container.
+// exec runs a script in a container and returns its standard output.
 func (c *cri) exec(t *testing.T, id, script string) string {
 	t.Helper()
 	response := c.must(t, "ExecSync", object{"container_id": id, "cmd": []string{"sh", "-c", script}, "timeout": 60})
@@ -158,7 +158,7 @@ func testCRI(t *testing.T, containerd string, levels []lowLevel) {
 			require.NoError(t, err)
 			c.must(t, "StartContainer", object{"container_id": id})
 			assert.Equal(t, t4Nodes+t4Libs, c.exec(t, id, look+libs), "after the start")
-			// What the kubelet's CPU manager does, too.
+			// The kubelet's CPU manager makes this call, too.
 			c.must(t, "UpdateContainerResources", object{"container_id": id, "linux": object{"cpu_period": 100000, "cpu_quota": 50000, "cpu_shares": 512}})
 			assert.Equal(t, t4Nodes+t4Libs, c.exec(t, id, look+libs), "after an update")
 			assert.Equal(t, fenced, c.exec(t, id, fence))

@@ -5,7 +5,7 @@
 // containerd, containerd's CRI plugin and podman. The GPUs come from fixtures. It contains only
 // tests.
 //
-// The tests need root and the engines' packages, but use nothing of the engines that run on the
+// The tests need root and the engines' packages, but do not use the engines that run on the
 // machine: each test has its own mount and PID namespaces with a private /run and /etc, and starts
-// its own daemons there. Everything ends with the test, whatever goes wrong.
+// its own daemons there. Everything stops with the test, whatever goes wrong.
 package enginetest

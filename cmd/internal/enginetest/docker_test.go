@@ -17,35 +17,35 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// docker is a dockerd of a test's own.
+// docker is a dockerd of the test's own.
 type docker struct {
 	*ground
 	client string
-	hooked string // is there when the prestart hook of --gpus has run
+	hooked string // file that exists once the prestart hook of --gpus has run
 }
 
-// newDocker starts containerd and dockerd with the runtimes, name to
-// program. changes are of daemon.json.
+// newDocker starts containerd and dockerd on a new ground that setup prepares. changes edits
+// daemon.json.
 func newDocker(t *testing.T, setup string, changes func(*ground, map[string]any)) *docker {
 	t.Helper()
 	need.Root(t)
 	return newDockerOn(t, newGround(t, setup), changes)
 }
 
-// newDockerOn is newDocker where something else has been prepared.
+// newDockerOn is newDocker on an existing ground.
 func newDockerOn(t *testing.T, g *ground, changes func(*ground, map[string]any)) *docker {
 	t.Helper()
 	dockerd, containerd := need.Program(t, "dockerd"), need.Program(t, "containerd")
 	d := &docker{ground: g}
-	// Debian's own client, of the daemon's age, if it is there; another
-	// speaks to older daemons, too.
+	// Prefer Debian's own client, which is as old as the daemon. Other clients also work with older
+	// daemons.
 	d.client = "/usr/bin/docker"
 	if _, err := os.Stat(d.client); err != nil {
 		d.client = need.Program(t, "docker")
 	}
 	d.hooked = filepath.Join(d.dir, "hooked")
 
-	// The hook's stand-in, behind a script that tells that it has run.
+	// The hook's stand-in is behind a script that records that it has run.
 	require.NoError(t, builtNvsysfs())
 	machine := filepath.Join(d.dir, "hook")
 	require.NoError(t, os.MkdirAll(filepath.Join(machine, "usr/bin"), 0o755))
@@ -93,7 +93,7 @@ func (d *docker) must(t *testing.T, args ...string) string {
 	return out
 }
 
-// run starts a container for a script.
+// run runs a script in a container.
 func (d *docker) run(t *testing.T, runtime, script string, options ...string) string {
 	t.Helper()
 	args := append([]string{"run", "--rm", "--network", "none", "--runtime", runtime}, options...)
@@ -134,7 +134,7 @@ func (d *docker) lowLevel(t *testing.T, l lowLevel) {
 		assert.Contains(t, got, t4Nodes+t4Libs)
 		assert.Contains(t, got, "550.54.15", "nvidia-smi runs")
 	})
-	t.Run("nothing asked for", func(t *testing.T) {
+	t.Run("nothing requested", func(t *testing.T) {
 		assert.Empty(t, d.run(t, "t4-"+l.name, look))
 	})
 	for _, tt := range []struct{ name, option string }{
@@ -147,10 +147,10 @@ func (d *docker) lowLevel(t *testing.T, l lowLevel) {
 			assert.Equal(t, t4Nodes+t4Libs, d.run(t, "t4-"+l.name, look+libs, "-e", "NVIDIA_VISIBLE_DEVICES=0", tt.option))
 		})
 	}
-	// Docker's own profile is default-deny, and its containers may make nodes.
+	// Docker's own seccomp profile denies by default, and its containers may create device nodes.
 	t.Run("fence", func(t *testing.T) {
 		assert.Equal(t, fenced, d.run(t, "t4-"+l.name, fence, "-e", "NVIDIA_VISIBLE_DEVICES=0"))
-		assert.Equal(t, "made 195:7\nmade 1:3\nmade 194:7\n", d.run(t, "t4-"+l.name, fence), "without a GPU nothing is changed")
+		assert.Equal(t, "made 195:7\nmade 1:3\nmade 194:7\n", d.run(t, "t4-"+l.name, fence), "without a GPU, nothing changes")
 	})
 	t.Run("life", func(t *testing.T) {
 		name := "life-" + l.name
@@ -163,8 +163,8 @@ func (d *docker) lowLevel(t *testing.T, l lowLevel) {
 		check("after the start")
 		update := []string{"update", "--cpus", "0.5"}
 		if l.name == "crun" {
-			// On cgroup v1 crun takes an update for one that leaves the memory
-			// limit alone only if it does not: dockerd sends a limit of 0.
+			// On cgroup v1, an update needs a memory limit: without one, dockerd sends a limit of
+			// 0, which crun does not take to mean that the limit stays as it is.
 			update = append(update, "--memory", "512m", "--memory-swap", "512m")
 		}
 		d.must(t, append(update, name)...)
@@ -174,12 +174,12 @@ func (d *docker) lowLevel(t *testing.T, l lowLevel) {
 		check("after another start")
 		d.must(t, "restart", "-t", "0", name)
 		check("after a restart")
-		assert.Equal(t, "head: /tmp/n: Operation not permitted\n", d.must(t, "exec", name, "sh", "-c", "exec 2>&1; mknod /tmp/n c 194 7 && head -c0 /tmp/n; true"), "other devices stay closed")
+		assert.Equal(t, "head: /tmp/n: Operation not permitted\n", d.must(t, "exec", name, "sh", "-c", "exec 2>&1; mknod /tmp/n c 194 7 && head -c0 /tmp/n; true"), "other devices stay denied")
 	})
 }
 
-// docker run --gpus: dockerd sets the variables, and adds a hook that is
-// taken out again.
+// gpus tests docker run --gpus: dockerd sets the variables and adds a hook, which our runtime
+// removes.
 func (d *docker) gpus(t *testing.T) {
 	const list = `exec 2>&1; cd /dev; ls -d nvidia[0-9]* nvidia-uvm 2>/dev/null; probe libcuda.so.1 libnvidia-ml.so.1 | sed 's/.*=> //; s/: .*/ missing/'`
 	minors := func(indices ...int) string {
@@ -201,7 +201,7 @@ func (d *docker) gpus(t *testing.T) {
 			assert.NoFileExists(t, d.hooked)
 		})
 	}
-	// Below a runtime that leaves the hook where it is, the start fails.
+	// With a runtime that leaves the hook in place, the start fails.
 	out, err := d.do("run", "--rm", "--network", "none", "--runtime", "plain-runc", "--gpus", "all", imageName, "true")
 	require.Error(t, err, "%s", out)
 	assert.Contains(t, out, "started with --gpus, but not with --runtime=nvidia-experimental")
@@ -219,8 +219,8 @@ func (d *docker) failures(t *testing.T) {
 	}
 }
 
-// An image that is built with this runtime as the default one, its builder
-// having a GPU, works without, with, and under another driver.
+// build builds an image with this runtime as the default, so that the build has a GPU. The image
+// works without a GPU, with one, and with another driver.
 func (d *docker) build(t *testing.T) {
 	dir := filepath.Join(d.dir, "build")
 	require.NoError(t, os.Mkdir(dir, 0o755))
@@ -238,8 +238,8 @@ RUN probe libcuda.so.1 libnvidia-ml.so.1 >/seen
 	}
 	assert.Equal(t, t4Libs, run("plain-runc", "cat /seen"), "the build had the driver")
 	assert.Equal(t, "libm.so.6 => /usr/lib/x86_64-linux-gnu/libm.so.6\n", run("plain-runc", "ldconfig 2>/dev/null && probe libm.so.6"))
-	// Links for programs that look by path lead to where the driver would be; there is nothing
-	// else.
+	// Links for programs that look for libraries by path point to where the driver would be. There
+	// is nothing else.
 	assert.Equal(t, "/usr/lib/nvidia-container-driver/libcuda.so.1\n", run("plain-runc", "readlink /usr/lib/x86_64-linux-gnu/libcuda.so.1"))
 	assert.Empty(t, run("plain-runc", `find / -xdev -type l ! -exec test -e {} \; -exec readlink {} \; | grep -v ^/usr/lib/nvidia-container-driver/ || true`))
 	assert.Empty(t, run("plain-runc", `ls -A /usr/lib/nvidia-container-driver`))

@@ -21,12 +21,12 @@ import (
 )
 
 const (
-	noSystemd    = "there is no systemd here, and no journal"
+	noSystemd    = "there is no systemd and no journal here"
 	noKubernetes = "there is no Kubernetes API server here"
-	noMIG        = "the machine of this test has no MIG device, and no systemd: what follows on the page is done, and TestDevicePlugin"
+	noMIG        = "this test's machine has no MIG device and no systemd: the rest of the page and TestDevicePlugin cover it"
 )
 
-// docs is for docs/*.md.
+// docs says how to run the commands in docs/*.md.
 var docs = script{
 	notRun: map[string]string{
 		"journalctl -u docker":          noSystemd,
@@ -36,7 +36,7 @@ var docs = script{
 		"kubectl apply -f gpu-pod.yaml": noKubernetes,
 		"nvsysfs learn":                 noMIG,
 		"systemctl enable --now nvsysfs-learn.service nvsysfs-learn.timer": noMIG,
-		"CGO_ENABLED=0 go install github.com/nvsysfs/nvidia-container-runtime/cmd/nvsysfs@latest github.com/nvsysfs/nvidia-container-runtime/cmd/nvidia-container-runtime.experimental@latest": "it takes the last release from the network: make is what TestREADME does",
+		"CGO_ENABLED=0 go install github.com/nvsysfs/nvidia-container-runtime/cmd/nvsysfs@latest github.com/nvsysfs/nvidia-container-runtime/cmd/nvidia-container-runtime.experimental@latest": "it downloads the last release; TestREADME runs make instead",
 		"kubectl logs gpu-pod":         noKubernetes,
 		"kubectl describe pod gpu-pod": noKubernetes,
 		"kubectl get events --field-selector involvedObject.name=gpu-pod": noKubernetes,
@@ -56,7 +56,7 @@ var docs = script{
 		"nvsysfs configure crio --runtime-class | kubectl apply -f -": func(r *reader) {
 			assert.Equal(r.t, r.must("nvsysfs configure containerd --runtime-class"), r.must("nvsysfs configure crio --runtime-class"))
 		},
-		// Debian 12 has no Compose for this docker: what it would do is typed.
+		// Debian 12 has no Compose for this docker: run the equivalent docker command.
 		"docker compose up": func(r *reader) {
 			assert.YAMLEq(r.t, `{services: {gpu: {image: ubuntu, command: nvidia-smi -L, runtime: nvidia-experimental,
 				environment: {NVIDIA_VISIBLE_DEVICES: "0", NVIDIA_DRIVER_CAPABILITIES: "compute,utility"}}}}`, r.must("cat compose.yaml"))
@@ -101,7 +101,7 @@ var docs = script{
 	},
 }
 
-// restart ends a daemon that runs, and starts it.
+// restart stops a daemon if it is running, and starts it.
 func (r *reader) restart(name string, start func() func()) {
 	if stop, ok := r.running[name]; ok {
 		stop()
@@ -109,9 +109,9 @@ func (r *reader) restart(name string, start func() func()) {
 	r.running[name] = start()
 }
 
-// rootlessPodman runs a container as a user without privileges, whose
-// namespaces cannot have a /proc if something is mounted in that of the host: for
-// its time the machine is read from a directory.
+// rootlessPodman runs a container as an unprivileged user. The user's namespaces cannot have a
+// /proc if something is mounted in the host's: until the container has exited, the machine is read
+// from a directory.
 func rootlessPodman(r *reader) {
 	need.Program(r.t, "newuidmap")
 	home := filepath.Join(r.dir, "home")
@@ -124,13 +124,13 @@ func rootlessPodman(r *reader) {
 	defer r.must("rm /etc/nvidia-container-runtime/config.toml && mount --bind " + machine + "/proc/devices /proc/devices && mount --bind " + machine + "/proc/driver /proc/driver")
 	user := "setpriv --reuid 61111 --regid 61111 --clear-groups --inh-caps=-all env --chdir " + home + " -i HOME=" + home + " XDG_RUNTIME_DIR=" + home + "/run PATH=$PATH podman "
 	r.must(user + "load -i " + r.image)
-	defer r.must(user + "system migrate") // it leaves a process that keeps the user's namespaces
+	defer r.must(user + "system migrate") // podman leaves a process that keeps the user's namespaces
 	got := r.must(user + "run --rm --runtime=nvidia-experimental -e NVIDIA_VISIBLE_DEVICES=all --userns=keep-id ubuntu sh -c 'id -u; nvidia-smi -L'")
 	assert.Contains(r.t, got, "61111\n")
 	assert.Contains(r.t, got, t4SMI)
 }
 
-// pages are the texts in docs, by file name.
+// pages returns the pages in docs by file name.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("../../../docs/*.md")
@@ -145,9 +145,9 @@ func pages(t *testing.T) map[string]string {
 	return all
 }
 
-// TestDocs does what each page of docs tells its reader to type, in a folder of
-// its own. The machine has the programs in /usr/local/bin and the GPU of the
-// fixture t4. A page leaves nothing behind of what it configures.
+// TestDocs runs what each page in docs tells its reader to type, in a directory for each page. The
+// machine has the programs in /usr/local/bin and the GPU of the fixture t4. A page must not leave
+// anything configured.
 func TestDocs(t *testing.T) {
 	all := newReader(t, privateDirectories+hostNodes+subordinate+noConfiguration+"mount -t tmpfs tmpfs /var/log\n")
 	require.NoError(t, programs.shim())
@@ -156,7 +156,7 @@ func TestDocs(t *testing.T) {
 	all.must("install -m 755 " + programs.dir + "/" + shimName + " " + programs.dir + "/nvsysfs /usr/local/bin")
 	out, err := all.output("sh", "-c", fitGPU, all.machine("t4"))
 	require.NoError(t, err, "%s", out)
-	// CRI-O's package brings a file that says which runtime is the default.
+	// The CRI-O package contains a file that sets the default runtime.
 	all.must(`mkdir -p /etc/crio/crio.conf.d && printf '[crio.runtime]\ndefault_runtime = "crun"\n[crio.runtime.runtimes.crun]\nruntime_path = "/usr/bin/crun"\nruntime_root = "/run/crun"\n' >/etc/crio/crio.conf.d/10-crio.conf`)
 
 	seen, done := map[string]bool{}, 0
@@ -176,13 +176,14 @@ func TestDocs(t *testing.T) {
 			assert.Empty(t, r.must("find /etc/nvidia-container-runtime /etc/cdi -type f 2>/dev/null || true"))
 		})
 	}
-	if done == len(texts) { // else a flag has chosen some
-		assert.Empty(t, slices.DeleteFunc(docs.lines(), func(line string) bool { return seen[line] }), "in no page")
+	// If not all pages are done, a flag has selected some.
+	if done == len(texts) {
+		assert.Empty(t, slices.DeleteFunc(docs.lines(), func(line string) bool { return seen[line] }), "not on any page")
 	}
 }
 
-// Each job of the page about CI does what the page's own commands do, which are executed, but for
-// what installs things.
+// TestJobs checks that each job on the page about CI runs commands of that page, which TestDocs
+// executes, apart from commands that install something.
 func TestJobs(t *testing.T) {
 	page := pages(t)["testing-without-gpu.md"]
 	known := map[string]bool{}
@@ -225,7 +226,8 @@ func TestJobs(t *testing.T) {
 	assert.Equal(t, 2, jobs)
 }
 
-// The page's table has each machine, and says of it what its own first sentence says.
+// TestMachineTable checks that the page's table lists every machine with the first sentence of the
+// machine's own description.
 func TestMachineTable(t *testing.T) {
 	var want [][]string
 	for _, name := range fixtures.Names() {

@@ -28,10 +28,10 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/mig/learnt"
 )
 
-// repository is the top folder.
+// repository is the root directory of the repository.
 const repository = "../../.."
 
-// sections are the texts below the headings of a level, by heading.
+// sections returns the texts below the headings of a level, by heading.
 func sections(text, level string) map[string]string {
 	found := map[string]string{}
 	heading := ""
@@ -50,7 +50,7 @@ func sections(text, level string) map[string]string {
 	return found
 }
 
-// rows are the cells of the tables in a text.
+// rows returns the cells of the tables in a text, row by row.
 func rows(text string) [][]string {
 	var list [][]string
 	for line := range strings.Lines(text) {
@@ -66,7 +66,7 @@ func rows(text string) [][]string {
 	return list
 }
 
-// verb is one of fmt's.
+// verb matches a formatting verb of package fmt.
 var verb = regexp.MustCompile(`%[#+]?(\[\d\])?\d*[a-z]`)
 
 // parseFile parses a Go file of this repository.
@@ -77,7 +77,7 @@ func parseFile(t *testing.T, name string) *ast.File {
 	return file
 }
 
-// goFiles are the files of a package, without its tests.
+// goFiles returns the files of a package without its tests.
 func goFiles(t *testing.T, dir string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(repository, dir, "*.go"))
@@ -91,7 +91,7 @@ func goFiles(t *testing.T, dir string) []string {
 	return names
 }
 
-// text is the value of a string literal, or of several that are added.
+// text returns the value of a string literal, or of several that are concatenated.
 func text(n ast.Node) (string, bool) {
 	if sum, ok := n.(*ast.BinaryExpr); ok && sum.Op == token.ADD {
 		left, first := text(sum.X)
@@ -106,14 +106,15 @@ func text(n ast.Node) (string, bool) {
 	return s, err == nil
 }
 
-// Each check of "nvsysfs doctor" has a section in docs/troubleshooting.md, which
-// quotes all that the check may complain of, and there is no other section.
+// TestDocsDoctor checks that docs/troubleshooting.md has a section for each check of "nvsysfs
+// doctor", and no others, and that each section quotes everything that the check may complain
+// about.
 func TestDocsDoctor(t *testing.T) {
 	var declarations []ast.Decl
 	for _, file := range goFiles(t, "cmd/internal/doctor") {
 		declarations = append(declarations, parseFile(t, file).Decls...)
 	}
-	ids := map[string]string{} // of checks, by the name of their function
+	ids := map[string]string{} // of checks, by function name
 	complaints := map[string][]string{}
 	for _, decl := range declarations {
 		switch decl := decl.(type) {
@@ -162,7 +163,7 @@ func TestDocsDoctor(t *testing.T) {
 	}
 }
 
-// A provocation makes the runtime say something.
+// provocation is a setup that makes the runtime print a message.
 type provocation struct {
 	fixture string            // the machine
 	env     []string          // of the container
@@ -171,12 +172,12 @@ type provocation struct {
 	linux   object            // linux of config.json
 	mounts  []object          // mounts of config.json
 	runtime string            // the low-level runtime, if not /bin/true
-	as      string            // the name of a link to the shim by which it is started
-	files   map[string]string // of the machine, beside those of the fixture
+	as      string            // the name of a link through which the shim is started
+	files   map[string]string // of the machine, in addition to the fixture's
 }
 
-// provocations lead to the messages that docs/troubleshooting.md explains, by
-// what it has of them.
+// provocations provoke the messages that docs/troubleshooting.md explains. The keys are the
+// messages as that page has them.
 var provocations = map[string]provocation{
 	`device "…": unknown device: …; available: …`:                                                        {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=7"}},
 	`…; NVIDIA GPUs not bound to the nvidia driver: …`:                                                   {fixture: "vfio", env: []string{"NVIDIA_VISIBLE_DEVICES=0000:71:00.0"}},
@@ -239,8 +240,8 @@ var provocations = map[string]provocation{
 	},
 }
 
-// The messages that docs/troubleshooting.md explains are what the runtime says,
-// and all failures that the tests of engines look at are among them.
+// TestDocsMessages checks that the runtime prints the messages that docs/troubleshooting.md
+// explains, and that these include all failures that the engine tests check.
 func TestDocsMessages(t *testing.T) {
 	require.NoError(t, programs.shim())
 	ours, _, found := strings.Cut(sections(pages(t)["troubleshooting.md"], "##")["Messages"], "Messages that are the engine's")
@@ -258,11 +259,11 @@ func TestDocsMessages(t *testing.T) {
 	}
 	assert.ElementsMatch(t, slices.Collect(maps.Keys(provocations)), messages)
 	for _, f := range failures {
-		assert.True(t, strings.Contains(said, f.want), "not explained: %s", f.want) //nolint:testifylint // or all that was said would be printed
+		assert.True(t, strings.Contains(said, f.want), "not explained: %s", f.want) //nolint:testifylint // assert.Contains would print everything
 	}
 }
 
-// provoke returns what the runtime says on standard error and in its log.
+// provoke returns the runtime's output and its log.
 func (p provocation) provoke(t *testing.T, machines string) string {
 	t.Helper()
 	dir, machine := t.TempDir(), filepath.Join(machines, p.fixture)
@@ -308,8 +309,8 @@ func (p provocation) provoke(t *testing.T, machines string) string {
 	return said
 }
 
-// toolkitKeys are the keys of config.toml that NVIDIA's toolkit knows, from the
-// structs in api/config/v1 of its 2026 source.
+// toolkitKeys are the config.toml keys that NVIDIA's toolkit knows, from the structs in
+// api/config/v1 of its 2026 source.
 var toolkitKeys = []string{
 	"disable-require", "swarm-resource", "accept-nvidia-visible-devices-envvar-when-unprivileged",
 	"accept-nvidia-visible-devices-as-volume-mounts", "supported-driver-capabilities",
@@ -327,8 +328,8 @@ var toolkitKeys = []string{
 	"features.no-additional-gids-for-device-nodes",
 }
 
-// docs/migration.md has a row for each key of NVIDIA's, and says of exactly
-// those that this runtime reads that it does.
+// TestDocsMigration checks that docs/migration.md has a row for each of NVIDIA's keys, and says
+// that this runtime reads exactly those that it does read.
 func TestDocsMigration(t *testing.T) {
 	honoured := map[string]bool{}
 	for _, k := range plan.Keys {
@@ -351,8 +352,8 @@ func TestDocsMigration(t *testing.T) {
 	}
 }
 
-// What the pages name is there: files and headings that links lead to, tests, scripts,
-// and commands of nvsysfs with their options.
+// TestDocsNames checks that what the pages name exists: the files and headings that links point to,
+// tests, scripts, and nvsysfs commands with their options.
 func TestDocsNames(t *testing.T) {
 	link, span := regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`), regexp.MustCompile("`(nvsysfs [^`]+)`")
 	test, script := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`"), regexp.MustCompile("`([a-z0-9-]+\\.txtar)`")
@@ -394,7 +395,8 @@ func TestDocsNames(t *testing.T) {
 		for _, m := range span.FindAllStringSubmatch(page, -1) {
 			words := strings.Fields(m[1])[1:]
 			command := words[:1]
-			if (words[0] == "cdi" || words[0] == "configure") && len(words) > 1 { // which have commands of their own
+			// These two have subcommands.
+			if (words[0] == "cdi" || words[0] == "configure") && len(words) > 1 {
 				command = words[:2]
 			}
 			key := strings.Join(command, " ")
@@ -412,7 +414,7 @@ func TestDocsNames(t *testing.T) {
 	}
 }
 
-// anchors are the headings of a page as links name them.
+// anchors returns the headings of a page in the form that links use.
 func anchors(page string) []string {
 	var list []string
 	for line := range strings.Lines(page) {
@@ -433,7 +435,7 @@ func anchors(page string) []string {
 	return list
 }
 
-// testNames are the tests of this repository.
+// testNames returns the names of the functions in this repository's test files.
 func testNames(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}

@@ -17,18 +17,18 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// closedT4 is what look prints of the fixture t4 where its nodes are closed.
+// closedT4 is what look prints for the fixture t4 if its device nodes cannot be opened.
 var closedT4 = strings.ReplaceAll(t4Nodes, "No such device or address", "Permission denied")
 
 const (
 	upT4 = "GPU 0: Tesla T4 (UUID: " + t4UUID + ")\n"
-	// The second MIG device of the first GPU, gi8 and its compute instance, alone: the container
-	// counts its own.
+	// upMIG is the second MIG device of the first GPU, gi8 with its compute instance, on its own:
+	// indices in a container start at 0.
 	upMIG = "GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-7fdaf0a5-179b-f636-d15d-daf243e3ff16)\n" +
 		"  MIG 1g.10gb     Device  0: (UUID: MIG-7d3d227e-33cf-5f2c-98cb-f221614e8b4e)\n"
 )
 
-// nvsysfs runs the operator's tool in the namespace.
+// nvsysfs runs the administrator's tool in the namespaces.
 func (g *ground) nvsysfs(args ...string) string {
 	g.t.Helper()
 	require.NoError(g.t, programs.shim())
@@ -40,7 +40,8 @@ func (g *ground) nvsysfs(args ...string) string {
 	return out
 }
 
-// Two fixtures are runtimes of one dockerd at once, and one of them of podman and containerd too.
+// TestFixtureUp registers two fixtures as runtimes of one dockerd at once, and one of them with
+// podman, too.
 func TestFixtureUp(t *testing.T) {
 	need.Root(t)
 	p := newPodman(t, "")
@@ -70,11 +71,11 @@ func TestFixtureUp(t *testing.T) {
 	out, err := d.do("run", "--rm", "--network", "none", "--runtime", "my-t4", "-e", "NVIDIA_VISIBLE_DEVICES=7", imageName, "true")
 	require.Error(t, err)
 	assert.Contains(t, out, `unknown device: no GPU has the index 7`)
-	assert.Equal(t, "sh: nvidia-smi: not found\n", d.run(t, "my-t4", "nvidia-smi -L 2>&1 || true"), "no GPU was asked for")
+	assert.Equal(t, "sh: nvidia-smi: not found\n", d.run(t, "my-t4", "nvidia-smi -L 2>&1 || true"), "no GPU was requested")
 
 	p.must(t, "load", "-i", p.image())
 	assert.Equal(t, closedT4+upT4, p.run(t, "my-t4", look+"nvidia-smi -L", "-e", "NVIDIA_VISIBLE_DEVICES=all"))
-	assert.Equal(t, closedT4, p.run(t, "my-t4", look, "-e", "NVIDIA_VISIBLE_DEVICES=all", "--privileged"), "with every privilege")
+	assert.Equal(t, closedT4, p.run(t, "my-t4", look, "-e", "NVIDIA_VISIBLE_DEVICES=all", "--privileged"), "with all privileges")
 
 	d.nvsysfs("fixture", "down", "my-t4")
 	d.nvsysfs("fixture", "down", "a100-mig")
@@ -86,8 +87,9 @@ func TestFixtureUp(t *testing.T) {
 	assert.Equal(t, "/etc/containers/containers.conf.d:\n\n/var/lib/nvsysfs/fixtures:\n", out)
 }
 
-// In a user namespace a low-level runtime would bind the host's nodes, which are not those of the
-// fixture: closed ones are mounts, and there.
+// TestFixtureUpUsernsRemap runs containers in a user namespace, where a low-level runtime would
+// bind-mount the host's device nodes, which are not the fixture's. The fixture's closed device
+// nodes are mounts, and exist there.
 func TestFixtureUpUsernsRemap(t *testing.T) {
 	need.Root(t)
 	levels := lowLevels(t)
@@ -114,7 +116,8 @@ func TestFixtureUpUsernsRemap(t *testing.T) {
 	}
 }
 
-// Kubernetes' way: containerd's CRI plugin has two fixtures as runtime handlers.
+// TestFixtureUpCRI uses fixtures as Kubernetes would: containerd's CRI plugin has two of them as
+// runtime handlers.
 func TestFixtureUpCRI(t *testing.T) {
 	need.Root(t)
 	config, before := "", ""
@@ -139,8 +142,8 @@ func TestFixtureUpCRI(t *testing.T) {
 		"  MIG 1g.10gb     Device  0: (UUID: MIG-c0dfeed8-2d6a-5070-a31f-f401d4830986)\n"
 	t.Run("all of one", func(t *testing.T) { assert.Equal(t, closedT4+upT4, run(t, "t4", "all", look+"nvidia-smi -L")) })
 	t.Run("a MIG device of another", func(t *testing.T) { assert.Equal(t, second, run(t, "dgx-h100", "0:1", "nvidia-smi -L")) })
-	// What nvidia-smi says of all devices is what the host learns, so that Kubernetes' names can be
-	// asked for.
+	// The host learns from what nvidia-smi prints about all devices, so that containers can request
+	// them by the names that Kubernetes uses.
 	t.Run("learn", func(t *testing.T) {
 		text := filepath.Join(c.dir, "smi.txt")
 		require.NoError(t, os.WriteFile(text, []byte(run(t, "dgx-h100", "all", "nvidia-smi -L; nvidia-smi -q")), 0o644))
@@ -156,14 +159,16 @@ func TestFixtureUpCRI(t *testing.T) {
 	assert.Equal(t, before, string(after))
 }
 
-// libsOf checks that all libraries are found, wherever the driver's files go in a container.
+// libsOf checks that all libraries are found, wherever the driver's files are in a container, and
+// returns printed.
 func libsOf(t *testing.T, printed string) string {
 	t.Helper()
 	assert.NotContains(t, printed, "cannot open shared object file")
 	return printed
 }
 
-// An ordinary user needs no privilege: where nodes cannot be made, /dev/null stands in.
+// TestFixtureUpRootless runs as an ordinary user without privileges: if device nodes cannot be
+// created, /dev/null stands in for them.
 func TestFixtureUpRootless(t *testing.T) {
 	need.Root(t)
 	need.Program(t, "newuidmap")
@@ -183,7 +188,7 @@ func TestFixtureUpRootless(t *testing.T) {
 	}
 	assert.Contains(t, user("nvsysfs fixture up t4 --engine podman"), "note: cannot create device nodes here; containers get nodes that cannot be opened")
 	user("podman load -i " + image)
-	defer user("podman system migrate") // it leaves a process that keeps the user's namespaces
+	defer user("podman system migrate") // podman leaves a process that keeps the user's namespaces
 	got := user("podman run --rm --network none --runtime t4 -e NVIDIA_VISIBLE_DEVICES=all --userns=keep-id " + imageName +
 		" sh -c 'id -u; nvidia-smi -L; stat -c \"%n %F %t:%T\" /dev/nvidia0; head -c1 /dev/nvidia0 2>&1'; true")
 	assert.Equal(t, "61111\n"+upT4+"/dev/nvidia0 character special file 1:3\nhead: /dev/nvidia0: Permission denied\n", got)

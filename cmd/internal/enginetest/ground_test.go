@@ -35,14 +35,14 @@ const (
 	hookName  = "nvidia-container-runtime-hook"
 	imageName = "nvcr.test/probe:1"
 
-	// patience is how long a condition may take to come true, and deadline
-	// how long a command may run: far longer than any does.
+	// patience is how long a condition may take to come true, and deadline is how long a command
+	// may run. Both are far longer than needed.
 	patience = 30 * time.Second
 	deadline = 2 * time.Minute
 )
 
-// programs is a folder with what all tests share: the shim and the
-// image.
+// programs has the directory for the programs that all tests share, and the functions that build
+// the shim and a current runc there.
 var programs = struct {
 	dir  string
 	shim func() error
@@ -66,7 +66,7 @@ func testMain(m *testing.M) int {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	// Engines run as other users, too.
+	// Engines also run as other users.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		panic(err)
 	}
@@ -76,7 +76,7 @@ func testMain(m *testing.M) int {
 	return m.Run()
 }
 
-// build builds a program of this module as make does.
+// build builds a program of this module in the same way as make.
 func build(name string) error {
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", filepath.Join(programs.dir, name), "../../"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -86,11 +86,10 @@ func build(name string) error {
 	return nil
 }
 
-// runcVersion is a current release; that of Debian 12 is of 2023.
+// runcVersion is a current release. Debian 12's runc dates from 2023.
 const runcVersion = "v1.5.2"
 
-// currentRunc builds it, with seccomp, for which it needs libseccomp's
-// headers.
+// currentRunc builds runc with seccomp support, which needs libseccomp's headers.
 func currentRunc() (string, error) {
 	bin := filepath.Join(programs.dir, "runc-"+runcVersion)
 	cmd := exec.Command("go", "install", "-tags", "seccomp", "github.com/opencontainers/runc@"+runcVersion)
@@ -104,7 +103,7 @@ func currentRunc() (string, error) {
 // lowLevel is a low-level runtime.
 type lowLevel struct{ name, path string }
 
-// lowLevels are runc and crun as the machine has them, and a current runc.
+// lowLevels returns the machine's runc and crun, and a current runc.
 func lowLevels(t *testing.T) []lowLevel {
 	t.Helper()
 	list := []lowLevel{{"runc", need.Program(t, "runc")}, {"crun", need.Program(t, "crun")}}
@@ -119,18 +118,17 @@ func lowLevels(t *testing.T) []lowLevel {
 	return append(list, lowLevel{"runc-" + runcVersion, path})
 }
 
-// ground is what a test stands on: a mount namespace and a PID namespace. In
-// it /run is empty, /etc and /var/lib may be written without being changed,
-// and the cgroup hierarchies are those of version 1 alone where there are both:
-// crun refuses the mixture.
+// ground is the environment of a test: a mount namespace and a PID namespace. In it, /run is empty,
+// writes to /etc and /var/lib do not reach the machine, and only the version 1 cgroup hierarchies
+// are mounted if there are both versions: crun refuses the mixture.
 type ground struct {
 	edit func(file string) // of containerd's configuration, before it starts; may be nil
 	t    *testing.T
-	dir  string // for all that the test writes; short, because sockets are in it
+	dir  string // for everything that the test writes; short because it contains sockets
 	pid  int    // of the namespaces' first process
 }
 
-// newGround makes one. setup is a shell script that runs in it first.
+// newGround creates a ground. setup is a shell script that runs in it first.
 func newGround(t *testing.T, setup string) *ground {
 	t.Helper()
 	if testing.Short() {
@@ -157,8 +155,8 @@ func newGround(t *testing.T, setup string) *ground {
 		echo "$pid"
 		cat
 		:`
-	// The shell is the first process of the namespace: it waits for cat, and
-	// reaps what loses its parent. cat waits for the end of the test.
+	// The shell is the first process of the namespace: it waits for cat, and reaps orphaned
+	// processes. cat waits for the end of the test.
 	cmd := exec.Command(unshare, "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr bytes.Buffer
@@ -182,7 +180,7 @@ func newGround(t *testing.T, setup string) *ground {
 	return g
 }
 
-// checkEmpty waits until nothing but the shell and cat runs.
+// checkEmpty waits until only the shell and cat are running.
 func (g *ground) checkEmpty() {
 	assert.NoError(g.t, eventually(func() error {
 		out, err := g.output("sh", "-c", `for p in /proc/[0-9]*; do
@@ -199,7 +197,7 @@ func (g *ground) checkEmpty() {
 	}))
 }
 
-// command is a program that runs in the namespaces.
+// command returns a command that runs a program in the namespaces.
 func (g *ground) command(args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	g.t.Cleanup(cancel)
@@ -207,8 +205,8 @@ func (g *ground) command(args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--mount", "--pid", "--target", pid, "--"}, args...)...)
 }
 
-// output runs a program and returns all that it prints. It reads from a
-// file: a container may keep a pipe open.
+// output runs a program and returns all its output. The output goes to a file because a container
+// may keep a pipe open.
 func (g *ground) output(args ...string) (string, error) {
 	return output(g.command(args...))
 }
@@ -226,7 +224,7 @@ func output(cmd *exec.Cmd) (string, error) {
 	return string(data), errors.Join(err, readErr)
 }
 
-// eventually waits for a condition.
+// eventually waits until condition returns no error. It gives up after patience.
 func eventually(condition func() error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -240,8 +238,8 @@ func eventually(condition func() error) error {
 	}
 }
 
-// daemon starts one, waits until it answers, and ends it with the test, or
-// when what it returns is called.
+// daemon starts a daemon and waits until the command ready succeeds. It stops the daemon at the end
+// of the test, or when the returned function is called.
 func (g *ground) daemon(name string, environ []string, ready []string, args ...string) (stop func()) {
 	g.t.Helper()
 	pidFile, logFile := filepath.Join(g.dir, name+".pid"), filepath.Join(g.dir, name+".log")
@@ -276,7 +274,7 @@ func (g *ground) daemon(name string, environ []string, ready []string, args ...s
 		if g.t.Failed() {
 			data, _ := os.ReadFile(logFile)
 			lines := slices.DeleteFunc(strings.Split(string(data), "\n"), func(line string) bool { return strings.Contains(line, "level=info") })
-			g.t.Logf("the last that %s said:\n%s", name, strings.Join(lines[max(0, len(lines)-20):], "\n"))
+			g.t.Logf("the last output of %s:\n%s", name, strings.Join(lines[max(0, len(lines)-20):], "\n"))
 		}
 	})
 	require.NoError(g.t, eventually(func() error {
@@ -284,7 +282,7 @@ func (g *ground) daemon(name string, environ []string, ready []string, args ...s
 		case err := <-done:
 			ended = true
 			data, _ := os.ReadFile(logFile)
-			require.NoError(g.t, errors.Join(err, errors.New("it has ended")), "%s", data)
+			require.NoError(g.t, errors.Join(err, errors.New("it has exited")), "%s", data)
 		default:
 		}
 		if out, err := g.output(ready...); err != nil {
@@ -295,7 +293,7 @@ func (g *ground) daemon(name string, environ []string, ready []string, args ...s
 	return stop
 }
 
-// machine unpacks a fixture, once for a test.
+// machine unpacks a fixture once per test, and returns its directory.
 func (g *ground) machine(fixture string) string {
 	g.t.Helper()
 	dir := filepath.Join(g.dir, "machine", fixture)
@@ -310,9 +308,8 @@ func (g *ground) machine(fixture string) string {
 	return dir
 }
 
-// runtime makes a program for an engine: the shim with the machine of a
-// fixture and a low-level runtime. What can only be said in config.toml is
-// in config.
+// runtime creates a program that an engine can use as its runtime: the shim with a fixture's
+// machine and a low-level runtime. config is for settings that exist only in config.toml.
 func (g *ground) runtime(name, fixture, lowLevel, config string) string {
 	g.t.Helper()
 	require.NoError(g.t, programs.shim())
@@ -328,7 +325,7 @@ exec %q "$@"
 	return path
 }
 
-// image makes the image's archive.
+// image creates the image's archive and returns its path.
 func (g *ground) image() string {
 	g.t.Helper()
 	file := filepath.Join(g.dir, "image.tar")
@@ -339,12 +336,12 @@ func (g *ground) image() string {
 	return file
 }
 
-// Scripts for containers print all on one stream: engines keep no order
+// Scripts for containers print everything to one stream because engines do not preserve the order
 // between two.
 
-// look tells of each NVIDIA node its number in hexadecimal and permissions,
-// and whether the device cgroup lets it be opened: there is no driver behind
-// it here, so what is allowed fails with ENXIO and what is not with EPERM.
+// look is a script that prints, for each NVIDIA device node, its number in hexadecimal, its
+// permissions, and whether the device cgroup allows opening it. There is no driver here, so opening
+// a node fails with ENXIO if it is allowed, and with EPERM if it is not.
 const look = `
 exec 2>&1
 for n in $(ls -d /dev/nvidia* /dev/nvidia-caps/* 2>/dev/null); do
@@ -353,14 +350,14 @@ for n in $(ls -d /dev/nvidia* /dev/nvidia-caps/* 2>/dev/null); do
 done
 `
 
-// What look prints in a container with the GPU of the fixture t4.
+// t4Nodes is what look prints in a container with the GPU of the fixture t4.
 const t4Nodes = `/dev/nvidia-uvm 1fc:0 666 No such device or address
 /dev/nvidia-uvm-tools 1fc:1 666 No such device or address
 /dev/nvidia0 c3:0 666 No such device or address
 /dev/nvidiactl c3:ff 666 No such device or address
 `
 
-// libs lets the image's own loader load the driver's libraries.
+// libs is a script that loads the driver's libraries with the image's own loader.
 const libs = `
 exec 2>&1
 probe libcuda.so.1 libnvidia-ml.so.1
@@ -370,8 +367,8 @@ const t4Libs = `libcuda.so.1 => /usr/lib/nvidia-container-driver/libcuda.so.1
 libnvidia-ml.so.1 => /usr/lib/nvidia-container-driver/libnvidia-ml.so.1
 `
 
-// fence tries to make nodes: of a GPU that the container was not given, and
-// two others.
+// fence is a script that tries to create three device nodes: one of a GPU that the container did
+// not get, and two others.
 const fence = `
 exec 2>&1
 mknod /tmp/nvidia7 c 195 7 && echo made 195:7
@@ -385,10 +382,10 @@ made 1:3
 made 194:7
 `
 
-// failure is a container that cannot be had, and what its user is told.
+// failure is a container that must fail to start, and what its user is told.
 type failure struct {
 	name    string
-	runtime string // of those that failureRuntimes makes
+	runtime string // one of those that failureRuntimes creates
 	env     string
 	want    string
 }
@@ -402,7 +399,7 @@ var failures = []failure{
 	{"requirement", "t4", "NVIDIA_REQUIRE_X=driver>=999", "requirement error: unsatisfied condition: driver>=999"},
 }
 
-// failureRuntimes are the runtimes of failures, and one of another driver.
+// failureRuntimes creates the runtimes for failures, and one with another driver.
 func (g *ground) failureRuntimes(lowLevel string) map[string]string {
 	paths := map[string]string{}
 	for _, r := range []struct{ name, fixture, lowLevel, config string }{
@@ -418,11 +415,10 @@ func (g *ground) failureRuntimes(lowLevel string) map[string]string {
 	return paths
 }
 
-// cgroup is the name of the cgroup that is parent to the test's containers.
+// cgroup returns the name of the parent cgroup of the test's containers.
 func (g *ground) cgroup() string { return "/" + filepath.Base(g.dir) }
 
-// removeCgroups removes what engines leave of it: empty cgroups, one in
-// another, in each hierarchy.
+// removeCgroups removes what engines leave of that cgroup: nested, empty cgroups in each hierarchy.
 func (g *ground) removeCgroups() {
 	g.t.Helper()
 	roots, err := filepath.Glob("/sys/fs/cgroup/*" + g.cgroup())
@@ -442,7 +438,7 @@ func (g *ground) removeCgroups() {
 	}
 }
 
-// awaitEmpty waits for the processes of a cgroup to end: conmon does so a while after its
+// awaitEmpty waits until all processes of a cgroup have exited: conmon exits a while after its
 // container.
 func awaitEmpty(t *testing.T, dir string) {
 	t.Helper()
@@ -470,14 +466,15 @@ func awaitEmpty(t *testing.T, dir string) {
 	}
 }
 
-// TestAwaitEmpty: a cgroup can be removed as soon as its last process has ended, and is not before.
+// TestAwaitEmpty checks that a cgroup can be removed as soon as its last process has exited, and
+// not before.
 func TestAwaitEmpty(t *testing.T) {
 	need.Root(t)
 	above := "/sys/fs/cgroup"
 	if _, err := os.Stat(above + "/devices"); err == nil {
 		above += "/devices"
 	}
-	dir, err := os.MkdirTemp(above, "nvcr-await-") //nolint:usetesting // only there is it a cgroup
+	dir, err := os.MkdirTemp(above, "nvcr-await-") //nolint:usetesting // it must be a cgroup
 	require.NoError(t, err)
 	cmd := exec.Command("cat")
 	stdin, err := cmd.StdinPipe()
@@ -491,7 +488,7 @@ func TestAwaitEmpty(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 }
 
-// gpuMinor is the minor of a machine's GPU.
+// gpuMinor returns the minor number of a machine's GPU.
 func gpuMinor(t *testing.T, machine string, index int) int {
 	t.Helper()
 	inventory, err := sysfs.Read(sysfs.Root(machine), false)

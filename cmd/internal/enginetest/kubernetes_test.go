@@ -15,25 +15,25 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The variables and mounts below are what NVIDIA's device plugin answers the
-// kubelet's Allocate with: getAllocateResponse and what it calls, in
-// internal/plugin/server.go and mps.go of its 2026 source. The kubelet puts
-// them into the request that it makes of the CRI.
+// The variables and mounts below are those with which NVIDIA's device plugin answers the kubelet's
+// Allocate call, according to getAllocateResponse and the functions it calls, in
+// internal/plugin/server.go and mps.go of its 2026 source. The kubelet adds them to its CRI
+// request.
 
-// pluginRoot is the folder of the plugin's device mounts.
+// pluginRoot is the directory of the plugin's device mounts.
 const pluginRoot = "/var/run/nvidia-container-devices"
 
-// mountsOnly is the safe set-up for a cluster: the environment, which an
-// image can set, asks for nothing.
+// mountsOnly is the safe configuration for a cluster: environment variables, which an image can
+// set, request nothing.
 const mountsOnly = `accept-nvidia-visible-devices-envvar-when-unprivileged = false
 accept-nvidia-visible-devices-as-volume-mounts = true
 `
 
-// gpuNodes lists the nodes of GPUs and of MIG devices.
+// gpuNodes is a script that lists the device nodes of GPUs and MIG devices.
 const gpuNodes = `cd /dev && ls -d nvidia[0-9]* nvidia-caps/* 2>/dev/null; true`
 
-// migUUID is that of a MIG device of the machine mixed-mig, as smiText says:
-// what nvidia-smi prints of it with -L and with -q, shortened.
+// migUUID is the UUID of a MIG device of the machine mixed-mig. It appears in smiText, a shortened
+// version of what nvidia-smi -L and nvidia-smi -q print about that device's GPU.
 const (
 	migUUID = "MIG-8e0d4b96-2a5f-5c31-8f7e-64b1a0d95c28"
 	smiText = `GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-93e57c21-4fd8-b60a-c3e7-2b158d6f04a9)
@@ -55,7 +55,7 @@ GPU 00000000:41:00.0
 `
 )
 
-// deviceMounts are the mounts of the strategy volume-mounts.
+// deviceMounts returns the mounts of the strategy volume-mounts.
 func deviceMounts(ids ...string) []object {
 	var list []object
 	for _, id := range ids {
@@ -64,9 +64,9 @@ func deviceMounts(ids ...string) []object {
 	return list
 }
 
-// Each form in which the plugin passes devices on gives these devices. The
-// machine is a100-mig: GPU 0 has minor 2, GPU 5 has minor 7 and MIG mode without
-// MIG devices.
+// TestDevicePlugin checks which devices a container gets for each form in which the plugin passes
+// them on. The machine is a100-mig, except for the handler learnt, which uses mixed-mig. On
+// a100-mig, GPU 0 has minor 2, and GPU 5 has minor 7 and MIG mode without MIG devices.
 func TestDevicePlugin(t *testing.T) {
 	const (
 		gpu0 = "GPU-7fdaf0a5-179b-f636-d15d-daf243e3ff16"
@@ -107,7 +107,7 @@ func TestDevicePlugin(t *testing.T) {
 		{"mig uuid", "learnt", []object{variable("NVIDIA_VISIBLE_DEVICES", migUUID)}, nil, gpuNodes, "nvidia-caps/nvidia-cap156\nnvidia-caps/nvidia-cap157\nnvidia1\n"},
 		{"mig index", "environment", []object{variable("NVIDIA_VISIBLE_DEVICES", "0:0")}, nil, gpuNodes, "nvidia-caps/nvidia-cap336\nnvidia-caps/nvidia-cap337\nnvidia2\n"},
 		{"mig indices", "environment", []object{variable("NVIDIA_VISIBLE_DEVICES", "2:2,2:0")}, nil, gpuNodes, "nvidia-caps/nvidia-cap12\nnvidia-caps/nvidia-cap13\nnvidia-caps/nvidia-cap15\nnvidia0\n"},
-		{"mig name of old drivers", "environment", []object{variable("NVIDIA_VISIBLE_DEVICES", "MIG-"+gpu2+"/1/2")}, nil, gpuNodes, "nvidia-caps/nvidia-cap12\nnvidia-caps/nvidia-cap15\nnvidia0\n"},
+		{"mig name from old drivers", "environment", []object{variable("NVIDIA_VISIBLE_DEVICES", "MIG-"+gpu2+"/1/2")}, nil, gpuNodes, "nvidia-caps/nvidia-cap12\nnvidia-caps/nvidia-cap15\nnvidia0\n"},
 		{
 			"volume mounts", "mounts",
 			[]object{variable("NVIDIA_VISIBLE_DEVICES", pluginRoot)},
@@ -116,7 +116,7 @@ func TestDevicePlugin(t *testing.T) {
 			"nvidia0\nnvidia2\n" + strings.Join(slices.Sorted(slices.Values([]string{gpu0, gpu2})), "\n") + "\n",
 		},
 		{"volume mounts, mig index", "mounts", []object{variable("NVIDIA_VISIBLE_DEVICES", pluginRoot)}, object{"mounts": deviceMounts("0:0")}, gpuNodes, "nvidia-caps/nvidia-cap336\nnvidia-caps/nvidia-cap337\nnvidia2\n"},
-		{"volume mounts, an image that asks for all", "mounts", []object{variable("NVIDIA_VISIBLE_DEVICES", "all")}, nil, gpuNodes, ""},
+		{"volume mounts, image requests all", "mounts", []object{variable("NVIDIA_VISIBLE_DEVICES", "all")}, nil, gpuNodes, ""},
 		{
 			"MPS", "environment",
 			[]object{variable("NVIDIA_VISIBLE_DEVICES", gpu0), variable("CUDA_MPS_PIPE_DIRECTORY", "/mps/nvidia.com/gpu/pipe")},
@@ -133,7 +133,7 @@ func TestDevicePlugin(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for n, l := range levels[:2] {
 				if n > 0 && tt.more == nil && tt.handler == "environment" {
-					break // that a low-level runtime gets what it is given is TestCRI's
+					break // TestCRI covers all low-level runtimes
 				}
 				t.Run(l.name, func(t *testing.T) {
 					id, err := c.createWith(t, tt.handler+"-"+l.name, tt.more, tt.env...)
@@ -146,8 +146,8 @@ func TestDevicePlugin(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, handler, value, want string }{
 		{"volume mounts that are not accepted", "environment", pluginRoot, `device "/var/run/nvidia-container-devices": unknown device`},
-		{"mig uuid of nothing", "learnt", "MIG-00000000-2a5f-5c31-8f7e-64b1a0d95c28", `no recorded MIG device has this UUID`},
-		{"mig uuid, nothing learnt", "environment", migUUID, `none are recorded`},
+		{"unknown mig uuid", "learnt", "MIG-00000000-2a5f-5c31-8f7e-64b1a0d95c28", `no recorded MIG device has this UUID`},
+		{"mig uuid, nothing learned", "environment", migUUID, `none are recorded`},
 		{"replica, which the plugin strips", "environment", gpu0 + "::1", `::1": unknown device`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -15,25 +15,24 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/need"
 )
 
-// podman is podman with storage of a test's own.
+// podman is podman with storage of the test's own.
 type podman struct {
 	*ground
 	wrapper []string // runs the command line that follows
 	options []string
 }
 
-// newPodman makes one that has the image. Containers run as root; their
-// limits of open files and processes are low ones, because a root without
-// CAP_SYS_RESOURCE cannot have podman's.
+// newPodman prepares podman on a new ground. Containers run as root, with low limits on open files
+// and processes because root without CAP_SYS_RESOURCE cannot set podman's default limits.
 func newPodman(t *testing.T, setup string) *podman {
 	t.Helper()
 	need.Root(t)
 	program := need.Program(t, "podman")
-	// It starts nothing, not even "load", without the one it would use by itself.
+	// podman runs nothing, not even "load", without its default low-level runtime.
 	for _, name := range []string{"runc", "crun"} {
 		need.Program(t, name)
 	}
-	// A network configuration whose plugins are not there makes it warn.
+	// podman warns about a network configuration whose plugins are missing.
 	p := &podman{ground: newGround(t, setup+"\nrm -rf /etc/cni")}
 	p.options = []string{
 		program, "--root", filepath.Join(p.dir, "podman"), "--runroot", filepath.Join(p.dir, "podman.run"),
@@ -44,7 +43,7 @@ func newPodman(t *testing.T, setup string) *podman {
 	return p
 }
 
-// write writes a file in the namespace, as below /etc.
+// write writes a file in the namespace, such as one below /etc.
 func (g *ground) write(name, text string) {
 	g.t.Helper()
 	out, err := g.output("sh", "-c", `mkdir -p "$(dirname "$0")" && printf %s "$1" >"$0"`, name, text)
@@ -62,7 +61,7 @@ func (p *podman) must(t *testing.T, args ...string) string {
 	return out
 }
 
-// run starts a container for a script.
+// run runs a script in a container.
 func (p *podman) run(t *testing.T, runtime, script string, options ...string) string {
 	t.Helper()
 	args := append([]string{"--runtime", runtime, "run", "--rm", "--network", "none", "--cgroup-parent", p.cgroup()}, options...)
@@ -80,11 +79,11 @@ func TestPodman(t *testing.T) {
 				assert.Contains(t, got, t4Nodes+t4Libs)
 				assert.Contains(t, got, "550.54.15", "nvidia-smi runs")
 			})
-			t.Run("nothing asked for", func(t *testing.T) {
+			t.Run("nothing requested", func(t *testing.T) {
 				assert.Empty(t, p.run(t, runtime, look))
 			})
-			// Docker gives a privileged container all capabilities, which a root
-			// without CAP_SYS_RESOURCE has not got; podman gives what there is.
+			// Docker gives a privileged container all capabilities, which root without
+			// CAP_SYS_RESOURCE does not have. podman gives it those that are available.
 			t.Run("privileged", func(t *testing.T) {
 				assert.Equal(t, t4Nodes+t4Libs, p.run(t, runtime, look+libs, "-e", "NVIDIA_VISIBLE_DEVICES=0", "--privileged"))
 			})
@@ -131,7 +130,7 @@ func (p *podman) life(t *testing.T, l lowLevel, runtime string) {
 	check("after a restart")
 }
 
-// As docker build: an image built with a GPU works without.
+// build checks that an image built with a GPU works without one, as the test of docker build does.
 func (p *podman) build(t *testing.T) {
 	t4 := p.runtime("build", "t4", need.Program(t, "crun"), "")
 	dir := filepath.Join(p.dir, "build")
@@ -151,8 +150,8 @@ RUN probe libcuda.so.1 libnvidia-ml.so.1 >/seen
 	assert.Equal(t, t4Libs, run(t4, libs))
 }
 
-// podman starts its runtime with hardly any environment, so what is to be
-// said is in /etc: here all of it, with the program itself as the runtime.
+// etc tests the runtime with everything configured in /etc, and with the program itself as the
+// runtime: podman starts its runtime with hardly any environment variables.
 func (p *podman) etc(t *testing.T) {
 	p.write("/etc/nvidia-container-runtime/config.toml", fmt.Sprintf("[nvidia-container-runtime.experimental]\nsysroot = %q\nsysroot-nodes = \"open\"\ndebug = %q\n", p.machine("t4"), filepath.Join(p.dir, "debug.log")))
 	assert.Equal(t, t4Nodes+t4Libs, p.run(t, filepath.Join(programs.dir, shimName), look+libs, "-e", "NVIDIA_VISIBLE_DEVICES=0"))

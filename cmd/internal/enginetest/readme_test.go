@@ -31,37 +31,37 @@ const (
 	ourPath = "/usr/local/bin/" + shimName // where README.md installs it
 )
 
-// script is how the commands of a text are run: as they are printed, but for
-// these.
+// script says how to run the commands of a text: as they are printed, with these exceptions.
 type script struct {
-	notRun   map[string]string          // those that cannot be run here, or are not to be typed, and why
-	replaced map[string]func(r *reader) // those for which another thing is done
-	prints   map[string]string          // what the others print, where the text does not show it
+	notRun   map[string]string          // commands that cannot run here, or are not meant to be typed, and why
+	replaced map[string]func(r *reader) // commands for which something else is done
+	prints   map[string]string          // what the others print, if the text does not show it
 	after    func(r *reader, c command)
 }
 
-// lines are the commands that it knows.
+// lines returns the commands that the script knows.
 func (s script) lines() []string {
 	return slices.Concat(slices.Sorted(maps.Keys(s.notRun)), slices.Sorted(maps.Keys(s.replaced)), slices.Sorted(maps.Keys(s.prints)))
 }
 
-// readme is for README.md.
+// readme says how to run the commands in README.md.
 var readme = script{notRun: readmeNotRun, replaced: readmeReplaced, prints: readmePrints, after: afterDemo}
 
 var readmeNotRun = map[string]string{
-	"apt install ./dist/nvidia-container-runtime-experimental_0.1.0_amd64.deb": "TestInstallDeb does, in a root of its own",
-	"docker update":           "names an event: TestContainerKeepsItsGPUAfterUpdate, TestDocker",
-	"systemctl daemon-reload": "names an event, which takes systemd: TestContainerKeepsItsGPUAfterUpdate",
+	"apt install ./dist/nvidia-container-runtime-experimental_0.1.0_amd64.deb": "TestInstallDeb runs it, in a root of its own",
+	"docker update":           "names an event: see TestContainerKeepsItsGPUAfterUpdate and TestDocker",
+	"systemctl daemon-reload": "names an event that needs systemd: see TestContainerKeepsItsGPUAfterUpdate",
 }
 
 var readmeReplaced = map[string]func(r *reader){
-	// It compiles for minutes.
+	// It compiles for minutes; CI does it.
 	"make dist": func(r *reader) {
 		data, err := os.ReadFile("../../../.ci/run")
 		require.NoError(r.t, err)
 		assert.Contains(r.t, string(data), "\nmake dist-reproducible\n")
 	},
-	// For each engine in turn, and taken out again: the sections below begin with nothing.
+	// Configure each engine in turn, and undo it: the sections below start without any
+	// configuration.
 	"nvsysfs configure": func(r *reader) {
 		for engine, file := range map[string]string{
 			"docker": "/etc/docker/daemon.json", "containerd": "/etc/containerd/config.toml",
@@ -73,9 +73,8 @@ var readmeReplaced = map[string]func(r *reader){
 			r.must("! test -e " + file)
 		}
 	},
-	// There is no systemd: the daemons start with what is in /etc. dockerd is
-	// told on its command line that it cannot have a bridge here, and where
-	// its containers' cgroups are to be.
+	// There is no systemd: the daemons start with the configuration in /etc. Command-line options
+	// tell dockerd that it cannot have a bridge here, and where to put its containers' cgroups.
 	"systemctl restart docker": func(r *reader) {
 		r.startDocker()
 		r.must("docker load -i " + r.image)
@@ -104,26 +103,26 @@ func applyRuntimeClass(r *reader) {
 		r.must("nvsysfs configure containerd --runtime-class"))
 }
 
-// startDocker starts dockerd as a unit would, and returns what ends it.
+// startDocker starts dockerd as a unit would, and returns a function that stops it.
 func (r *reader) startDocker() func() {
 	return r.daemon("dockerd", r.environ, []string{"docker", "--host", "unix:///var/run/docker.sock", "version"}, "dockerd", "--bridge", "none", "--iptables=false", "--ip6tables=false",
 		"--ip-forward=false", "--ip-masq=false", "--group", "root", "--cgroup-parent", r.cgroup())
 }
 
-// importImage gives containerd the image, also under the name without a registry.
+// importImage imports the image into containerd, and also tags it without a registry.
 func (r *reader) importImage() {
 	r.must("ctr image import " + r.image)
 	r.must("ctr image tag --force $(ctr image ls -q name~=library) " + ubuntu)
 }
 
-// startContainerd does so with containerd.
+// startContainerd is startDocker for containerd.
 func (r *reader) startContainerd() func() {
 	return r.daemon("containerd", r.environ, []string{"ctr", "version"}, "containerd")
 }
 
-// Parts of the setup for a text's commands: what these write or read beside
-// /etc and /run is private, as are the nodes in /dev, and what the machine's
-// owner has configured is gone.
+// These are parts of the setup for a text's commands: private copies of the directories that the
+// commands write or read, apart from /etc and /run, private device nodes in /dev, and no
+// configuration by the machine's owner.
 const (
 	privateDirectories = `
 	for d in usr/bin usr/lib usr/local var/cache; do
@@ -147,7 +146,8 @@ const (
 `
 )
 
-// fitGPU gives the ground the machine $0: its driver and what that shows.
+// fitGPU is a script that gives the ground the driver of the machine $0, and what that driver
+// shows.
 const fitGPU = `
 	set -e
 	mount --bind "$0/proc/devices" /proc/devices
@@ -158,9 +158,9 @@ const fitGPU = `
 	/sbin/ldconfig
 `
 
-// fitPCI shows that GPU in /sys too, where "nvsysfs doctor" looks for it. With
-// this there are no rootless containers: the kernel gives a user namespace no
-// sysfs if something is mounted in it.
+// fitPCI is a script that shows that GPU in /sys, too, where "nvsysfs doctor" looks for it. It
+// rules out rootless containers: the kernel does not allow a user namespace to mount sysfs if
+// something is mounted in it.
 const fitPCI = `
 	if [ -d /sys/bus/pci/devices ]; then
 		mount --bind "$0/sys/bus/pci/devices" /sys/bus/pci/devices
@@ -172,18 +172,18 @@ const fitPCI = `
 	fi
 `
 
-// reader does what a text says.
+// reader does what a text tells its reader to do.
 type reader struct {
 	*ground
 	environ []string
-	cwd     string // where commands are typed
+	cwd     string // where commands run
 	image   string
 	bundle  string
-	running map[string]func() // what ends daemons, by name
+	running map[string]func() // functions that stop daemons, by name
 }
 
-// command is what a text tells to type, and what it says is printed then; or
-// a file that it shows.
+// command is a command in a text, with the output that the text shows for it, or a file that the
+// text shows.
 type command struct {
 	line  string
 	shows []string
@@ -191,14 +191,14 @@ type command struct {
 	text  string
 }
 
-// commands are the first words of commands in README.md's text.
+// commands are the first words of commands in the text of README.md.
 var commands = []string{"make", "go", "nvsysfs", "docker", "podman", "ctr", "sudo", "systemctl", shimName}
 
-// readCommands returns the commands in a text. A command is a line of an indented block or of one
-// of another kind, the first line of a console block, whose others are what it prints, and, if
-// inline is set, code in the text that begins with a command's name and is more than that. Blocks
-// text, yaml, toml, dockerfile, go and mermaid show something, and are a file if their first line
-// is a comment that names it.
+// readCommands returns the commands in a text. These are the lines of indented blocks and of fenced
+// blocks, with three exceptions. In a console block, only the first line is a command, and the
+// others are its output. Blocks of the kinds text, yaml, toml, dockerfile, go and mermaid only show
+// something; they are files if their first line is a comment with a file name. If inline is set,
+// code spans that begin with a command's name and have more words are commands, too.
 func readCommands(page string, inline bool) []command {
 	var list []command
 	span, comment, file := regexp.MustCompile("`([^`]+)`"), regexp.MustCompile(`\s+#.*`), regexp.MustCompile(`^# (/?[\w.-]+(?:/[\w.-]+)*)$`)
@@ -234,7 +234,7 @@ func readCommands(page string, inline bool) []command {
 				add(strings.TrimPrefix(block[0], "$ "), block[1:])
 			case "text", "yaml", "toml", "dockerfile", "go", "mermaid":
 				if m := file.FindStringSubmatch(block[0]); m != nil {
-					if fence == "text" { // in which nothing is a comment
+					if fence == "text" { // which has no comments
 						block = block[1:]
 					}
 					list = append(list, command{file: m[1], text: strings.Join(block, "\n") + "\n"})
@@ -255,8 +255,7 @@ func readCommands(page string, inline bool) []command {
 	return list
 }
 
-// TestREADME does, from the top to the bottom, what README.md tells its
-// reader to type.
+// TestREADME runs, from top to bottom, what README.md tells its reader to type.
 func TestREADME(t *testing.T) {
 	r := newReader(t, privateDirectories+privateNodes+noConfiguration)
 	r.copyRepository()
@@ -274,7 +273,7 @@ func TestREADME(t *testing.T) {
 	assert.NotContains(t, string(data), t4UUID)
 }
 
-// newReader makes a reader on a ground that setup makes.
+// newReader creates a reader on a ground that setup prepares.
 func newReader(t *testing.T, setup string) *reader {
 	t.Helper()
 	need.Root(t)
@@ -291,14 +290,14 @@ func newReader(t *testing.T, setup string) *reader {
 			r.environ = append(r.environ, e)
 		}
 	}
-	// ctr's namespace is the cgroup of its containers.
+	// ctr's namespace is also the cgroup of its containers.
 	r.environ = append(r.environ, "PATH="+strings.Join(path, ":"), "DOCKER_CONFIG="+filepath.Join(r.dir, "client"),
 		"CONTAINERD_NAMESPACE="+filepath.Base(r.dir))
 	r.prepare()
 	return r
 }
 
-// follow does what a text says, and returns the lines that it has met.
+// follow does what a text says, and returns the command lines it has seen.
 func (r *reader) follow(list []command, s script) map[string]bool {
 	seen := map[string]bool{}
 	for _, c := range list {
@@ -338,8 +337,8 @@ func (r *reader) follow(list []command, s script) map[string]bool {
 	return seen
 }
 
-// checkFile parses a file that the text shows: a config.toml as the runtime
-// does.
+// checkFile parses a file that the text shows. It parses a config.toml in the same way as the
+// runtime.
 func (c command) checkFile(t *testing.T) {
 	t.Helper()
 	switch filepath.Ext(c.file) {
@@ -355,15 +354,15 @@ func (c command) checkFile(t *testing.T) {
 	}
 }
 
-// fails tells whether the text shows an error.
+// fails reports whether the text shows an error.
 func (c command) fails() bool {
 	return slices.ContainsFunc(c.shows, func(line string) bool {
 		return strings.HasPrefix(line, "nvsysfs: ") || strings.HasPrefix(line, "docker: ") || strings.HasPrefix(line, "Error: ") || strings.HasPrefix(line, "ctr: ")
 	})
 }
 
-// check compares what a command prints with what the text shows of it. "…"
-// stands for lines if it is alone in one, else for a part of a line.
+// check compares a command's output with what the text shows. "…" stands for any lines if it is
+// alone on a line, and otherwise for a part of its line.
 func (c command) check(t *testing.T, out string) {
 	t.Helper()
 	if c.shows == nil {
@@ -385,12 +384,12 @@ func (c command) check(t *testing.T, out string) {
 	}
 }
 
-// lines are those of a text that are not blank.
+// lines returns the lines of a text that are not blank.
 func lines(text string) []string {
 	return slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return strings.TrimSpace(line) == "" })
 }
 
-// afterDemo gives the ground a GPU, which the next demo uses.
+// afterDemo gives the ground a GPU after "make demo", and runs that command again.
 func afterDemo(r *reader, c command) {
 	if c.line == "make demo" {
 		out, err := r.output("sh", "-c", fitGPU+fitPCI, r.machine("t4"))
@@ -399,7 +398,7 @@ func afterDemo(r *reader, c command) {
 	}
 }
 
-// copyRepository makes a copy of this repository, in which commands run.
+// copyRepository copies this repository. Commands run in the copy.
 func (r *reader) copyRepository() {
 	r.cwd = filepath.Join(r.dir, "clone")
 	cmd := exec.Command("sh", "-c", `mkdir "$0" && git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C "$0"`, r.cwd)
@@ -408,8 +407,7 @@ func (r *reader) copyRepository() {
 	require.NoError(r.t, err, "%s", out)
 }
 
-// prepare makes the image ubuntu and a bundle, and configures podman so that
-// it can run here.
+// prepare creates the image ubuntu and a bundle, and configures podman so that it can run here.
 func (r *reader) prepare() {
 	r.bundle, r.image = filepath.Join(r.dir, "bundle"), filepath.Join(r.dir, "ubuntu.tar")
 	require.NoError(r.t, os.Mkdir(filepath.Join(r.dir, "client"), 0o755))
@@ -431,7 +429,7 @@ events_logger = "none"
 	require.NoError(r.t, err, "%s", out)
 }
 
-// writeBundle writes the config.json of a container that asks for all GPUs.
+// writeBundle writes the config.json of a container that requests all GPUs.
 func (r *reader) writeBundle() {
 	caps := []string{"CAP_CHOWN", "CAP_KILL", "CAP_MKNOD"}
 	data, err := json.Marshal(specs.Spec{
@@ -455,10 +453,9 @@ func (r *reader) writeBundle() {
 	require.NoError(r.t, os.WriteFile(filepath.Join(r.bundle, "config.json"), data, 0o644))
 }
 
-// line is a command of README.md with what is to be filled in, and what this
-// ground needs: podman has no setting, only a flag, for the cgroup that its
-// containers are in. With dockerd's and podman's settings they have no network,
-// for which it takes a bridge and plugins.
+// line returns a command of the text with its placeholders filled in, and with what this ground
+// needs: podman has only a flag, and no setting, for the cgroup of its containers. dockerd and
+// podman are configured to give containers no network, which would need a bridge and plugins.
 func (r *reader) line(line string) string {
 	return strings.NewReplacer(
 		"/path/to/bundle", r.bundle,
@@ -468,7 +465,7 @@ func (r *reader) line(line string) string {
 	).Replace(line)
 }
 
-// must runs a command line that is to succeed.
+// must runs a command line that must succeed.
 func (r *reader) must(line string) string {
 	r.t.Helper()
 	out, err := r.try(line)
@@ -476,7 +473,7 @@ func (r *reader) must(line string) string {
 	return out
 }
 
-// try runs a command line where commands are typed.
+// try runs a command line in the reader's working directory.
 func (r *reader) try(line string) (string, error) {
 	cmd := r.command("sh", "-c", `cd "$0" && eval "$1"`, r.cwd, line)
 	cmd.Env = r.environ

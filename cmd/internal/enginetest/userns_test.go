@@ -20,8 +20,8 @@ import (
 	"github.com/nvsysfs/nvidia-container-runtime/cmd/internal/testimage"
 )
 
-// hostNodes gives the namespace a /dev with the ordinary nodes and those of
-// the fixture t4: in a user namespace a low-level runtime binds them.
+// hostNodes is a script that gives the namespace a /dev with the usual device nodes and those of
+// the fixture t4: for a user namespace, a low-level runtime bind-mounts them.
 const hostNodes = `
 	d=$(mktemp -d)
 	mount -t tmpfs -o mode=755 tmpfs "$d"
@@ -39,7 +39,7 @@ const hostNodes = `
 	rmdir "$d"
 `
 
-// subordinate gives the namespace a user with subordinate ids.
+// subordinate is a script that gives the namespace a user with subordinate IDs.
 const subordinate = `
 	echo "nvcr:x:61111:61111::/nonexistent:/bin/sh" >>/etc/passwd
 	echo "nvcr:x:61111:" >>/etc/group
@@ -47,7 +47,8 @@ const subordinate = `
 	echo "nvcr:200000:65536" >>/etc/subgid
 `
 
-// Without the permissions: crun makes files to bind to under its umask.
+// lookUserns is look without the permissions: crun creates the files to bind-mount on under its
+// umask.
 const lookUserns = `
 exec 2>&1
 for n in $(ls -d /dev/nvidia* 2>/dev/null); do
@@ -62,7 +63,7 @@ const t4NodesUserns = `/dev/nvidia-uvm 1fc:0 No such device or address
 /dev/nvidiactl c3:ff No such device or address
 `
 
-// owners tells whose the files are that are written into the image.
+// owners is a script that prints the owners of the files that are written into the image.
 const owners = `stat -c '%n %u:%g' /usr/lib/x86_64-linux-gnu/libcuda.so.1 /etc/ld.so.cache
 `
 
@@ -106,16 +107,16 @@ func TestPodmanUserns(t *testing.T) {
 	}
 }
 
-// A root filesystem that is root's on the disk, seen by the container through
-// a mount that maps ids. The host's root has no id there, so that nothing
-// can be written into it: what would be a link is mounted.
+// TestPodmanIDMappedRootFS has a root filesystem that belongs to root on disk, and that the
+// container sees through an ID-mapped mount. The host's root has no ID there, so nothing can be
+// written to it: what would be a link is a mount instead.
 func TestPodmanIDMappedRootFS(t *testing.T) {
 	p := newPodman(t, hostNodes+subordinate)
 	for _, l := range lowLevels(t) {
 		t.Run(l.name, func(t *testing.T) {
 			rootfs := filepath.Join(p.dir, "rootfs-"+l.name)
 			testimage.Build(t, rootfs, "debian")
-			// Podman itself makes this one, and cannot either.
+			// podman would create this link itself, and cannot do so either.
 			require.NoError(t, os.Symlink("/proc/mounts", filepath.Join(rootfs, "etc/mtab")))
 			self, err := os.Executable()
 			require.NoError(t, err)
@@ -132,8 +133,8 @@ func TestPodmanIDMappedRootFS(t *testing.T) {
 	}
 }
 
-// idmapVariable makes of the test binary a program that mounts the directory
-// it names on itself, ids from 0 seen as ids from 200000.
+// idmapVariable turns the test binary into a program that mounts the directory in the variable on
+// itself, with IDs from 0 mapped to IDs from 200000.
 const idmapVariable = "NVCR_TEST_IDMAP"
 
 func idmap(dir string) error {
@@ -164,7 +165,7 @@ func idmap(dir string) error {
 	return unix.MoveMount(tree, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// newRootlessPodman makes a podman of an ordinary user that has the image.
+// newRootlessPodman prepares podman for an ordinary user, and loads the image.
 func newRootlessPodman(t *testing.T) *podman {
 	t.Helper()
 	need.Program(t, "newuidmap")
@@ -178,13 +179,13 @@ func newRootlessPodman(t *testing.T) *podman {
 		"env", "--chdir", home, "-i", "HOME=" + home, "XDG_RUNTIME_DIR=" + filepath.Join(home, "run"), "PATH=" + os.Getenv("PATH"),
 	}
 	p.options = []string{need.Program(t, "podman"), "--cgroup-manager", "cgroupfs", "--events-backend", "none"}
-	// It leaves a process that keeps the user's namespaces.
+	// podman leaves a process that keeps the user's namespaces.
 	t.Cleanup(func() { p.must(t, "system", "migrate") })
 	p.must(t, "load", "-i", p.image())
 	return p
 }
 
-// Podman of a user without privileges, who has subordinate ids.
+// TestPodmanRootless runs podman as an unprivileged user with subordinate IDs.
 func TestPodmanRootless(t *testing.T) {
 	p := newRootlessPodman(t)
 	for _, l := range lowLevels(t) {
