@@ -328,8 +328,8 @@ var toolkitKeys = []string{
 	"features.no-additional-gids-for-device-nodes",
 }
 
-// TestDocsMigration checks that docs/migration.md has a row for each of NVIDIA's keys, and says
-// that this runtime reads exactly those that it does read.
+// TestDocsMigration checks that docs/migration.md has a row for each of NVIDIA's keys, and that the
+// page is right about which of them this runtime reads.
 func TestDocsMigration(t *testing.T) {
 	honoured := map[string]bool{}
 	for _, k := range plan.Keys {

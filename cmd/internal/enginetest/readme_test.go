@@ -195,8 +195,8 @@ type command struct {
 var commands = []string{"make", "go", "nvsysfs", "docker", "podman", "ctr", "sudo", "systemctl", shimName}
 
 // readCommands returns the commands in a text. These are the lines of indented blocks and of fenced
-// blocks, with three exceptions. In a console block, only the first line is a command, and the
-// others are its output. Blocks of the kinds text, yaml, toml, dockerfile, go and mermaid only show
+// blocks, with two exceptions: in a console block, only the first line is a command, and the others
+// are its output. Blocks of the kinds text, yaml, toml, dockerfile, go and mermaid only show
 // something; they are files if their first line is a comment with a file name. If inline is set,
 // code spans that begin with a command's name and have more words are commands, too.
 func readCommands(page string, inline bool) []command {

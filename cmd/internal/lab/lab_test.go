@@ -39,7 +39,7 @@ func TestLab(t *testing.T) {
 			t.Run(r.name, func(t *testing.T) {
 				t.Parallel()
 				image, programs := r.image(t), r.build(t)
-				// Two machines at once take half the time: each has one processor.
+				// Testing on two machines at once takes half the time: each has one processor.
 				for j, level := range levels {
 					t.Run(level, func(t *testing.T) {
 						t.Parallel()

@@ -23,7 +23,8 @@ import (
 const (
 	imageName = "nvcr.test/probe:1"
 
-	// patience is how long a condition may take to come true. All of them take far less.
+	// patience is how long a condition may take to come true. It is far longer than any of them
+	// needs.
 	patience = 5 * time.Minute
 )
 

@@ -129,7 +129,7 @@ void cleanup_module(void)
 
 		if (e->kind == 'c')
 			__unregister_chrdev(e->major, e->minor, e->numbers, e->name);
-		// This is driver/nvidia, with everything in it.
+		// Removing driver/nvidia removes everything in it.
 		else if (e->kind == 'd' && !strchr(strchr(e->name, '/') + 1, '/'))
 			remove_proc_subtree(e->name, 0);
 	}
