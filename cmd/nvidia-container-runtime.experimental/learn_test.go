@@ -60,9 +60,9 @@ func learnLarge(t testing.TB, machine string) []string {
 	return names
 }
 
-// TestCreateMIGUUIDReadsNothingTwice checks that a request for MIG devices by UUID starts no process
-// and reads no file more often than mostReads allows, and that other requests do not read the list
-// of learnt devices.
+// TestCreateMIGUUIDReadsNothingTwice checks that a request for MIG devices by UUID starts no
+// process and reads no file more often than mostReads allows, and that other requests do not read
+// the list of learnt devices.
 func TestCreateMIGUUIDReadsNothingTwice(t *testing.T) {
 	machine, bundle := largeMachine(t)
 	names := learnLarge(t, machine)
