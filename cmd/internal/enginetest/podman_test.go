@@ -157,3 +157,33 @@ func (p *podman) etc(t *testing.T) {
 	assert.Equal(t, t4Nodes+t4Libs, p.run(t, filepath.Join(programs.dir, shimName), look+libs, "-e", "NVIDIA_VISIBLE_DEVICES=0"))
 	assert.FileExists(t, filepath.Join(p.dir, "debug.log"))
 }
+
+// TestPodmanRestores checks that a container which was checkpointed has its GPU again, also from an
+// exported archive, for which podman writes a new config.json.
+func TestPodmanRestores(t *testing.T) {
+	criu := need.CRIU(t)
+	p := newPodman(t, fmt.Sprintf(`mkdir /run/sbin
+		ln -s %s/criu /run/sbin/
+		mount -t overlay -o lowerdir=/run/sbin:/usr/sbin overlay /usr/sbin`, criu))
+	p.must(t, "load", "-i", p.image())
+	for _, l := range []lowLevel{{"runc", need.Program(t, "runc")}, {"crun", filepath.Join(criu, "crun")}} {
+		t.Run(l.name, func(t *testing.T) {
+			do := func(args ...string) string {
+				return p.must(t, append([]string{"--runtime", p.runtime("restore-"+l.name, "t4", l.path, "")}, args...)...)
+			}
+			name := "restored-" + l.name
+			check := func() { t.Helper(); assert.Equal(t, t4Nodes+t4Libs, do("exec", name, "sh", "-c", look+libs)) }
+			do("run", "-d", "--name", name, "--network", "none", "--cgroup-parent", p.cgroup(), "-e", "NVIDIA_VISIBLE_DEVICES=0", imageName)
+			defer do("rm", "-f", "-t", "0", name)
+			check()
+			do("container", "checkpoint", name)
+			do("container", "restore", name)
+			check()
+			archive := filepath.Join(p.dir, name+".tar")
+			do("container", "checkpoint", "--export", archive, name)
+			do("rm", "-f", name)
+			do("container", "restore", "--import", archive)
+			check()
+		})
+	}
+}

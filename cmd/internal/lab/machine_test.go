@@ -83,26 +83,8 @@ func (r release) image(t *testing.T) string {
 	t.Helper()
 	need.Program(t, "mmdebstrap")
 	need.Program(t, "mke2fs")
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = "/var/cache"
-	}
 	made := sha256.Sum256(fmt.Append(nil, packages, masked, kept, sample, string(imageFiles)))
-	dir := filepath.Join(cache, "nvcr-lab", fmt.Sprintf("%s-%x", r.suite, made[:6]))
-	if _, err := os.Stat(dir); err == nil {
-		return dir
-	}
-	require.NoError(t, os.MkdirAll(filepath.Dir(dir), 0o755))
-	work, err := os.MkdirTemp(filepath.Dir(dir), "making-")
-	require.NoError(t, err)
-	defer os.RemoveAll(work)
-	if err := r.make(work); err != nil {
-		need.Missing(t, "an image of Debian's %s, which cannot be made: %v", r.suite, err)
-	}
-	if err := os.Rename(work, dir); !errors.Is(err, fs.ErrExist) {
-		require.NoError(t, err)
-	}
-	return dir
+	return need.Made(t, fmt.Sprintf("nvcr-lab/%s-%x", r.suite, made[:6]), "an image of Debian's "+r.suite, r.make)
 }
 
 // kept are the AppArmor profiles that concern containers. Loading the others would take longer than
@@ -110,9 +92,6 @@ func (r release) image(t *testing.T) string {
 var kept = strings.Fields("runc crun podman buildah unprivileged_userns")
 
 func (r release) make(dir string) error {
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
 	tree, uml := filepath.Join(dir, "tree"), filepath.Join(dir, "uml")
 	err := command("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase",
 		// The package list of the next release may have passed its validity date.
