@@ -765,7 +765,7 @@ func TestRequestOtherDevices(t *testing.T) {
 
 			got, ok, err = spec.NewRequest(spec.Facts{Env: tt.env}, defaultPolicy)
 			require.NoError(t, err)
-			assert.False(t, ok, "no device is asked for")
+			assert.False(t, ok, "no device is requested")
 			assert.Zero(t, got)
 		})
 	}

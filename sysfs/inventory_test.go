@@ -105,7 +105,7 @@ func TestRead(t *testing.T) {
 			}},
 		},
 		{
-			name:  "instances not asked for",
+			name:  "instances not requested",
 			files: base(gpu("0000:01:00.0", 0, uuidA, ""), instance(0, 1, 0)),
 			want: Inventory{Driver: driver, Majors: majors, Params: defaultParams, GPUs: []GPU{
 				{Address: Address{0, 1, 0, 0}, Name: "0000:01:00.0", Model: "Tesla T4", UUID: uuidA},

@@ -54,7 +54,7 @@ func TestControlNodes(t *testing.T) {
 		{name: "least", majors: all, want: []Node{ctl}},
 		{name: "all", majors: all, uvm: true, modeset: true, want: []Node{ctl, uvm, tools, modeset}},
 		{name: "module of modeset not loaded", majors: noModules, modeset: true, want: []Node{ctl}},
-		{name: "module of uvm not loaded, not asked for", majors: noModules, want: []Node{ctl}},
+		{name: "module of uvm not loaded, not requested", majors: noModules, want: []Node{ctl}},
 		{name: "module of uvm not loaded", majors: noModules, uvm: true, err: &ModuleError{"nvidia-uvm", "nvidia-uvm", "modprobe nvidia-uvm"}},
 		{name: "no driver", majors: noMajors, err: &ModuleError{"nvidia", "nvidia", "modprobe nvidia"}},
 	} {

@@ -64,7 +64,7 @@ func Example() {
 	// /dev/nvidiactl 195:255
 	// /usr/lib/nvidia-container-driver/bin/nvidia-smi
 	// /usr/bin/nvidia-smi -> /usr/lib/nvidia-container-driver/bin/nvidia-smi
-	// devices asked for by NVIDIA_VISIBLE_DEVICES: device "GPU-fef8089b": unknown device: no GPU has this UUID
+	// devices requested by NVIDIA_VISIBLE_DEVICES: device "GPU-fef8089b": unknown device: no GPU has this UUID
 }
 
 func unpacked(t *testing.T, name string) string {

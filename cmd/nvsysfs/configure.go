@@ -22,10 +22,10 @@ func newConfigure(i invocation) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "configure",
 		Short: "register the runtime with a container engine",
-		Long: `Registers nvidia-container-runtime.experimental with a container engine, or with
---remove takes it out again. Only our own entries in the engine's files change:
+		Long: `Registers nvidia-container-runtime.experimental with a container engine, or
+unregisters it with --remove. Only our own entries in the engine's files change:
 comments, order and unknown keys stay, and a second run changes nothing.
-It says what has to be restarted, and restarts nothing.`,
+It prints what to restart, and restarts nothing.`,
 		Example: `  nvsysfs configure docker --gpus
   nvsysfs configure containerd --runtime-class | kubectl apply -f -`,
 	}
@@ -38,7 +38,7 @@ func newConfigureEngine(i invocation, engine string) *cobra.Command {
 		Use:   engine,
 		Short: "register the runtime with " + engine,
 		Long: fmt.Sprintf(`Registers nvidia-container-runtime.experimental with %s, or with
---remove takes it out again. A second run changes nothing.`, engine),
+--remove unregisters it. A second run changes nothing.`, engine),
 		Example: fmt.Sprintf("  nvsysfs configure %[1]s --dry-run\n  nvsysfs configure %[1]s --remove", engine),
 		Args:    noArguments,
 	}

@@ -15,13 +15,13 @@ func newDemo(i invocation) *cobra.Command {
 		Use:   "demo",
 		Short: "start a container through the runtime, with or without a GPU",
 		Long: `Starts a container through nvidia-container-runtime.experimental, which must be
-beside this program or in PATH, and shows what it got. Where this machine has no
+beside this program or in PATH, and shows what it got. If this machine has no
 NVIDIA driver, or with --fixture, a fixture stands in for the machine: the
-container really starts, but its device nodes lead to nothing.
+container really starts, but there is no driver behind its device nodes.
 
-Starting a container takes root and runc or crun; without these a table of
-what it would get is shown instead. Everything is made in a temporary directory
-and removed again.`,
+Starting a container requires root and runc or crun; without them, a table shows
+what it would get. All files are created in a temporary directory, which is
+removed.`,
 		Example: `  nvsysfs demo
   nvsysfs demo --fixture t4`,
 		Args: noArguments,

@@ -23,8 +23,8 @@ prints ok, note (worth knowing) or wrong, and below it the command that fixes
 it. Checks that do not apply are left out. The exit status is 1 if anything is
 wrong. The ids in JSON do not change between versions.
 
-Nothing is changed. On this machine, the low-level runtime and systemd are asked
-for their versions; everything else is read from files.`,
+Nothing is changed. On this machine, the low-level runtime and systemd are run
+to get their versions; everything else is read from files.`,
 		Example: `  nvsysfs doctor
   nvsysfs doctor --json | jq '.findings[] | select(.state == "wrong")'`,
 		Args: noArguments,

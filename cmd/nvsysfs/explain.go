@@ -26,11 +26,11 @@ func newExplain(i invocation) *cobra.Command {
 		Short: "show what a container would get, and why",
 		Long: `Shows what nvidia-container-runtime.experimental would change for the container
 in a bundle, and why. Nothing is changed: neither the bundle, nor its root
-filesystem, nor a device node. Configuration and environment count as they do
-for the runtime; where the runtime would fail, this fails with the same message.
+filesystem, nor a device node. It reads the configuration and environment that
+the runtime reads, and where that would fail, it fails with the same message.
 
-With --env there need be no bundle: it is as if a container with these variables
-were started. Its image is laid out like Debian's unless --image names another.`,
+With --env, no bundle is needed: it shows what a container with these variables
+would get. Its image is laid out like Debian's unless --image names another.`,
 		Example: `  nvsysfs explain -e NVIDIA_VISIBLE_DEVICES=0:1 --fixture a100-mig
   nvsysfs explain --bundle /run/containerd/io.containerd.runtime.v2.task/moby/ID`,
 		Args: noArguments,

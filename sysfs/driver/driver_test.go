@@ -481,7 +481,7 @@ func TestFindLibraries(t *testing.T) {
 			},
 		},
 		{
-			name: "a damaged anchor that is not asked for",
+			name: "a damaged anchor that is not requested",
 			tree: libraries("usr/lib64", "x86_64", version, both...).with(files{"usr/lib64/libcuda.so.550.54.14": ""}),
 			o:    Options{Classes: Utility},
 			want: bothOf64[1:],
@@ -525,7 +525,7 @@ func TestFindLibraries(t *testing.T) {
 				`535.104.05 ("/usr/lib64/libnvidia-ml.so.535.104.05")`,
 		},
 		{
-			name: "one anchor of another version, not asked for",
+			name: "one anchor of another version, not requested",
 			tree: libraries("usr/lib64", "x86_64", version, "libcuda.so.1").with(libraries("usr/lib64", "x86_64", "535.104.05", "libnvidia-ml.so.1")),
 			o:    Options{Classes: Compute},
 			want: bothOf64[:1],

@@ -181,7 +181,7 @@ type provocation struct {
 var provocations = map[string]provocation{
 	`device "…": unknown device: …; available: …`:                                                        {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=7"}},
 	`…; NVIDIA GPUs not bound to the nvidia driver: …`:                                                   {fixture: "vfio", env: []string{"NVIDIA_VISIBLE_DEVICES=0000:71:00.0"}},
-	`NVIDIA GPUs were asked for (…), but no NVIDIA kernel driver is loaded: …`:                           {fixture: "no-nvidia", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}},
+	`NVIDIA GPUs were requested (…), but no NVIDIA kernel driver is loaded: …`:                           {fixture: "no-nvidia", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}},
 	`the loaded kernel module has version …, but the driver's libraries have …`:                          {fixture: "version-skew", env: []string{"NVIDIA_VISIBLE_DEVICES=all"}},
 	`requirement error: unsatisfied condition: …`:                                                        {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_REQUIRE_X=driver>=999"}},
 	`unsupported capabilities found in '…' (allowed '…'): …`:                                             {fixture: "t4", env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=x"}},

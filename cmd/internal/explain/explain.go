@@ -133,7 +133,7 @@ func Explain(o Options) (Explanation, error) {
 	}
 
 	e.Asks, e.Changes = true, doc.Changed()
-	e.Why = fmt.Sprintf("asked for by %s: %.200q with driver capabilities %s",
+	e.Why = fmt.Sprintf("requested by %s: %.200q with driver capabilities %s",
 		request.Source, strings.Join(request.Devices, ","), strings.Join(request.Capabilities, ","))
 	e.Driver = listing.DriverOf(p.Inventory)
 	e.explainDevices(p)
@@ -292,7 +292,7 @@ func whichClasses(f driver.File, request spec.Request) string {
 	switch {
 	case f.Class == 0:
 		return "always"
-	case f.Class&asked == 0: // implied by one that was asked for
+	case f.Class&asked == 0: // implied by one that was requested
 		return f.Class.String()
 	}
 	return (f.Class & asked).String()

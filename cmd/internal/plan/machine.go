@@ -71,15 +71,15 @@ func readMachine(cfg Config, req spec.Request, insideUserNS bool) (Machine, []st
 			}
 		}
 		err = withUnbound(m.Root, m.Inventory, err)
-		return Machine{}, nil, fmt.Errorf("devices asked for by %s: %w", req.Source, err)
+		return Machine{}, nil, fmt.Errorf("devices requested by %s: %w", req.Source, err)
 	}
 	var notes []string
 	for _, g := range m.Selection.Skipped {
 		notes = append(notes, fmt.Sprintf("GPU %s is left out of \"all\": %v", g.Name, g.Err))
 	}
 	for _, g := range m.Selection.Partitioned(m.Root) {
-		notes = append(notes, fmt.Sprintf("GPU %d is divided into MIG devices and none of them was asked for, "+
-			"so programs find no device; ask for %s", g.Index, strings.Join(g.MIGNames(), ", ")))
+		notes = append(notes, fmt.Sprintf("GPU %d is divided into MIG devices and none of them was requested, "+
+			"so programs find no device; request %s", g.Index, strings.Join(g.MIGNames(), ", ")))
 	}
 	for _, name := range m.Inventory.Odd {
 		name = m.Root.Path("/proc/driver/nvidia/gpus/" + name)
@@ -105,7 +105,7 @@ func driverRoot(root sysfs.Root, dir string) (sysfs.Root, error) {
 }
 
 func noDriver(root sysfs.Root, req spec.Request) error {
-	return fmt.Errorf("NVIDIA GPUs were asked for (%s: %s), but no NVIDIA kernel driver is loaded: "+
+	return fmt.Errorf("NVIDIA GPUs were requested (%s: %s), but no NVIDIA kernel driver is loaded: "+
 		"neither %s nor %s exists; load it with 'modprobe nvidia', or install it for this kernel",
 		req.Source, quoteList(req.Devices),
 		root.Path("/proc/driver/nvidia/version"), root.Path("/sys/module/nvidia/version"))

@@ -368,7 +368,7 @@ func (w *faultWorld) try(t testing.TB, dir string, f fault) (what string, _ erro
 	case bytes.Equal(now, w.old):
 		what += ", config.json is the old one"
 		if s.executed {
-			return what, fmt.Errorf("%s: started without what was asked for", where)
+			return what, fmt.Errorf("%s: started without what was requested", where)
 		}
 	case bytes.Equal(now, w.new):
 		what += ", config.json is the new one"

@@ -86,7 +86,7 @@ func TestContainerd(t *testing.T) {
 			t.Run("ctr run", func(t *testing.T) {
 				assert.Equal(t, gpu, ctr(t, look, "RUN", "--rm", "--runc-binary", runtime, "--env", "NVIDIA_VISIBLE_DEVICES=0", imageName, "run-"+level))
 			})
-			t.Run("nothing asked for", func(t *testing.T) {
+			t.Run("nothing requested", func(t *testing.T) {
 				assert.Equal(t, gpuless, ctr(t, look, "RUN", "--rm", "--runc-binary", runtime, imageName, "nothing-"+level))
 			})
 			// The ctr of containerd 1 cannot request CDI devices.

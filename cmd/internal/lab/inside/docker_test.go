@@ -53,7 +53,7 @@ func TestDocker(t *testing.T) {
 			t.Run("--device nvidia.com gpu=0, CDI without this runtime", func(t *testing.T) {
 				assert.Equal(t, gpu, dockerRun(t, lookCDI, "--runtime", "plain", "--device", "nvidia.com/gpu=0"))
 			})
-			t.Run("nothing asked for", func(t *testing.T) {
+			t.Run("nothing requested", func(t *testing.T) {
 				assert.Equal(t, gpuless, dockerRun(t, look, "--runtime", runtimeName))
 			})
 			t.Run("AppArmor in force", func(t *testing.T) {

@@ -300,7 +300,7 @@ func TestDriver(t *testing.T) {
 				unplug(t, "r driver/nvidia/gpus/"+address+"\nr driver/nvidia/capabilities/gpu1\n")
 				assert.Equal(t, "ok: 1 usable", doctor(t, "gpus"))
 				assert.Empty(t, doctor(t, "gpu-lost"))
-				assert.Equal(t, `devices asked for by NVIDIA_VISIBLE_DEVICES: device "1": unknown device: no GPU has the index 1; `+
+				assert.Equal(t, `devices requested by NVIDIA_VISIBLE_DEVICES: device "1": unknown device: no GPU has the index 1; `+
 					"available: 0 (GPU-fef8089b-2c1e-4b57-9d3a-61f0c8a7e245, 0000:00:1e.0)", fails(t, "1"))
 				assert.Equal(t, gpu, given(t, "all"))
 				become(t, parse(t, pair), pairDir, pairDir)

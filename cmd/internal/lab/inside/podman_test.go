@@ -89,7 +89,7 @@ func TestPodman(t *testing.T) {
 			t.Run("run", func(t *testing.T) {
 				assert.Equal(t, gpu, p.run(t, runtimeName, look, "-e", "NVIDIA_VISIBLE_DEVICES=0"))
 			})
-			t.Run("nothing asked for", func(t *testing.T) {
+			t.Run("nothing requested", func(t *testing.T) {
 				assert.Equal(t, gpuless, p.run(t, runtimeName, look))
 			})
 			t.Run("CDI without this runtime", func(t *testing.T) {
