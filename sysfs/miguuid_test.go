@@ -197,7 +197,7 @@ func TestSelectMIGUUID(t *testing.T) {
 		{
 			name: "file that others may write", ask: dieA.UUID(9, 1),
 			err: "MIG UUIDs are not in /proc, and the record is not trusted: $FILE: " +
-				"others than its owner may write it (mode 0666); remove it, then run 'nvsysfs learn' as root on the host",
+				"users other than its owner may write it (mode 0666); remove it, then run 'nvsysfs learn' as root on the host",
 			prepare: func(t *testing.T, root Root, a, b GPU) {
 				keep(t, root, learn(t, root, a, dieA))
 				require.NoError(t, os.Chmod(root.Path(learnt.Path), 0o666))

@@ -116,7 +116,7 @@ func trusted(info fs.FileInfo, owners []int) error {
 		return errors.New("not a regular file")
 	}
 	if perm := info.Mode().Perm(); perm&0o022 != 0 {
-		return fmt.Errorf("others than its owner may write it (mode %04o)", perm)
+		return fmt.Errorf("users other than its owner may write it (mode %04o)", perm)
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if ok && !slices.Contains(owners, int(stat.Uid)) {
