@@ -158,8 +158,8 @@ func (p *podman) etc(t *testing.T) {
 	assert.FileExists(t, filepath.Join(p.dir, "debug.log"))
 }
 
-// TestPodmanRestores checks that a container which was checkpointed has its GPU again, also from an
-// exported archive, for which podman writes a new config.json.
+// TestPodmanRestores checks that a container which was checkpointed has its GPU again, also as a new
+// container from an exported archive.
 func TestPodmanRestores(t *testing.T) {
 	criu := need.CRIU(t)
 	p := newPodman(t, fmt.Sprintf(`mkdir /run/sbin
