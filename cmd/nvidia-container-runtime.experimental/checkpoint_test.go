@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -26,6 +27,7 @@ func TestContainerIsRestored(t *testing.T) {
 		for way, text := range ways {
 			t.Run(r.name+"/"+way, func(t *testing.T) {
 				w := newWorld(t, r, "t4", "debian")
+				w.runtime.wrapper = inCgroup(t, w.id, r.wrapper)
 				w.configToml(text)
 				w.environ = []string{"PATH=" + criu + ":" + os.Getenv("PATH")}
 				config := func() { w.config(script, []string{"NVIDIA_VISIBLE_DEVICES=0"}, nil) }
@@ -61,4 +63,21 @@ func TestContainerIsRestored(t *testing.T) {
 			})
 		}
 	}
+}
+
+// inCgroup returns a wrapper that enters a cgroup of the unified hierarchy before it runs another
+// one, if any. crun leaves processes where they are in the unified hierarchy of a hybrid one, and
+// CRIU saves and restores all cgroups below the one of the processes.
+func inCgroup(t *testing.T, name string, wrapper []string) []string {
+	t.Helper()
+	if wrapper == nil {
+		return nil
+	}
+	dir := filepath.Join("/sys/fs/cgroup/unified", name)
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	t.Cleanup(func() {
+		// A killed process needs a moment to be gone.
+		assert.Eventually(t, func() bool { return os.Remove(dir) == nil }, time.Minute, 50*time.Millisecond)
+	})
+	return append([]string{"sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, dir}, wrapper...)
 }
