@@ -28,7 +28,7 @@ func Made(t testing.TB, name, words string, fill func(dir string) error) string 
 		return dir
 	}
 	require.NoError(t, os.MkdirAll(filepath.Dir(dir), 0o755))
-	work, err := os.MkdirTemp(filepath.Dir(dir), "making-")
+	work, err := os.MkdirTemp(filepath.Dir(dir), "making-") //nolint:usetesting // it becomes dir
 	require.NoError(t, err)
 	defer os.RemoveAll(work)
 	require.NoError(t, os.Chmod(work, 0o755)) //nolint:gosec // other users' programs read it
