@@ -158,9 +158,10 @@ func (p *podman) etc(t *testing.T) {
 	assert.FileExists(t, filepath.Join(p.dir, "debug.log"))
 }
 
-// TestPodmanRestores checks that a container which was checkpointed has its GPU again, also as a new
-// container from an exported archive. It uses runc alone: crun leaves processes where they are in the
-// unified cgroup hierarchy, and CRIU restores everything below, which here is other tests' as well.
+// TestPodmanRestores checks that a container that was checkpointed has its GPU again, also as a new
+// container from an exported archive, and is not restored with another driver. It uses runc alone:
+// crun leaves processes where they are in the unified cgroup hierarchy, and CRIU restores everything
+// below, which here is other tests' as well.
 func TestPodmanRestores(t *testing.T) {
 	criu := need.CRIU(t)
 	p := newPodman(t, fmt.Sprintf(`mkdir /run/sbin
@@ -173,7 +174,8 @@ func TestPodmanRestores(t *testing.T) {
 		t.Helper()
 		assert.Equal(t, t4Nodes+t4Libs, do("exec", "restored", "sh", "-c", look+libs))
 	}
-	do("run", "-d", "--name", "restored", "--network", "none", "--cgroup-parent", p.cgroup(), "-e", "NVIDIA_VISIBLE_DEVICES=0", imageName)
+	do("run", "-d", "--name", "restored", "--network", "none", "--cgroup-parent", p.cgroup(),
+		"-e", "NVIDIA_VISIBLE_DEVICES=0", imageName, "probe", "libcuda.so.1", "-")
 	defer do("rm", "-f", "-t", "0", "restored")
 	check()
 	do("container", "checkpoint", "restored")
@@ -184,4 +186,9 @@ func TestPodmanRestores(t *testing.T) {
 	do("rm", "-f", "restored")
 	do("container", "restore", "--import", archive)
 	check()
+	do("container", "checkpoint", "restored")
+	p.runtime("restore", "driver-595", need.Program(t, "runc"), "")
+	out, err := p.do("--runtime", runtime, "container", "restore", "restored")
+	require.Error(t, err)
+	assert.Contains(t, out, "it was checkpointed with driver 550.54.15")
 }

@@ -84,7 +84,7 @@ func (r release) image(t *testing.T) string {
 	need.Program(t, "mmdebstrap")
 	need.Program(t, "mke2fs")
 	made := sha256.Sum256(fmt.Append(nil, packages, masked, kept, sample, string(imageFiles)))
-	return need.Made(t, fmt.Sprintf("nvcr-lab/%s-%x", r.suite, made[:6]), "an image of Debian's "+r.suite, r.make)
+	return need.Cached(t, fmt.Sprintf("nvcr-lab/%s-%x", r.suite, made[:6]), "an image of Debian's "+r.suite, r.make)
 }
 
 // kept are the AppArmor profiles that concern containers. Loading the others would take longer than

@@ -5,6 +5,7 @@ package inside
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"unsafe"
 
@@ -73,6 +74,12 @@ func detachDevicePrograms(t *testing.T, cgroup string) {
 func allowDevices(t *testing.T, cgroup string) {
 	t.Helper()
 	detachDevicePrograms(t, cgroup)
+	// crun 1.21 also attaches a program to the cgroup that it creates below the unit's.
+	below, err := filepath.Glob(filepath.Join(cgroup, "container"))
+	require.NoError(t, err)
+	for _, c := range below {
+		detachDevicePrograms(t, c)
+	}
 	instructions := []uint64{
 		0x1_0000_00b7, // r0 = 1
 		0x95,          // exit

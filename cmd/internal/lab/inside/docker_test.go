@@ -260,6 +260,7 @@ func TestDockerRootless(t *testing.T) {
 // meant to prevent: a container that is given a device after its creation, through a change to its
 // cgroup, loses the device when systemd applies its rules again.
 func TestDockerNegativeControl(t *testing.T) {
+	configureDocker(t)
 	when := "daemon-reload"
 	if systemd257(t) {
 		when = "systemctl set-property"
