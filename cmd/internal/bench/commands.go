@@ -44,6 +44,9 @@ medians of the ratios within a round. In the single commands, the low-level runt
 		cpuModel(), runtime.NumCPU(), unix.ByteSliceToString(name.Release[:]),
 		runtime.Version(), versionOf("runc"), versionOf("crun"),
 		fileSystem(disk.Type), fileSystem(run.Type), loadAverage(), o.rounds, o.lives)
+	if o.note != "" {
+		fmt.Fprintf(out, "- %s\n", o.note)
+	}
 	return nil
 }
 

@@ -38,6 +38,7 @@ type options struct {
 	only   string
 	dir    string
 	nvidia string
+	note   string
 }
 
 // sections are the parts of the report, in order.
@@ -64,6 +65,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	flags.IntVar(&o.many, "many", 500, "number of concurrent creates")
 	flags.StringVar(&o.only, "only", "", "comma-separated sections to run")
 	flags.StringVar(&o.dir, "dir", "", "directory for bundles and root filesystems (default: that for temporary files)")
+	flags.StringVar(&o.note, "note", "", "text for the list at the top, such as how NVIDIA's runtime is set up")
 	alone := flags.String("life", "", "internal: measure the lives that this JSON describes")
 	staged := flags.String("stages", "", "internal: run the stages of a create in this bundle")
 	if err := flags.Parse(args); err != nil {

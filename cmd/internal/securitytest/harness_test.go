@@ -38,23 +38,53 @@ const deadline = 2 * time.Minute
 
 // common is what all tests share and none may change.
 var common struct {
-	dir string
+	dir     string
+	watched string // holds what watchHost watches
 	sync.Mutex
 }
 
+// hide is in the environment of these tests when they run in a mount namespace of their own.
+const hide = "NVCR_HIDE"
+
+// TestMain runs the tests in a mount namespace of their own. Trees that are watched are in a tmpfs
+// there, where no other program opens anything.
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "nvcr-trust-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	hidden := os.Getenv(hide) != ""
+	if !hidden {
+		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+		cmd.Env = append(os.Environ(), hide+"=1")
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+		// Without root, it fails to start, and most tests will be skipped.
+		if err := cmd.Start(); err == nil {
+			_ = cmd.Wait()
+			os.Exit(cmd.ProcessState.ExitCode())
+		}
 	}
-	common.dir = dir
-	code := m.Run()
-	if err := os.RemoveAll(dir); err != nil {
+	code, err := runTests(m, hidden)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	os.Exit(code)
+}
+
+func runTests(m *testing.M, hidden bool) (code int, err error) {
+	if common.dir, err = os.MkdirTemp("", "nvcr-trust-"); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(common.dir)) }()
+	common.watched = filepath.Join(common.dir, "watched")
+	if err := os.Mkdir(common.watched, 0o755); err != nil {
+		return 0, err
+	}
+	if hidden {
+		if err := unix.Mount("tmpfs", common.watched, "tmpfs", 0, ""); err != nil {
+			return 0, err
+		}
+		defer func() { err = errors.Join(err, unix.Unmount(common.watched, 0)) }()
+	}
+	return m.Run(), nil
 }
 
 // share is n, or a tenth of it with go test -short, which is mostly used with the race detector:
@@ -124,8 +154,11 @@ type bundle struct {
 func newBundle(t testing.TB, fixture string, image tree) *bundle {
 	t.Helper()
 	top := t.TempDir()
+	host, err := os.MkdirTemp(common.watched, "host-")
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(host)) })
 	b := &bundle{
-		dir: filepath.Join(top, "b"), rootfs: filepath.Join(top, "b/rootfs"), host: filepath.Join(top, "host"),
+		dir: filepath.Join(top, "b"), rootfs: filepath.Join(top, "b/rootfs"), host: filepath.Join(host, "host"),
 		log: filepath.Join(top, "log"), machine: machineOf(t, fixture), runtime: stub(t, "runc"),
 	}
 	hostTree.build(t, b.host, b.host)
