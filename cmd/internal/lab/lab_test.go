@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long a machine may take to run all its tests.
-const patience = 40 * time.Minute
+const patience = 80 * time.Minute
 
 func TestLab(t *testing.T) {
 	deb := os.Getenv("NVCR_LAB")

@@ -201,10 +201,11 @@ func keepLowLevel(t *testing.T, name string, settings ...string) {
 // look is a script that opens each NVIDIA device node, and loads the driver's libraries with the
 // image's loader.
 const look = `exec 2>&1
-for n in $(ls -d /dev/nvidia* 2>/dev/null); do
-	[ -c $n ] && echo "$n $( (: <$n && echo opens) 2>&1 | sed 's/.*: //')"
+set --
+for n in /dev/nvidia*; do
+	[ -c $n ] && set -- "$@" $n
 done
-probe libcuda.so.1 libnvidia-ml.so.1 | sed 's/ => .*/ loads/'`
+probe "$@" libcuda.so.1 libnvidia-ml.so.1 | sed 's/ => .*/ loads/'`
 
 // lookCDI is look with LD_LIBRARY_PATH as a CUDA image sets it. The loader needs it to find the
 // libraries that CDI mounts.
