@@ -66,7 +66,7 @@ func TestDockerReboot(t *testing.T) {
 	for _, c := range containers {
 		t.Run(levels[0]+"/"+c.title, func(t *testing.T) {
 			if rebooted && byHand && c.name == "cdi" {
-				assert.Equal(t, "could not select device driver \"cdi\" with capabilities: [[]]\n",
+				assert.Equal(t, "could not select device driver \"cdi\" with capabilities: []\n",
 					must(t, "docker", "inspect", "--format", "{{.State.Error}}", c.name))
 				must(t, "docker", "start", c.name)
 			}
