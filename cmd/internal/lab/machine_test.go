@@ -83,16 +83,34 @@ func (r release) image(t *testing.T) string {
 	t.Helper()
 	need.Program(t, "mmdebstrap")
 	need.Program(t, "mke2fs")
-	made := sha256.Sum256(fmt.Append(nil, packages, masked, kept, needless, sample, string(imageFiles)))
+	made := sha256.Sum256(fmt.Append(nil, packages, masked, kept, sample, finish, string(imageFiles)))
 	return need.Cached(t, fmt.Sprintf("nvcr-lab/%s-%x", r.suite, made[:6]), "an image of Debian's "+r.suite, r.make)
 }
-
-// needless are systemd's generators, whose processes take a seventh of a daemon-reload.
-const needless = "usr/lib/systemd/system-generators/systemd-*"
 
 // kept are the AppArmor profiles that concern containers. Loading the others would take longer than
 // booting.
 var kept = strings.Fields("runc crun podman buildah unprivileged_userns")
+
+// finish makes root.ext4 and uml of a release's tree, which it removes. It runs in the tree; its
+// arguments are uml, kept and sample.
+const finish = `set -e
+	ln -s ../lab.service etc/systemd/system/multi-user.target.wants/lab.service
+	cp -a usr/lib/uml/modules/. usr/lib/modules/
+	cp usr/lib/uml/modules/*/"$3" ..
+	useradd --root "$PWD" -m -s /bin/bash user
+	grep -q ^user: etc/subuid || chroot . usermod --add-subuids 100000-165535 --add-subgids 100000-165535 user
+	mkdir ../kept
+	for p in $2; do [ ! -e etc/apparmor.d/$p ] || mv etc/apparmor.d/$p ../kept/; done
+	find etc/apparmor.d -maxdepth 1 -type f -delete
+	mv ../kept/* etc/apparmor.d/
+	# Their processes take a seventh of a daemon-reload.
+	rm usr/lib/systemd/system-generators/systemd-*
+	mkdir -p "$1/usr/bin" "$1/lib64" "$1/lib" "$1/proc" "$1/dev" "$1/image" "$1/run"
+	cp usr/bin/linux.uml "$1/usr/bin/"
+	cp lib64/ld-linux-x86-64.so.2 "$1/lib64/"
+	cp usr/lib/x86_64-linux-gnu/libc.so.6 usr/lib/x86_64-linux-gnu/libgcc_s.so.1 "$1/lib/"
+	mke2fs -q -t ext4 -E lazy_itable_init=1 -d . ../root.ext4 8G
+	rm -rf ../kept "$PWD"`
 
 func (r release) make(dir string) error {
 	tree, uml := filepath.Join(dir, "tree"), filepath.Join(dir, "uml")
@@ -124,24 +142,7 @@ func (r release) make(dir string) error {
 			return err
 		}
 	}
-	script := `set -e
-		ln -s ../lab.service etc/systemd/system/multi-user.target.wants/lab.service
-		cp -a usr/lib/uml/modules/. usr/lib/modules/
-		cp usr/lib/uml/modules/*/"$3" ..
-		useradd --root "$PWD" -m -s /bin/bash user
-		grep -q ^user: etc/subuid || chroot . usermod --add-subuids 100000-165535 --add-subgids 100000-165535 user
-		mkdir ../kept
-		for p in $2; do [ ! -e etc/apparmor.d/$p ] || mv etc/apparmor.d/$p ../kept/; done
-		find etc/apparmor.d -maxdepth 1 -type f -delete
-		mv ../kept/* etc/apparmor.d/
-		rm $4
-		mkdir -p "$1/usr/bin" "$1/lib64" "$1/lib" "$1/proc" "$1/dev" "$1/image" "$1/run"
-		cp usr/bin/linux.uml "$1/usr/bin/"
-		cp lib64/ld-linux-x86-64.so.2 "$1/lib64/"
-		cp usr/lib/x86_64-linux-gnu/libc.so.6 usr/lib/x86_64-linux-gnu/libgcc_s.so.1 "$1/lib/"
-		mke2fs -q -t ext4 -E lazy_itable_init=1 -d . ../root.ext4 8G
-		rm -rf ../kept "$PWD"`
-	cmd := exec.Command("sh", "-c", script, "sh", uml, strings.Join(kept, " "), sample, needless)
+	cmd := exec.Command("sh", "-c", finish, "sh", uml, strings.Join(kept, " "), sample)
 	cmd.Dir = tree
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)

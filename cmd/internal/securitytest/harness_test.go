@@ -38,30 +38,17 @@ const deadline = 2 * time.Minute
 
 // common is what all tests share and none may change.
 var common struct {
-	dir     string
-	watched string // holds what watchHost watches
+	dir string
 	sync.Mutex
 }
 
-// hide is in the environment of these tests when they run in a mount namespace of their own.
-const hide = "NVCR_HIDE"
+// hidden is the environment variable with common.dir in the process that TestMain starts.
+const hidden = "NVCR_TEST_HIDDEN"
 
-// TestMain runs the tests in a mount namespace of their own. Trees that are watched are in a tmpfs
-// there, where no other program opens anything.
+// TestMain runs the tests in a mount namespace of their own, with common.dir a tmpfs that no other
+// program sees: what watchHost watches there is opened by nobody else.
 func TestMain(m *testing.M) {
-	hidden := os.Getenv(hide) != ""
-	if !hidden {
-		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-		cmd.Env = append(os.Environ(), hide+"=1")
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-		// Without root, it fails to start, and most tests will be skipped.
-		if err := cmd.Start(); err == nil {
-			_ = cmd.Wait()
-			os.Exit(cmd.ProcessState.ExitCode())
-		}
-	}
-	code, err := runTests(m, hidden)
+	code, err := runTests(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -69,22 +56,28 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func runTests(m *testing.M, hidden bool) (code int, err error) {
+func runTests(m *testing.M) (code int, err error) {
+	if common.dir = os.Getenv(hidden); common.dir != "" {
+		if err := unix.Mount("tmpfs", common.dir, "tmpfs", 0, "mode=0755"); err != nil {
+			return 0, err
+		}
+		return m.Run(), nil
+	}
 	if common.dir, err = os.MkdirTemp("", "nvcr-trust-"); err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(common.dir)) }()
-	common.watched = filepath.Join(common.dir, "watched")
-	if err := os.Mkdir(common.watched, 0o755); err != nil {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), hidden+"="+common.dir)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); errors.Is(err, fs.ErrPermission) {
+		return m.Run(), nil // most tests will be skipped without root
+	} else if err != nil {
 		return 0, err
 	}
-	if hidden {
-		if err := unix.Mount("tmpfs", common.watched, "tmpfs", 0, ""); err != nil {
-			return 0, err
-		}
-		defer func() { err = errors.Join(err, unix.Unmount(common.watched, 0)) }()
-	}
-	return m.Run(), nil
+	_ = cmd.Wait()
+	return cmd.ProcessState.ExitCode(), nil
 }
 
 // share is n, or a tenth of it with go test -short, which is mostly used with the race detector:
@@ -154,7 +147,7 @@ type bundle struct {
 func newBundle(t testing.TB, fixture string, image tree) *bundle {
 	t.Helper()
 	top := t.TempDir()
-	host, err := os.MkdirTemp(common.watched, "host-")
+	host, err := os.MkdirTemp(common.dir, "host-")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(host)) })
 	b := &bundle{

@@ -201,7 +201,6 @@ func keepLowLevel(t *testing.T, name string, settings ...string) {
 // look is a script that opens each NVIDIA device node, and loads the driver's libraries with the
 // image's loader.
 const look = `exec 2>&1
-set --
 for n in /dev/nvidia*; do
 	[ -c $n ] && set -- "$@" $n
 done

@@ -43,17 +43,18 @@ func back(t *testing.T, engine, name string) {
 }
 
 func TestDockerReboot(t *testing.T) {
+	cdi := "restart=always with CDI of nvsysfs-cdi.service"
+	// Docker before 28.2 does not start it: https://github.com/moby/moby/issues/49989.
+	byHand := older(t, "docker.io", "28.2")
+	if byHand {
+		cdi += ", by hand before Docker 28.2"
+	}
 	containers := []struct {
 		name, title, look, want string
 		options                 []string
 	}{
 		{"always", "restart=always", look, gpu, []string{"--runtime", runtimeName, "-e", "NVIDIA_VISIBLE_DEVICES=0"}},
-		{"cdi", "restart=always with CDI of nvsysfs-cdi.service", lookCDI, gpuGraphics, []string{"--runtime", "plain", "--device", "nvidia.com/gpu=0"}},
-	}
-	// See https://github.com/moby/moby/issues/49989.
-	byHand := older(t, "docker.io", "28.2")
-	if byHand {
-		containers[1].title += ", by hand before Docker 28.2"
+		{"cdi", cdi, lookCDI, gpuGraphics, []string{"--runtime", "plain", "--device", "nvidia.com/gpu=0"}},
 	}
 	if !rebooted {
 		configureDocker(t)
